@@ -1,0 +1,1 @@
+"""Boxes, cells and bins: all rounding of the package, in integers."""
