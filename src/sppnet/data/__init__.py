@@ -1,0 +1,1 @@
+"""Reading images and folders of images, the transforms on them, and batches of the result."""

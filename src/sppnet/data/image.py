@@ -1,0 +1,299 @@
+"""One image, from a file or from memory, as (h, w, 3) uint8 RGB.
+
+Everything that decodes goes through here, so that hostile, damaged and odd files are met once:
+few formats, the size checked before decoding, and any failure an ImageError that names the file.
+"""
+
+import os
+import stat
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from sppnet.data.files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from sppnet.data.files import find_images as find_images
+from sppnet.errors import ImageError
+
+if TYPE_CHECKING:
+    import torch
+
+ImageArray: TypeAlias = npt.NDArray[np.uint8]
+"""An image (h, w, 3), RGB."""
+
+ImageSource: TypeAlias = Union[str, Path, bytes, Image.Image, npt.NDArray[Any], "torch.Tensor"]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""Pillow's other readers are never tried: they are seldom used, and have been the way in for attacks."""
+
+MAX_PIXELS = 89_478_485
+"""Pillow's limit for an image, above which it warns of a decompression bomb."""
+
+ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets an image upright, by its EXIF orientation; 5 and above exchange height and width."""
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says of itself."""
+
+    size_hw: tuple[int, int]
+    """Of the upright image, in pixels."""
+    mode: str
+    """Pillow's name of the pixel layout, such as "RGB", "CMYK" or "I;16"."""
+    format: str
+
+
+def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> ImageArray:
+    """An image as (h, w, 3) uint8 RGB, upright by its EXIF orientation.
+
+    source: a path, the bytes of a file, a PIL image, an array (h, w), (h, w, 1), (h, w, 3) or
+    (h, w, 4), or a tensor (1 | 3 | 4, h, w); arrays and tensors hold uint8, uint16 or floats 0..1.
+    Transparency is laid on white; of an animation the first frame is read. 16-bit pixels, and 32-bit
+    integers (which Pillow's readers use for 16 bits), map 0..65535 to 0..255. A file of floats
+    holds 0..1 if nothing in it exceeds 1, else 0..255. What lies outside is clipped; NaN is black.
+    Raises ImageError if the image cannot be read, or has more than `max_pixels` pixels (checked
+    before decoding; Pillow itself refuses twice its MAX_IMAGE_PIXELS, whatever is asked here).
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels)
+    torch = sys.modules.get("torch")  # a tensor can only come from a program that imported it
+    if torch is not None and isinstance(source, torch.Tensor):
+        return _from_tensor(source, max_pixels)
+    with _opened(cast(Any, source), max_pixels) as image:
+        image.load()
+        method = ORIENTATIONS.get(_orientation(image))
+        return _to_rgb(image if method is None else image.transpose(method))
+
+
+def read_header(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """Size, mode and format of an image file; raises ImageError like `read_image`.
+
+    Nothing is decoded but PNG files, of which Pillow looks for the orientation at the end.
+    """
+    with _opened(source, max_pixels) as image:
+        width, height = image.size
+        # Pillow gives the size of a TIFF file upright already.
+        sideways = _orientation(image) >= 5 and image.format != "TIFF"
+        size_hw = (width, height) if sideways else (height, width)
+        return ImageHeader(size_hw, image.mode, image.format or "")
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(source: str | Path | bytes | Image.Image, max_pixels: int) -> Iterator[Image.Image]:
+    """The image before decoding; whatever goes wrong in the block becomes an ImageError naming the source."""
+    if isinstance(source, Image.Image):
+        with _naming(name := "the PIL image"):
+            _check_pixels(source.size, name, max_pixels)
+            yield source
+        return
+    if not isinstance(source, (str, Path, bytes)):
+        raise ImageError(
+            f"an image must be a path, bytes, a PIL image, an array or a tensor; got {type(source).__name__}"
+        )
+    name = "the image in memory" if isinstance(source, bytes) else os.fspath(source)
+    with _naming(name):
+        _check_not_empty(source, name)
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            _check_pixels(image.size, name, max_pixels)
+            yield image
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Turns Pillow's failures, of which damaged files raise nearly every kind, into ImageError."""
+    _hide_pillow_warnings()
+    _thread.is_reading = True
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{name} is too large to be decoded safely: {error} Scale it down first, or raise both "
+            "max_pixels and PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name} is not an image of a known format ({', '.join(FORMATS)})") from error
+    except FileNotFoundError as error:
+        raise ImageError(f"{name} does not exist; check the path") from error
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(f"{name} cannot be read as an image: {reason}") from error
+    finally:
+        _thread.is_reading = False
+
+
+def _check_not_empty(source: str | Path | bytes, name: str) -> None:
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        found = os.stat(source)
+        if stat.S_ISDIR(found.st_mode):
+            raise ImageError(f"{name} is a folder, not an image file; name the images in it")
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for without end
+            raise ImageError(f"{name} is not a regular file")
+        size = found.st_size
+    if size == 0:
+        raise ImageError(f"{name} is empty (0 bytes); delete it or copy it again")
+
+
+def _check_pixels(size_wh: tuple[int, int], name: str, max_pixels: int) -> None:
+    width, height = size_wh
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} has no pixels: it is {width}×{height} (width×height)")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name} is {width}×{height} (width×height), {width * height:,} pixels, over the limit of "
+            f"{max_pixels:,}; scale it down first, or raise max_pixels if you trust it"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8. Damaged EXIF data is no reason to lose the photograph: it counts as 1."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) and value in ORIENTATIONS else 1
+
+
+# --- Pillow's warnings ---------------------------------------------------------------------------
+
+_thread = threading.local()
+
+
+class _PillowWhileReading:
+    """Stands for the module pattern of a warning filter: Pillow's modules, on a thread that is reading.
+
+    `warnings.catch_warnings` would do for one thread; with several, one restores the filters that
+    another had set, and warnings of the whole program may stay hidden for good.
+    """
+
+    def match(self, module: str) -> bool:
+        return module.startswith("PIL.") and getattr(_thread, "is_reading", False)
+
+
+_FILTER = ("ignore", None, Warning, _PillowWhileReading(), 0)
+_filter_lock = threading.Lock()
+
+
+def _hide_pillow_warnings() -> None:
+    """Brings the filter to the front. It does nothing to anybody else's use of Pillow."""
+    filters = cast(list[Any], warnings.filters)
+    if filters and filters[0] is _FILTER:
+        return
+    with _filter_lock:
+        if _FILTER in filters:
+            filters.remove(_FILTER)
+        filters.insert(0, _FILTER)
+
+
+# --- pixels --------------------------------------------------------------------------------------
+
+
+def _to_rgb(image: Image.Image) -> ImageArray:
+    """A decoded PIL image of any mode as (h, w, 3)."""
+    if image.mode.startswith("I;16"):
+        return _repeat_gray(_gray_of_16_bits(image))
+    if image.mode == "I":
+        return _repeat_gray(_from_16_bits(np.clip(np.asarray(image), 0, 65535)))
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image), nan=0.0, posinf=255.0, neginf=0.0)
+        return _repeat_gray(_from_unit(values if values.max() <= 1 else values / 255))
+    if image.mode == "La":  # Pillow leads from La to LA only
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        return _on_white(np.asarray(image.convert("RGBA")))
+    return np.array(image.convert("RGB"))
+
+
+def _gray_of_16_bits(image: Image.Image) -> ImageArray:
+    values = np.asarray(image)
+    gray = _from_16_bits(values)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        gray[values == transparent] = 255
+    return gray
+
+
+def _from_tensor(tensor: "torch.Tensor", max_pixels: int) -> ImageArray:
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
+        raise ImageError(
+            f"an image tensor must be (1 | 3 | 4, h, w); got {tuple(tensor.shape)}. Pass one image at a time"
+        )
+    array = tensor.detach().cpu()
+    array = array.float() if array.is_floating_point() else array  # numpy has no bfloat16
+    return _from_array(array.permute(1, 2, 0).numpy(), max_pixels)
+
+
+def _from_array(array: npt.NDArray[Any], max_pixels: int) -> ImageArray:
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise ImageError(
+            f"an image array must be (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); got {array.shape}. "
+            "Channels come last; pass one image at a time"
+        )
+    _check_pixels((array.shape[1], array.shape[0]), "the array", max_pixels)
+    pixels = _to_8_bits(array)
+    if pixels.shape[2] == 4:
+        return _on_white(pixels)
+    return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def _to_8_bits(array: npt.NDArray[Any]) -> ImageArray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return _from_16_bits(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ImageError(
+            f"image arrays and tensors hold uint8, uint16 or floats 0..1; got {array.dtype}. Convert it first"
+        )
+    low, high = float(array.min()), float(array.max())
+    if not (low >= -0.01 and high <= 1.01):  # a little beyond is what resizing does; NaN fails too
+        raise ImageError(
+            f"float images hold 0..1; got values from {low:g} to {high:g}. Divide by 255, or convert to uint8"
+        )
+    return _from_unit(array)
+
+
+def _from_16_bits(values: npt.NDArray[Any]) -> ImageArray:
+    """0..65535 to 0..255, to the nearest: 257 times an 8-bit value gives that value back."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _from_unit(values: npt.NDArray[Any]) -> ImageArray:
+    scaled: npt.NDArray[np.float64] = np.clip(values, 0, 1).astype(np.float64) * 255
+    return (scaled + 0.5).astype(np.uint8)
+
+
+def _on_white(rgba: ImageArray) -> ImageArray:
+    """(h, w, 4) laid on white, to the nearest of the 256 values."""
+    color, alpha = rgba[:, :, :3].astype(np.uint32), rgba[:, :, 3:].astype(np.uint32)
+    return ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _repeat_gray(gray: ImageArray) -> ImageArray:
+    return np.repeat(gray[:, :, None], 3, axis=2)

@@ -1,0 +1,122 @@
+"""The report on a folder: what it counts, and what it finds wrong."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sppnet.data.check import SideRange, check_folder
+from sppnet.errors import DataError
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def save(path: Path, height: int, width: int, mode: str = "RGB", seed: int = 0, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path, **options)
+
+
+@pytest.fixture
+def troubled(tmp_path):
+    """A data set with one of every trouble."""
+    save(tmp_path / "train/cat/1.png", 30, 40, seed=1)
+    save(tmp_path / "train/cat/2.jpg", 20, 300, "L", seed=2)
+    save(tmp_path / "train/cat/10.jpg", 60, 50, "CMYK", seed=3)
+    save(tmp_path / "train/dog/4.png", 30, 40, seed=4)
+    save(tmp_path / "val/cat/5.png", 10, 10, seed=5)
+    for original, copy in (("train/cat/1.png", "val/cat/6.png"), ("train/dog/4.png", "train/cat/dog.png")):
+        (tmp_path / copy).write_bytes((tmp_path / original).read_bytes())
+    whole = (tmp_path / "train/cat/10.jpg").read_bytes()
+    (tmp_path / "train/dog/broken.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "train/dog/empty.jpg").write_bytes(b"")
+    (tmp_path / "train/dog/empty too.jpg").write_bytes(b"")
+    (tmp_path / "train/dog/notes.txt").write_text("hello")
+    (tmp_path / "val/dog").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "val/cat/turned.png", 12, 48, seed=7, exif=exif)
+    return tmp_path
+
+
+def test_every_trouble_is_reported(troubled):
+    before = {path: path.read_bytes() for path in troubled.rglob("*") if path.is_file()}
+    report = check_folder(troubled)
+    assert report.splits == {"train": {"cat": 4, "dog": 4}, "val": {"cat": 3, "dog": 0}}
+    # Readable: 40, 300, 50, 40 (dog's copy), 40, 10, 40 (cat's copy) and 12 wide, the last upright.
+    assert report.width == SideRange(10, 40, 300)
+    assert report.height == SideRange(10, 30, 60)
+    assert report.most_extreme == ("train/cat/2.jpg", 300, 20)
+    assert report.modes == {"RGB": 6, "L": 1, "CMYK": 1}
+    assert [item.path for item in report.damaged] == [
+        "train/dog/broken.jpg",
+        "train/dog/empty.jpg",
+        "train/dog/empty too.jpg",
+    ] or {item.path for item in report.damaged} == {
+        "train/dog/broken.jpg",
+        "train/dog/empty.jpg",
+        "train/dog/empty too.jpg",
+    }
+    assert {
+        item.path: ("truncated" in item.reason, "is empty" in item.reason) for item in report.damaged
+    } == {
+        "train/dog/broken.jpg": (True, False),
+        "train/dog/empty.jpg": (False, True),
+        "train/dog/empty too.jpg": (False, True),
+    }
+    assert {(item.paths, item.across_splits, item.across_classes) for item in report.duplicates} == {
+        (("train/cat/1.png", "val/cat/6.png"), True, False),
+        (("train/cat/dog.png", "train/dog/4.png"), False, True),
+    }
+    assert report.not_images == ("train/dog/notes.txt",)
+    assert report.empty_classes == ("val/dog",)
+    assert {path: path.read_bytes() for path in troubled.rglob("*") if path.is_file()} == before
+
+
+def test_a_report_is_plain_json(troubled):
+    data = json.loads(json.dumps(check_folder(troubled).to_json()))
+    assert data["splits"]["train"] == {"cat": 4, "dog": 4}
+    assert data["width"] == {"min": 10, "median": 40, "max": 300}
+    assert data["duplicates"][0]["across_splits"] is True
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_progress_counts_every_image(troubled, workers):
+    steps = []
+    assert check_folder(troubled, workers, lambda *step: steps.append(step)) == check_folder(troubled)
+    assert steps == [(i, 11) for i in range(1, 12)]
+
+
+def test_a_folder_without_splits_or_trouble(tmp_path):
+    save(tmp_path / "a/1.png", 5, 6)
+    report = check_folder(tmp_path)
+    assert report.splits == {"": {"a": 1}}
+    assert report.most_extreme == ("a/1.png", 6, 5)
+    assert (report.damaged, report.duplicates, report.not_images, report.empty_classes) == ((), (), (), ())
+
+
+def test_a_folder_where_nothing_can_be_read(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/1.jpg").write_bytes(b"no image")
+    report = check_folder(tmp_path)
+    assert (report.width, report.height, report.most_extreme) == (None, None, None)
+    assert "known format" in report.damaged[0].reason
+
+
+def test_a_folder_without_classes_is_refused(tmp_path):
+    save(tmp_path / "1.png", 5, 6)
+    with pytest.raises(DataError, match="no images in class folders"):
+        check_folder(tmp_path)
+
+
+@pytest.mark.shared
+def test_a_real_data_set_is_sound():
+    root = SHARED / "caltech101_50" / "val"
+    if not root.is_dir():
+        pytest.skip(f"{root} is not there")
+    report = check_folder(root)
+    assert sum(report.splits[""].values()) == 873
+    assert report.damaged == ()
+    assert report.modes["RGB"] + report.modes["L"] == 873

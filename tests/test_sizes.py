@@ -1,0 +1,88 @@
+"""Size schedules: the paper's two, and how people write them."""
+
+import json
+
+import pytest
+
+from sppnet.data.sizes import SizeSchedule
+from sppnet.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "sizes"),
+    [
+        pytest.param("224", [224, 224, 224, 224], (224,), id="one size"),
+        pytest.param("224,180", [224, 180, 224, 180], (224, 180), id="the paper's two, 224 first"),
+        pytest.param(" 96, 64 ,80", [96, 64, 80, 96], (96, 64, 80), id="three in turn, with spaces"),
+        pytest.param("224,180,224", [224, 180, 224, 224], (224, 180), id="one size twice as often"),
+        pytest.param("64:64", [64, 64, 64, 64], (64,), id="a range of one"),
+    ],
+)
+def test_sizes_follow_the_epochs(text, expected, sizes):
+    schedule = SizeSchedule.parse(text)
+    assert [schedule.size(epoch) for epoch in range(4)] == expected
+    assert schedule.sizes == sizes
+
+
+def test_drawn_sizes_reach_both_ends_evenly():
+    schedule = SizeSchedule.uniform(180, 224, seed=3)
+    drawn = [schedule.size(epoch) for epoch in range(4500)]
+    counts = [drawn.count(size) for size in range(180, 225)]
+    assert sum(counts) == 4500
+    assert schedule.sizes == tuple(range(180, 225))
+    # 45 sizes, 100 draws each with a deviation of 10: beyond 5 deviations once in a million.
+    assert 50 < min(counts) <= max(counts) < 150
+
+
+def test_a_draw_depends_on_seed_and_epoch_alone():
+    first, again, other = (SizeSchedule.parse("1:1000000", seed=seed) for seed in (5, 5, 6))
+    forwards = [first.size(epoch) for epoch in range(20)]
+    assert forwards == [again.size(epoch) for epoch in reversed(range(20))][::-1]
+    assert len(set(forwards)) == 20
+    assert set(forwards).isdisjoint(other.size(epoch) for epoch in range(20))
+
+
+@pytest.mark.parametrize("text", ["224", "224,180", "180:224"])
+def test_a_schedule_survives_json(text):
+    schedule = SizeSchedule.parse(text, seed=9)
+    restored = SizeSchedule.from_json(json.loads(json.dumps(schedule.to_json())))
+    assert restored.sizes == schedule.sizes
+    assert [restored.size(e) for e in range(30)] == [schedule.size(e) for e in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", "sizes are written", id="nothing"),
+        pytest.param("224x224", "got '224x224'", id="a width and a height"),
+        pytest.param("180-224", "180:224", id="a dash"),
+        pytest.param("224,", "got '224,'", id="a comma too many"),
+        pytest.param("180:200:224", "sizes are written", id="two colons"),
+        pytest.param("-224", "sizes are written", id="a negative size"),
+        pytest.param("0", "at least 1 pixel", id="zero"),
+        pytest.param("224:180", "smallest and a largest", id="a range upside down"),
+    ],
+)
+def test_what_is_no_schedule_is_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        SizeSchedule.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param({"kind": "single"}, "kind, seed, sizes", id="fields missing"),
+        pytest.param({"kind": "triple", "sizes": [3], "seed": 0}, "got 'triple'", id="an unknown kind"),
+        pytest.param({"kind": "single", "sizes": ["3"], "seed": 0}, "whole pixels", id="a size in quotes"),
+        pytest.param({"kind": "single", "sizes": [3, 4], "seed": 0}, "one size", id="two single sizes"),
+        pytest.param({"kind": "alternate", "sizes": [], "seed": 0}, "whole pixels", id="no sizes"),
+    ],
+)
+def test_json_that_is_no_schedule_is_refused(data, message):
+    with pytest.raises(ConfigError, match=message):
+        SizeSchedule.from_json(data)
+
+
+def test_epochs_count_from_zero():
+    with pytest.raises(ConfigError, match="count from 0"):
+        SizeSchedule.single(224).size(-1)
