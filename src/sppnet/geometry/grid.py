@@ -94,7 +94,9 @@ class CellGrid:
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.receptive_field < 1 or self.center0 * 2 != int(self.center0 * 2):
-            raise GeometryError(f"a cell grid needs stride and receptive field ≥ 1 and a half-integer centre: {self}")
+            raise GeometryError(
+                f"a cell grid needs stride and receptive field ≥ 1 and a half-integer centre: {self}"
+            )
 
 
 def boxes_to_cells(
@@ -198,7 +200,9 @@ def _released_distances(areas: IntArray, short: int, scales: IntArray) -> IntArr
     return abs(np.asarray(expected, dtype=np.int64).reshape(-1, 1) - scales[None, :])
 
 
-def view_boxes(size_hw: tuple[int, int], positions: int, view_px: int = VIEW_PX) -> list[tuple[int, int, int, int]]:
+def view_boxes(
+    size_hw: tuple[int, int], positions: int, view_px: int = VIEW_PX
+) -> list[tuple[int, int, int, int]]:
     """Square views of an image, xyxy: 1 centre, 5 with the corners, 9 with the middles of the sides.
 
     Positions that fall together are given once, so an image whose shorter side is `view_px` has 3
@@ -206,7 +210,9 @@ def view_boxes(size_hw: tuple[int, int], positions: int, view_px: int = VIEW_PX)
     """
     height, width = size_hw
     if min(size_hw) < view_px:
-        raise GeometryError(f"views of {view_px} pixels do not fit an image of {height}×{width}; scale it up first")
+        raise GeometryError(
+            f"views of {view_px} pixels do not fit an image of {height}×{width}; scale it up first"
+        )
     bottom, right = height - view_px, width - view_px
     middle_y, middle_x = bottom // 2, right // 2
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]

@@ -1,0 +1,1 @@
+"""Learning on plain vectors: no images, no networks."""

@@ -1,0 +1,1 @@
+"""Networks: trunks, the pyramid on them, and their weights."""

@@ -1,0 +1,132 @@
+"""Weights from files, and into a network that may be only the front of the one they were made for.
+
+Files are data: safetensors, or torch files read without running anything pickled in them.
+"""
+
+import pickle
+import re
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sppnet.errors import ModelError
+
+TORCH_SUFFIXES = (".pth", ".pt")
+
+NAMED_IN_ERRORS = 5
+"""How many keys an error names before it counts the rest."""
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pth or .pt file by name, on the CPU.
+
+    A state dict wrapped as {"state_dict": …} or {"model": …} is taken out, and the "module." that
+    DataParallel puts before every name is dropped. Raises ModelError for every other content.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"no weights file at {path}")
+    if path.suffix == ".safetensors":
+        return _without_wrapper_prefix(_read_safetensors(path))
+    if path.suffix in TORCH_SUFFIXES:
+        return _without_wrapper_prefix(_tensors(_read_torch(path), path))
+    raise ModelError(f"weights are read from .safetensors, .pth or .pt files; got {path}")
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, known: Collection[str] = ()) -> None:
+    """Set the parameters and buffers of `module` from `state`, which may be a larger network's.
+
+    known: all names of the larger network; its parts that `module` lacks are passed over. Parameters
+    on the meta device take the tensors themselves, without a copy; others are copied into.
+    Raises ModelError for names that are missing, unknown, or of another shape, and then sets nothing.
+    """
+    own = module.state_dict()
+    # Counters came with torch 0.4.1; older files do without them, and evaluation does not need them.
+    optional = {name for name in own if name.endswith("num_batches_tracked")}
+    _refuse("lack", own.keys() - state.keys() - optional)
+    _refuse("hold what the network does not have:", state.keys() - own.keys() - set(known))
+    shared = own.keys() & state.keys()
+    _refuse("have another shape at", _misfits(own, state, shared))
+    fitting = {name: state[name].to(own[name].dtype) for name in shared}
+    on_meta = any(tensor.is_meta for tensor in own.values())
+    module.load_state_dict(fitting, strict=False, assign=on_meta)
+
+
+def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with the names of today: DenseNet files of before 2018 write norm.1 for norm1."""
+    return {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): tensor
+        for name, tensor in state.items()
+    }
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of other kinds, which are refused just below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path} is damaged or holds Python objects, which are never unpickled here because that can run "
+            "code; where you trust it, load it with torch and save its state_dict() as .safetensors"
+        ) from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise ModelError(f"{path} is damaged or not a torch file: {error}") from error
+
+
+def _tensors(content: object, path: Path) -> dict[str, Tensor]:
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{path} holds a {type(content).__name__}; expected a state dict: tensors by name")
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others or not content:
+        raise ModelError(
+            f"{path} is not a state dict: {_listed(others) or 'nothing'} in it instead of tensors"
+        )
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def _without_wrapper_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if all(name.startswith("module.") for name in state):
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+# --- fitting -------------------------------------------------------------------------------------
+
+
+def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:
+    return [
+        f"{name} (expected {tuple(own[name].shape)}, got {tuple(state[name].shape)})"
+        for name in names
+        if own[name].shape != state[name].shape
+    ]
+
+
+def _refuse(what: str, names: Collection[str]) -> None:
+    if names:
+        raise ModelError(f"these weights {what} {_listed(names)}; are they for another network?")
+
+
+def _listed(names: Collection[str]) -> str:
+    """The first few names, and how many more there are."""
+    shown = ", ".join(sorted(names)[:NAMED_IN_ERRORS])
+    more = len(names) - NAMED_IN_ERRORS
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,6 @@
+"""The one operator: pyramid pooling of windows of feature maps."""
+
+from sppnet.ops.pooling import Choice as Choice
+from sppnet.ops.pooling import choose as choose
+from sppnet.ops.pooling import pyramid_pool as pyramid_pool
+from sppnet.ops.pooling import using as using
