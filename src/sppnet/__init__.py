@@ -1,1 +1,64 @@
+"""Spatial pyramid pooling: images of any size, vectors of one length.
+
+    import sppnet
+
+    classifier = sppnet.Classifier.load("runs/flowers/best.safetensors")
+    print(classifier("photo.jpg").label)
+
+Names are imported when they are first used, so that `import sppnet` is instant.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from sppnet.classify.classifier import Classifier as Classifier
+    from sppnet.classify.classifier import Prediction as Prediction
+    from sppnet.classify.config import TrainingConfig as TrainingConfig
+    from sppnet.classify.evaluate import evaluate as evaluate
+    from sppnet.classify.train import train as train
+    from sppnet.data.image import read_image as read_image
+    from sppnet.errors import SppnetError as SppnetError
+    from sppnet.geometry.grid import CellGrid as CellGrid
+    from sppnet.geometry.grid import bin_edges as bin_edges
+    from sppnet.geometry.grid import boxes_to_cells as boxes_to_cells
+    from sppnet.nn.network import SPPNet as SPPNet
+    from sppnet.nn.network import warm_start_fc6 as warm_start_fc6
+    from sppnet.nn.pyramid import SpatialPyramidPooling as SpatialPyramidPooling
+    from sppnet.nn.trunks import Trunk as Trunk
+    from sppnet.nn.trunks import load_trunk as load_trunk
+    from sppnet.ops.pooling import pyramid_pool as pyramid_pool
+
+_HOMES = {
+    "Classifier": "sppnet.classify.classifier",
+    "Prediction": "sppnet.classify.classifier",
+    "TrainingConfig": "sppnet.classify.config",
+    "evaluate": "sppnet.classify.evaluate",
+    "train": "sppnet.classify.train",
+    "read_image": "sppnet.data.image",
+    "SppnetError": "sppnet.errors",
+    "CellGrid": "sppnet.geometry.grid",
+    "bin_edges": "sppnet.geometry.grid",
+    "boxes_to_cells": "sppnet.geometry.grid",
+    "SPPNet": "sppnet.nn.network",
+    "warm_start_fc6": "sppnet.nn.network",
+    "SpatialPyramidPooling": "sppnet.nn.pyramid",
+    "Trunk": "sppnet.nn.trunks",
+    "load_trunk": "sppnet.nn.trunks",
+    "pyramid_pool": "sppnet.ops.pooling",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    from sppnet.errors import did_you_mean
+
+    raise AttributeError(f"module 'sppnet' has no attribute {name!r}; {did_you_mean(name, _HOMES)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

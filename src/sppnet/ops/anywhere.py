@@ -28,7 +28,7 @@ def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
 
 def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
     """grad (n, c × bins) → gradient of features (b, c, h, w)."""
-    batch, channels, height, width = features.shape
+    _, channels, height, width = features.shape
     rows = _channels_last(features)
     places = torch.arange(height * width, device=rows.device).view(1, height, width, 1).expand(rows.shape)
     result = torch.zeros(rows.numel(), dtype=accumulator(features.dtype), device=grad.device)
@@ -37,9 +37,16 @@ def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[i
         pooled = _pool_all((rows, places), part, levels, _first_larger)
         winners = _as_vectors([level[1] for level in pooled])  # (n, c × bins)
         index = (part[:, :1] * height * width + winners) * channels + channel
-        # Unlike scatter_add_, index_put_ sums in a fixed order on every device.
-        result.index_put_((index.flatten(),), some.flatten().to(result.dtype), accumulate=True)
-    return result.view(rows.shape).permute(0, 3, 1, 2).to(features.dtype)
+        _add_in_order(result, index.flatten(), some.flatten().to(result.dtype))
+    return result.view(rows.shape).permute(0, 3, 1, 2).to(features.dtype).contiguous()
+
+
+def _add_in_order(result: Tensor, index: Tensor, numbers: Tensor) -> None:
+    """result[index] += numbers in one order: index_put_ has none on the CPU, scatter_add_ none elsewhere."""
+    if result.device.type == "cpu":
+        result.scatter_add_(0, index, numbers)
+    else:
+        result.index_put_((index,), numbers, accumulate=True)
 
 
 def _channels_last(features: Tensor) -> Tensor:
@@ -120,8 +127,8 @@ def _moved(entry: Entry, dim: int, by: int) -> Entry:
 def _look_up(table: tuple[Entry, int], shape: torch.Size, cells: Tensor, n: int, combine: Combine) -> Entry:
     """The bins (k, n², c) of n×n grids on the windows: four rectangles each."""
     entries, across = table
-    batch, height, width, channels = shape
-    flat = tuple(component.reshape(-1, channels) for component in entries)
+    batch, height, width, _ = shape
+    flat = tuple(component.flatten(0, 3) for component in entries)
     top, bottom, a = _spans(cells[:, 2], cells[:, 4], n)
     left, right, b = _spans(cells[:, 1], cells[:, 3], n)
     layer = (a[:, :, None] * across + b[:, None, :]) * batch + cells[:, 0, None, None]  # (k, n, n)
@@ -133,7 +140,7 @@ def _look_up(table: tuple[Entry, int], shape: torch.Size, cells: Tensor, n: int,
 
 
 def _spans(low: Tensor, high: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For n bins of each side [low, high): where two spans of 2^power cells begin that cover it; (k, n) each."""
+    """For n bins of each side [low, high): where two spans of 2^power cells that cover it begin; (k, n)."""
     steps = torch.arange(n, device=low.device)
     sides = (high - low)[:, None]
     start = low[:, None] + steps * sides // n

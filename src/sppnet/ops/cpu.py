@@ -74,7 +74,7 @@ def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
         _pool(
             features.detach().view(bits).numpy(),
             _infinity(features.dtype),
-            cells.numpy(),
+            cells.contiguous().numpy(),  # another layout would be compiled anew
             order,
             starts,
             _plan_array(levels),
@@ -92,7 +92,7 @@ def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[i
         _pool_backward(
             grad.detach().to(kind).flatten().numpy(),
             features.detach().to(kind).contiguous().flatten(2).numpy(),
-            cells.numpy(),
+            cells.contiguous().numpy(),  # another layout would be compiled anew
             order,
             starts,
             _plan_array(levels),
@@ -325,19 +325,20 @@ def _pool_backward(
     width: int,
     result: Array,
 ) -> None:
-    batch, channels, plane = features.shape
+    batch, channels, _ = features.shape
     bins = (plan[:, 0] * plan[:, 0]).sum()
     for task in nb.prange(batch * channels):
         which, channel = task // channels, task % channels
         part, total = features[which, channel], result[which, channel]
         winners = np.empty(bins, np.int64)
+        spans = np.empty(6 * plan[:, 0].max(), np.int64)
         for index in range(starts[which], starts[which + 1]):
             window = order[index]
-            x0, y0, x1, y1 = cells[window, 1], cells[window, 2], cells[window, 3], cells[window, 4]
             for row in range(len(plan)):
                 n, first, source = plan[row, 0], plan[row, 1], plan[row, 2]
                 if source < 0:
-                    _find_winners(part, width, x0, y0, x1, y1, n, winners, first)
+                    _find_spans(cells, window, n, 1, spans)
+                    _find_winners(part, width, spans, n, winners, first)
                 else:
                     _merge_winners(part, plan[source, 0], plan[source, 1], n, winners, first)
                 start = (window * bins + first) * channels + channel * n * n
@@ -351,14 +352,12 @@ def _beats(a: float, b: float) -> bool:
 
 
 @_compiled
-def _find_winners(
-    part: Array, width: int, x0: int, y0: int, x1: int, y1: int, n: int, winners: Array, target: int
-) -> None:
+def _find_winners(part: Array, width: int, spans: Array, n: int, winners: Array, target: int) -> None:
     """For each of n×n bins the flat cell y·w + x of its first maximum, by rows."""
     for i in range(n):
-        top, bottom = y0 + i * (y1 - y0) // n, y0 + ((i + 1) * (y1 - y0) + n - 1) // n
+        top, bottom = spans[3 * i], spans[3 * i + 1] + 1
         for j in range(n):
-            left, right = x0 + j * (x1 - x0) // n, x0 + ((j + 1) * (x1 - x0) + n - 1) // n
+            left, right = spans[3 * (n + j)], spans[3 * (n + j) + 1] + 1
             best = top * width + left
             number = part[best]
             for y in range(top, bottom):

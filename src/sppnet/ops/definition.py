@@ -29,7 +29,7 @@ def _pool_window(features: Tensor, window: list[int], levels: tuple[int, ...]) -
 
 
 def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """grad (n, c × bins) → gradient of features (b, c, h, w): all to the first maximum of each bin, by rows."""
+    """grad (n, c × bins) → gradient of features (b, c, h, w): all to each bin's first maximum, by rows."""
     result = torch.zeros(features.shape, dtype=accumulator(features.dtype), device=features.device)
     channels = features.shape[1]
     for window, row in zip(cells.tolist(), grad, strict=True):

@@ -39,7 +39,8 @@ def _pool_kernel(
 
 @triton.jit
 def _backward_kernel(
-    grad, features, cells, order, starts, bins, result, channels, height, width, bin_count, BLOCK: tl.constexpr,
+    grad, features, cells, order, starts, bins, result, channels, height, width, bin_count,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     which = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -89,7 +90,7 @@ def _find_bin(cells, window, n, i, j):
 
 def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
     """features (b, c, h, w), cells (n, 5) → (n, c × bins)."""
-    batch, channels, height, width = features.shape
+    channels, width = features.shape[1], features.shape[3]
     bin_count = count_bins(levels)
     vectors = features.new_empty(len(cells), channels * bin_count)
     grid = (len(cells), bin_count, triton.cdiv(channels, BLOCK))
@@ -114,7 +115,8 @@ def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[i
     if grad.numel():
         _backward_kernel[grid](
             grad.to(kind).contiguous(), features.to(kind).contiguous(), cells.contiguous(), order, starts,
-            _list_bins(levels, features.device), result, channels, height, width, count_bins(levels), BLOCK=BLOCK,
+            _list_bins(levels, features.device), result, channels, height, width, count_bins(levels),
+            BLOCK=BLOCK,
         )  # fmt: skip
     return result.to(features.dtype)
 

@@ -20,7 +20,7 @@ KEPT_BYTES = 512 << 20
 
 _ALIGNMENT = 64  # a cache line
 _spare: list[np.ndarray] = []
-_lock = threading.Lock()
+_lock = threading.RLock()  # garbage collected while it is held may give back a block
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

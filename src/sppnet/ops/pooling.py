@@ -65,8 +65,8 @@ def _list_windows(features: Tensor, cells: Windows) -> Tensor | None:
             return _as_indices(cells, features)
         if features.shape[0] != 1:
             raise GeometryError(
-                f"for {features.shape[0]} maps, cells must be one (n, 4) tensor a map or (n, 5) with the map's "
-                f"index first; got one tensor of shape {tuple(cells.shape)}"
+                f"for {features.shape[0]} maps, cells must be one (n, 4) tensor a map or (n, 5) with the "
+                f"map's index first; got one tensor of shape {tuple(cells.shape)}"
             )
         cells = [cells]
     if len(cells) != features.shape[0] or any(part.ndim != 2 or part.shape[1] != 4 for part in cells):
@@ -75,7 +75,7 @@ def _list_windows(features: Tensor, cells: Windows) -> Tensor | None:
             f"cells must be {features.shape[0]} tensors (n, 4), one for each map; got shapes {shapes}"
         )
     rows = [torch.nn.functional.pad(part, (1, 0), value=index) for index, part in enumerate(cells)]
-    return _as_indices(torch.cat(rows), features)
+    return _as_indices(torch.cat(rows) if rows else torch.empty(0, 5, dtype=torch.int64), features)
 
 
 def _as_indices(cells: Tensor, features: Tensor) -> Tensor:
@@ -103,8 +103,8 @@ def _check_cells(features: Tensor, cells: Tensor | None) -> Tensor:
     if not fits.all():
         index = int((~fits).nonzero()[0])
         raise GeometryError(
-            f"window {index} (map, x0, y0, x1, y1) = {tuple(cells[index].tolist())} is empty or not inside the "
-            f"{batch} maps of {height}×{width} cells; boxes_to_cells clips boxes to a map"
+            f"window {index} (map, x0, y0, x1, y1) = {tuple(cells[index].tolist())} is empty or not inside "
+            f"the {batch} maps of {height}×{width} cells; boxes_to_cells clips boxes to a map"
         )
     return cells
 
@@ -145,19 +145,19 @@ def _load_gpu() -> ModuleType:
 
 
 def _cpu_refuses(features: Tensor) -> str | None:
-    if features.device.type != "cpu":
-        return f"features are on {features.device.type}"
-    return (
-        None
-        if features.dtype.is_floating_point and features.dtype.itemsize >= 2
-        else f"no kernel for {features.dtype}"
-    )
+    return _kernel_refuses(features, "cpu")
 
 
 def _gpu_refuses(features: Tensor) -> str | None:
-    if features.device.type != "cuda":
+    refusal = _kernel_refuses(features, "cuda")
+    return refusal or (None if importlib.util.find_spec("triton") else "Triton is not installed")
+
+
+def _kernel_refuses(features: Tensor, device: str) -> str | None:
+    if features.device.type != device:
         return f"features are on {features.device.type}"
-    return None if importlib.util.find_spec("triton") else "Triton is not installed"
+    known = features.dtype.is_floating_point and features.dtype.itemsize >= 2
+    return None if known else f"no kernel for {features.dtype}"
 
 
 IMPLEMENTATIONS = {
@@ -225,7 +225,7 @@ def _pool_backward(grad: Tensor, features: Tensor, cells: Tensor | None, levels:
 
 @_pool_backward.register_fake
 def _(grad: Tensor, features: Tensor, cells: Tensor | None, levels: Sequence[int]) -> Tensor:
-    return torch.empty_like(features)
+    return features.new_empty(features.shape)  # contiguous, whatever the features are
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor | None, list[int]], output: Tensor) -> None:

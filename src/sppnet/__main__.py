@@ -1,0 +1,5 @@
+"""`python -m sppnet` is `sppnet`."""
+
+from sppnet.cli import main
+
+main()

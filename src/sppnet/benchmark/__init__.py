@@ -1,0 +1,1 @@
+"""Timings of the package beside other ways to the same numbers."""

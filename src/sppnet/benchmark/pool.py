@@ -1,0 +1,215 @@
+"""Pooling the proposals of one photograph: `pyramid_pool` beside what torch and torchvision offer.
+
+The feature map is that of a 500×375 photograph at the paper's one scale, 688, in ZF-5. All ways
+get the same windows in cells, already mapped, and allocate their own results. That the results
+are equal is checked before anything is timed.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import roi_pool
+
+from sppnet.benchmark.rows import Row, compare
+from sppnet.classify.progress import Progress, Silent
+from sppnet.geometry.grid import CellGrid, IntArray, boxes_to_cells, scaled_size
+from sppnet.ops import pyramid_pool
+
+LEVELS = (1, 2, 3, 6)
+IMAGE_HW = (375, 500)
+SCALE_PX = 688
+MAP_HW = (42, 56)
+GRID = CellGrid(stride=16, center0=20, receptive_field=139)
+"""ZF-5 of the released code."""
+
+TRAINING_WINDOWS = 128
+"""Windows of one image in a fine-tuning batch (paper, section 4.1)."""
+
+ROI_POOL = "4 calls of torchvision.ops.roi_pool"
+LOOP = "a loop of F.adaptive_max_pool2d"
+
+# Selective search on photographs. Measured on 12 photographs of 500×375 of PASCAL VOC 2007 with
+# OpenCV's fast mode, 22,582 boxes: the quantiles of what a box is described by here. Size and shape
+# hardly depend on one another (correlation 0.01). Drawn boxes cover 129 cells in the mean, with
+# quartiles 9, 32 and 119, measured ones 125, with 9, 32 and 112. Of the measured ones a fifth fell on
+# the cells of another, of the drawn ones 1 %; nothing that is timed here makes use of that.
+PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+SIZES = (0.023, 0.028, 0.035, 0.041, 0.061, 0.115, 0.217, 0.366, 0.494, 0.779, 1.0)
+"""√(box area / image area)."""
+ASPECTS = (-6.93, -2.62, -1.41, -0.90, -0.19, 0.56, 1.41, 2.34, 3.10, 4.91, 7.41)
+"""log2(width / height)."""
+LEFTS = (0.0, 0.0, 0.0, 0.0, 0.18, 0.48, 0.76, 0.97, 1.0, 1.0, 1.0)
+"""Room at the left of a box, of all the room it has across; an eighth of the boxes touch a border."""
+TOPS = (0.0, 0.0, 0.0, 0.0, 0.19, 0.46, 0.70, 0.92, 1.0, 1.0, 1.0)
+
+
+def run(
+    windows: int = 2000,
+    channels: int = 256,
+    rounds: int = 15,
+    boxes: npt.NDArray[np.floating] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Time every case.
+
+    boxes: (n, 4) xyxy in pixels of a photograph of 500×375, in place of `windows` drawn ones.
+    Raises RuntimeError if a peer's numbers are not ours.
+    """
+    progress = progress or Silent()
+    boxes = draw_boxes(windows, seed) if boxes is None else boxes
+    cells = torch.from_numpy(map_boxes(boxes))
+    features = draw_features(channels, seed)
+    cases = _cases(features, cells, rounds)
+    progress.begin("timing", len(cases))
+    rows = []
+    for case, measure in cases.items():
+        rows.append(measure(case))
+        progress.advance(note=case)
+    return rows
+
+
+def _cases(features: Tensor, cells: Tensor, rounds: int) -> dict[str, Callable[[str], Row]]:
+    """What to measure, by its name."""
+    count, channels = len(cells), features.shape[1]
+    few = cells[:: max(1, count // TRAINING_WINDOWS)][:TRAINING_WINDOWS].contiguous()
+    wide = torch.cat([features, features.flip(1)], 1)
+    what = f"{count} windows, {channels} channels"
+    return {
+        what: partial(_forward, features=features, cells=cells, rounds=rounds),
+        f"{what}, beside a loop": partial(
+            _against_loop, features=features, cells=cells, rounds=max(1, rounds // 5)
+        ),
+        f"{what}, bfloat16": partial(_half_precision, features=features, cells=cells, rounds=rounds),
+        f"{count} windows, {2 * channels} channels": partial(
+            _forward, features=wide, cells=cells, rounds=max(1, rounds // 2)
+        ),
+        f"{len(few)} windows, {channels} channels, forward and backward": partial(
+            _training, features=features, cells=few, rounds=rounds
+        ),
+    }
+
+
+# --- what is pooled ------------------------------------------------------------------------------
+
+
+def draw_boxes(count: int, seed: int = 0) -> npt.NDArray[np.float64]:
+    """Boxes (count, 4) xyxy that are spread over a photograph of 500×375 as selective search's are."""
+    generator = np.random.default_rng(seed)
+    size, aspect, left, top = (
+        np.interp(generator.random(count), PROBABILITIES, quantiles)
+        for quantiles in (SIZES, ASPECTS, LEFTS, TOPS)
+    )
+    height, width = IMAGE_HW
+    side = size * np.sqrt(height * width)
+    across = np.clip(side * 2 ** (aspect / 2), 1, width)
+    down = np.clip(side * 2 ** (-aspect / 2), 1, height)
+    x0, y0 = left * (width - across), top * (height - down)
+    boxes: npt.NDArray[np.float64] = np.rint(np.stack([x0, y0, x0 + across, y0 + down], 1))
+    return boxes
+
+
+def map_boxes(boxes: npt.NDArray[np.floating]) -> IntArray:
+    """Boxes of the photograph as cells (n, 4) of its feature map."""
+    height, width = scaled_size(IMAGE_HW, SCALE_PX)
+    scale = np.array([width / IMAGE_HW[1], height / IMAGE_HW[0]] * 2)
+    return boxes_to_cells(boxes * scale, GRID, MAP_HW)
+
+
+def draw_features(channels: int, seed: int = 0) -> Tensor:
+    """Features (1, channels, 42, 56) such as follow a ReLU: about half of them 0."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(1, channels, *MAP_HW, generator=generator).relu()
+
+
+# --- cases ---------------------------------------------------------------------------------------
+
+
+def _forward(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
+    rois = _as_rois(cells)
+    ours = partial(pyramid_pool, features, cells, LEVELS)
+    peer = partial(_roi_pools, features, rois)
+    _require_equal(ours(), _joined(peer()), ROI_POOL)
+    return compare(case, ours, ROI_POOL, peer, _filling(ours()), rounds)
+
+
+def _against_loop(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
+    ours = partial(pyramid_pool, features, cells, LEVELS)
+    peer = partial(_loop, features, cells.tolist())
+    _require_equal(ours(), torch.cat(peer()), LOOP)
+    return compare(case, ours, LOOP, peer, _filling(ours()), rounds)
+
+
+def _half_precision(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
+    """roi_pool stays in float32, where it is faster than in bfloat16."""
+    rois, half = _as_rois(cells), features.bfloat16()
+    ours = partial(pyramid_pool, half, cells, LEVELS)
+    peer = partial(_roi_pools, features, rois)
+    # Rounding keeps the order of numbers, so it may come before or after the maximum.
+    _require_equal(ours(), _joined(peer()).bfloat16(), ROI_POOL)
+    return compare(case, ours, f"{ROI_POOL}, in float32", peer, _filling(ours()), rounds)
+
+
+def _training(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
+    """Forward, and the gradient of the map, for one gradient of the vectors."""
+    rois, leaf = _as_rois(cells), features.clone().requires_grad_()
+    # Whole numbers add up to the same in any order.
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(len(cells), leaf.shape[1], n, n) for n in LEVELS]
+    grids = [torch.randint(-8, 8, shape, generator=generator).to(leaf.dtype) for shape in shapes]
+    grad = _joined(grids)
+
+    def ours() -> Tensor:
+        return torch.autograd.grad(pyramid_pool(leaf, cells, LEVELS), leaf, grad)[0]
+
+    def peer() -> Tensor:
+        return torch.autograd.grad(_roi_pools(leaf, rois), leaf, grids)[0]
+
+    _require_equal(ours(), peer(), ROI_POOL)
+    return compare(case, ours, ROI_POOL, peer, _filling(grad.clone(), torch.empty_like(features)), rounds)
+
+
+# --- peers ---------------------------------------------------------------------------------------
+
+
+def _as_rois(cells: Tensor) -> Tensor:
+    """(n, 5) as roi_pool wants them: the map first, and right ends inclusive."""
+    ends = torch.tensor([0, 0, 1, 1])
+    return F.pad((cells - ends).float(), (1, 0))
+
+
+def _roi_pools(features: Tensor, rois: Tensor) -> list[Tensor]:
+    """A level each, not joined: less work than ours does."""
+    return [roi_pool(features, rois, n) for n in LEVELS]
+
+
+def _joined(grids: list[Tensor]) -> Tensor:
+    return torch.cat([grid.flatten(1) for grid in grids], 1)
+
+
+def _loop(features: Tensor, cells: list[list[int]]) -> list[Tensor]:
+    """The definition of the vectors in torch's words, a window at a time."""
+    windows = (features[:, :, y0:y1, x0:x1] for x0, y0, x1, y1 in cells)
+    return [_joined([F.adaptive_max_pool2d(window, n) for n in LEVELS]) for window in windows]
+
+
+def _filling(*results: Tensor) -> Callable[[], None]:
+    """Write memory as large as the results once, in pages that are there: no way to them is faster."""
+
+    def fill() -> None:
+        for result in results:
+            result.fill_(1)
+
+    return fill
+
+
+def _require_equal(ours: Tensor, theirs: Tensor, peer: str) -> None:
+    # At these levels and sizes the float32 bins of roi_pool are where the integer ones are.
+    if not torch.equal(ours, theirs):
+        share = (ours != theirs).double().mean().item()
+        raise RuntimeError(f"{share:.2%} of the numbers of {peer} are not those of pyramid_pool")

@@ -1,0 +1,92 @@
+"""A row of a benchmark: ours and a peer, timed in turns, with the spread of both.
+
+Turns, because a machine that slows down for a while then slows both. Medians and quartiles,
+because the slowest runs tell of other programs.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a call takes: the middle half of its runs."""
+
+    q1_s: float
+    median_s: float
+    q3_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One case of a benchmark; every time in seconds."""
+
+    case: str
+    peer: str
+    """What ours is measured against."""
+    ours_s: float
+    """Median."""
+    ours_q1_s: float
+    ours_q3_s: float
+    peer_s: float
+    """Median."""
+    peer_q1_s: float
+    peer_q3_s: float
+    floor_s: float
+    """What no way can go below, measured in the same turns."""
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long the peer takes."""
+        return self.peer_s / self.ours_s
+
+
+def time_in_turns(calls: Mapping[str, Call], rounds: int, warm_ups: int = 1) -> dict[str, Timing]:
+    """Each call once a round, every other round in reverse; what it returns is freed off the clock."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(-warm_ups, rounds):
+        for name, call in list(calls.items())[:: -1 if turn % 2 else 1]:
+            elapsed = _time_once(call)
+            if turn >= 0:
+                seconds[name].append(elapsed)
+    return {name: _summarise(times) for name, times in seconds.items()}
+
+
+def _time_once(call: Call) -> float:
+    start = time.perf_counter()
+    result = call()
+    elapsed = time.perf_counter() - start
+    del result
+    return elapsed
+
+
+def _summarise(times: list[float]) -> Timing:
+    if len(times) == 1:
+        times = times * 2
+    return Timing(*statistics.quantiles(times, n=4, method="inclusive"))
+
+
+def compare(case: str, ours: Call, peer_name: str, peer: Call, floor: Call, rounds: int) -> Row:
+    """The row of a case."""
+    timings = time_in_turns({"ours": ours, "peer": peer, "floor": floor}, rounds)
+    own, other = timings["ours"], timings["peer"]
+    return Row(
+        case=case,
+        peer=peer_name,
+        ours_s=own.median_s,
+        ours_q1_s=own.q1_s,
+        ours_q3_s=own.q3_s,
+        peer_s=other.median_s,
+        peer_q1_s=other.q1_s,
+        peer_q3_s=other.q3_s,
+        floor_s=timings["floor"].median_s,
+    )
+
+
+def to_json(benchmark: str, rows: Sequence[Row]) -> dict[str, object]:
+    """Plain values for a file."""
+    return {"benchmark": benchmark, "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}

@@ -1,0 +1,1 @@
+"""Classification: train, evaluate with any views, predict."""

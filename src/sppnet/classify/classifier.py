@@ -1,0 +1,112 @@
+"""A trained classifier: a network, the names of its classes, and how to show it an image."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sppnet.classify.views import Views, check_views, score_images
+from sppnet.data.image import ImageSource, read_image
+from sppnet.data.transforms import SCALE_PX
+from sppnet.errors import ModelError
+from sppnet.geometry.grid import VIEW_PX
+from sppnet.nn.model_file import load_model, save_model
+from sppnet.nn.network import SPPNet, empty_network
+
+KIND = "classifier"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of an image."""
+
+    classes: tuple[str, ...]
+    """The likeliest classes, best first."""
+    scores: tuple[float, ...]
+    """Of those: probabilities, or the margins of SVMs, which are above 0 for a yes."""
+
+    @property
+    def label(self) -> str:
+        """The likeliest class."""
+        return self.classes[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """{"label", "score", "top": [{"label", "score"}, …]}"""
+        top = [{"label": c, "score": s} for c, s in zip(self.classes, self.scores, strict=True)]
+        return {"label": self.label, "score": self.scores[0], "top": top}
+
+
+@dataclass(frozen=True)
+class Testing:
+    """How images are shown to a classifier unless one asks for something else."""
+
+    __test__ = False  # not for pytest, in spite of its name
+
+    views: Views = "full"
+    scale_px: int = SCALE_PX
+    size_px: int = VIEW_PX
+
+    def __post_init__(self) -> None:
+        check_views(self.views)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """`Classifier.load("model.safetensors")("photo.jpg").label`"""
+
+    network: SPPNet
+    classes: tuple[str, ...]
+    testing: Testing = field(default_factory=Testing)
+    training: dict[str, Any] = field(default_factory=dict)
+    """How it was trained, for whoever reads the model file."""
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.network.num_classes:
+            raise ModelError(
+                f"a network of {self.network.num_classes} classes needs as many names; got {len(self.classes)}"
+            )
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Classifier":
+        """A classifier from its file; raises ModelError where the file is not one."""
+        header, tensors = load_model(path, KIND)
+        try:
+            network = empty_network(header["network"])
+            network.load_state_dict(tensors, assign=True)
+            testing = Testing(**header["testing"])
+            classes, training = tuple(header["classes"]), header["training"]
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ModelError(f"{path} does not describe a network that fits its weights: {error}") from error
+        return cls(network.to(device).eval(), classes, testing, training)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything into one file, in one step."""
+        header = {
+            "network": self.network.spec,
+            "classes": list(self.classes),
+            "testing": vars(self.testing),
+            "normalisation": {"mean": self.network.trunk.mean, "std": self.network.trunk.std},
+            "training": self.training,
+        }
+        save_model(path, KIND, header, self.network.state_dict())
+
+    def scores(self, image: ImageSource, **how: Any) -> Tensor:
+        """(num_classes,): probabilities, or the margins of SVMs. how: fields of `Testing`, for this image."""
+        testing = replace(self.testing, **how)
+        with torch.inference_mode():
+            self.network.eval()
+            shown = [read_image(image)]
+            scores = score_images(self.network, shown, testing.views, testing.scale_px, testing.size_px)
+        return scores[0].cpu()
+
+    def __call__(self, image: ImageSource, top: int = 5, **how: Any) -> Prediction:
+        """The likeliest classes of an image: a path, a PIL image, an array or a tensor, of any size."""
+        best = self.scores(image, **how).topk(min(top, len(self.classes)))
+        return Prediction(tuple(self.classes[i] for i in best.indices), tuple(best.values.tolist()))
+
+    def predict(self, images: Iterable[ImageSource], **how: Any) -> list[Prediction]:
+        """One prediction an image."""
+        return [self(image, **how) for image in images]

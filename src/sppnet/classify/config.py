@@ -1,0 +1,101 @@
+"""Everything that decides how a classifier is trained."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from sppnet.data.sizes import SizeSchedule
+from sppnet.data.transforms import CropRule, ViewRule
+from sppnet.errors import ConfigError
+from sppnet.geometry.grid import VIEW_PX
+from sppnet.nn.network import HeadKind
+
+Schedule = Literal["plateau", "cosine"]
+Shape = Literal["square", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """One training run. The same configuration, data and versions give the same weights on the CPU."""
+
+    trunk: str = "zf5"
+    """A name for `load_trunk`."""
+    width: float = 1.0
+    """Multiplies the channels of the paper's backbones."""
+    stride: int | None = None
+    """Where to cut a torchvision or timm trunk, image pixels a cell; None: not cut."""
+    weights: str | None = None
+    """"imagenet", or a weights file for the trunk; None: random."""
+    freeze_trunk: bool = False
+    """Leave the trunk as it is. The head "svm" always does."""
+    levels: tuple[int, ...] | None = (1, 2, 3, 6)
+    """Of the pyramid; None for the fixed-size baseline."""
+    head: HeadKind = "fc"
+    """Fully connected layers trained by SGD, or linear SVMs on the pooled vectors."""
+    hidden: int | None = None
+    """Outputs of fc6 and fc7; None: 4,096 × width on the paper's trunks, 512 on others."""
+    dropout: float = 0.5
+    sizes: str = "224"
+    """Input side in pixels: one, several by epoch ("224,180"), or drawn for each epoch ("180:224")."""
+    shape: Shape = "square"
+    """"square": the paper's crops. "full": whole images in their own shape, batched by equal size."""
+    crop: CropRule = "five"
+    """Crop positions: the paper's five, or anywhere."""
+    epochs: int = 70
+    batch_size: int = 128
+    """Images of a step, over all processes."""
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Schedule = "plateau"
+    """"plateau": the rate falls tenfold, at most twice, when validation stops improving. "cosine": to zero."""
+    patience: int = 8
+    """Epochs without improvement that make a plateau."""
+    view: ViewRule = "full"
+    """Head "svm" only: what of an image it is trained and tested on."""
+    scale_px: int | None = None
+    """Shorter side of images before views are cut; None: 256, and 224 for the head "svm"."""
+    C: float | None = None
+    """Head "svm" only: weight of the errors; None: chosen on a part of the training images."""
+    seed: int = 0
+    workers: int = 2
+    """Threads that read images. They change nothing but the speed."""
+    device: str = "auto"
+    """"auto": a CUDA device if there is one."""
+
+    def __post_init__(self) -> None:
+        self.schedule_of_sizes()
+        for name, kind in (("head", HeadKind), ("schedule", Schedule), ("shape", Shape), ("view", ViewRule)):
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise ConfigError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
+        for name in ("epochs", "batch_size", "learning_rate", "width", "patience"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0; got {getattr(self, name)}")
+        if self.levels is None and (len(self.schedule_of_sizes().sizes) > 1 or self.shape == "full"):
+            raise ConfigError(
+                "a network without a pyramid (levels none) trains at one size; give one --size, or levels"
+            )
+        if self.levels is None and self.head == "svm" and self.view == "full":
+            raise ConfigError("a network without a pyramid takes no full images; use --view crop or warp")
+
+    def schedule_of_sizes(self) -> SizeSchedule:
+        """Which size each epoch trains at."""
+        return SizeSchedule.parse(self.sizes, self.seed)
+
+    @property
+    def test_scale_px(self) -> int:
+        """Shorter side of images before views are cut, in training and testing."""
+        return self.scale_px or (VIEW_PX if self.head == "svm" else 256)
+
+    def to_json(self) -> dict[str, Any]:
+        config = asdict(self)
+        return {**config, "levels": None if self.levels is None else list(self.levels)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "TrainingConfig":
+        known = {field.name for field in fields(cls)}
+        if set(data) != known:
+            odd = ", ".join(sorted(set(data) ^ known))
+            raise ConfigError(f"the configuration is of another version of sppnet; it differs in {odd}")
+        levels = data["levels"]
+        return cls(**{**data, "levels": None if levels is None else tuple(levels)})

@@ -1,0 +1,91 @@
+"""How often a classifier is right."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from sppnet.classify.classifier import Classifier
+from sppnet.classify.progress import Progress, Silent
+from sppnet.classify.views import score_images
+from sppnet.data.folder import ImageFolder
+from sppnet.data.image import ImageArray, read_image
+from sppnet.errors import DataError, ImageError
+from sppnet.metrics import ClassificationResult, judge_scores
+
+Item = TypeVar("Item")
+
+AHEAD = 32  # images decoded while the network works
+TOGETHER = 32  # images of one view size, convolved in one batch
+
+
+def evaluate(
+    classifier: Classifier, folder: ImageFolder, progress: Progress | None = None, **how: Any
+) -> ClassificationResult:
+    """Accuracy on a folder, whose classes must be the classifier's. how: fields of `Testing`.
+
+    Images that cannot be read are left out and named in the result.
+    """
+    progress = progress or Silent()
+    testing = replace(classifier.testing, **how)
+    labels = _labels(classifier, folder)
+    progress.begin(f"evaluating ({testing.views})", len(folder))
+    scores, known, skipped = [], [], []
+    classifier.network.eval()
+    with torch.inference_mode():
+        for group in _batched(_read_ahead(folder), TOGETHER):
+            readable = [(index, image) for index, image in group if not isinstance(image, ImageError)]
+            skipped += [str(image) for _, image in group if isinstance(image, ImageError)]
+            if readable:
+                shown = [image for _, image in readable]
+                scores.append(
+                    score_images(
+                        classifier.network, shown, testing.views, testing.scale_px, testing.size_px
+                    ).cpu()
+                )
+            known += [labels[folder.labels[index]] for index, _ in readable]
+            progress.advance(len(group))
+    if not scores:
+        raise DataError(f"none of the {len(folder)} images of {folder.root} could be read")
+    return judge_scores(torch.cat(scores), known, classifier.classes, skipped)
+
+
+def _labels(classifier: Classifier, folder: ImageFolder) -> list[int]:
+    """The classifier's number of each class of the folder."""
+    unknown = sorted(set(folder.classes) - set(classifier.classes))
+    if unknown:
+        raise DataError(
+            f"{folder.root} has classes the model was not trained on: {', '.join(unknown[:5])}"
+            f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}"
+        )
+    return [classifier.classes.index(name) for name in folder.classes]
+
+
+def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last perhaps shorter (itertools.batched comes with Python 3.12)."""
+    while group := list(islice(items, size)):
+        yield group
+
+
+def _read_ahead(folder: ImageFolder) -> Iterator[tuple[int, ImageArray | ImageError]]:
+    """Index and image of every file in order; the error in place of an image that cannot be read."""
+    with ThreadPoolExecutor(2, thread_name_prefix="sppnet-read") as pool:
+        todo = iter(range(len(folder)))
+        waiting = [(index, pool.submit(_read, folder.paths[index])) for index in islice(todo, AHEAD)]
+        while waiting:
+            index, image = waiting.pop(0)
+            waiting += [
+                (following, pool.submit(_read, folder.paths[following])) for following in islice(todo, 1)
+            ]
+            yield index, image.result()
+
+
+def _read(path: Path) -> ImageArray | ImageError:
+    try:
+        return read_image(path)
+    except ImageError as error:
+        return error

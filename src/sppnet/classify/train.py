@@ -1,0 +1,144 @@
+"""From a folder of images to a model file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sppnet import __version__
+from sppnet.classify.classifier import Classifier, Testing
+from sppnet.classify.config import TrainingConfig
+from sppnet.classify.evaluate import evaluate
+from sppnet.classify.linear import train_svm
+from sppnet.classify.progress import Progress, Silent
+from sppnet.classify.run import RunFolder
+from sppnet.classify.sgd import Trainer, Workers
+from sppnet.data.folder import ImageFolder, split_folder
+from sppnet.data.loader import Damaged
+from sppnet.errors import ConfigError
+from sppnet.metrics import ClassificationResult
+from sppnet.nn.network import SPPNet
+from sppnet.nn.trunks import load_trunk
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run left behind."""
+
+    model: Path
+    """The model with the best validation accuracy."""
+    validation: ClassificationResult
+    """Of that model, shown images the way it will be tested."""
+    skipped: tuple[str, ...]
+    """Why images to train on were left out."""
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    config: TrainingConfig | None = None,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> TrainingResult | None:
+    """Train a classifier on a folder of class folders; see `split_folder` for what is validated on.
+
+    out: the run folder (see `RunFolder`). resume: go on with the run there, if one was begun.
+    Under torchrun every process calls this, and all but the first return None.
+    """
+    config, progress = config or TrainingConfig(), progress or Silent()
+    train_images, val_images = split_folder(data, seed=config.seed)
+    folder = RunFolder(Path(out))
+    with Workers() as workers:
+        if workers.leads:
+            folder.start(config, str(data), resume)
+        network = build_network(config, len(train_images.classes))
+        damaged: list[Damaged] = []
+        if config.head == "svm":
+            if workers.count > 1:
+                raise ConfigError('the head "svm" trains in one process; start it without torchrun')
+            _train_linear(network, train_images, config, folder, damaged, progress)
+        else:
+            trainer = Trainer(network, train_images, config, folder, workers)
+            damaged = trainer.damaged
+            _train_layers(trainer, val_images, resume, progress)
+        if not workers.leads:
+            return None
+        best = Classifier.load(folder.best, next(network.parameters()).device)
+        result = evaluate(best, val_images, progress)
+        return TrainingResult(folder.best, result, tuple(item.reason for item in damaged))
+
+
+def build_network(config: TrainingConfig, num_classes: int) -> SPPNet:
+    """The network a configuration describes, initialised from its seed, on its device."""
+    torch.manual_seed(config.seed)
+    if config.freeze_trunk and config.weights is None:
+        raise ConfigError("a frozen trunk needs --weights: random features would never be trained")
+    trunk = load_trunk(config.trunk, stride=config.stride, width=config.width, weights=config.weights)
+    network = SPPNet(
+        trunk,
+        config.levels,
+        num_classes,
+        head=config.head,
+        hidden=config.hidden,
+        dropout=config.dropout,
+        size=config.schedule_of_sizes().size(0) if config.levels is None else None,
+    )
+    return network.to(find_device(config.device))
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; "auto" is the first CUDA device, or the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"no device {name!r} here: {error}") from error
+    return device
+
+
+def _train_linear(
+    network: SPPNet,
+    images: ImageFolder,
+    config: TrainingConfig,
+    folder: RunFolder,
+    damaged: list[Damaged],
+    progress: Progress,
+) -> None:
+    cost = train_svm(network, images, config, damaged, progress)
+    testing = Testing(config.view, config.test_scale_px, config.schedule_of_sizes().size(0))
+    classifier = Classifier(network, images.classes, testing, _described(config, images, C=cost))
+    classifier.save(folder.best)
+    classifier.save(folder.last)
+
+
+def _train_layers(trainer: Trainer, val_images: ImageFolder, resume: bool, progress: Progress) -> None:
+    config, folder = trainer.config, trainer.folder
+    size = config.schedule_of_sizes().size(0)
+    shown = Testing("crop", config.test_scale_px, size)
+    testing = Testing("crop" if config.levels is None else "full", config.test_scale_px, size)
+    classes = trainer.train.classes
+
+    def validate() -> tuple[float, float]:
+        result = evaluate(Classifier(trainer.network, classes, shown), val_images, progress)
+        return result.top1, result.top5
+
+    def save(best: bool) -> None:
+        described = _described(config, trainer.train, epoch=trainer.state.epoch)
+        classifier = Classifier(trainer.network, classes, testing, described)
+        for path in (folder.last, folder.best) if best else (folder.last,):
+            classifier.save(path)
+
+    if resume:
+        trainer.resume()
+    trainer.run(validate, save, progress)
+
+
+def _described(config: TrainingConfig, images: ImageFolder, **more: Any) -> dict[str, Any]:
+    """How a model was trained, for its header. No paths: files are shared, and folders have names in them."""
+    weights = config.weights if config.weights in (None, "imagenet") else Path(str(config.weights)).name
+    described = {**config.to_json(), "weights": weights, "images": len(images), **more}
+    return {"config": described, "sppnet": __version__, "torch": torch.__version__}

@@ -1,0 +1,52 @@
+"""All commands, and what becomes of their errors."""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from sppnet import __version__
+from sppnet.cli import benchmark, check, classify, demo, doctor
+from sppnet.errors import SppnetError
+
+app = typer.Typer(
+    help="Spatial pyramid pooling: classify images of any size, on a laptop CPU.",
+    rich_markup_mode=None,  # plain help: rich would make it wait
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(classify.app, name="classify", help="Train, evaluate and use classifiers.")
+app.add_typer(benchmark.app, name="benchmark", help="Measure us against the alternatives, in one run.")
+app.command("check")(check.check)
+app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sppnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What comes before a command."""
+
+
+def main() -> None:
+    """Run the command line. Exits with 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except SppnetError as error:
+        sys.exit(f"sppnet: {error}")
+    except OSError as error:
+        sys.exit(f"sppnet: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except KeyboardInterrupt:
+        sys.exit(130)

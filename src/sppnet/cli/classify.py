@@ -1,0 +1,209 @@
+"""sppnet classify …"""
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sppnet.classify.classifier import Prediction
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+
+Model = Annotated[Path, typer.Option("--model", help="Model file made by training.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Scale = Annotated[int | None, typer.Option(help="Shorter side of images, pixels. Default: the model's.")]
+Size = Annotated[
+    int | None, typer.Option(help="Side that crop and warp are resized to. Default: the model's.")
+]
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder of class folders, or of train/ and val/ with those.")],
+    out: Annotated[Path, typer.Option(help="Run folder: models, metrics, configuration.")],
+    trunk: Annotated[
+        str, typer.Option(help="zf5, convnet5, overfeat5, overfeat7, a torchvision name, or timm:<name>.")
+    ] = "zf5",
+    width: Annotated[float, typer.Option(help="Multiplies the channels of the paper's trunks.")] = 1.0,
+    stride: Annotated[int | None, typer.Option(help="Cut the trunk where its stride is 16 or 32.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Trunk weights: a file, or imagenet (downloaded once).")
+    ] = None,
+    freeze_trunk: Annotated[bool, typer.Option("--freeze-trunk", help="Train the head only.")] = False,
+    levels: Annotated[str, typer.Option(help="Pyramid, or none for the fixed-size baseline.")] = "1,2,3,6",
+    size: Annotated[int | None, typer.Option(help="Train at one size. Default: 224.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Several sizes by epoch: 224,180.")] = None,
+    size_range: Annotated[str | None, typer.Option(help="A size drawn for each epoch: 180:224.")] = None,
+    shape: Annotated[str, typer.Option(help="square crops, or full images in their own shape.")] = "square",
+    crop: Annotated[str, typer.Option(help="Crops: the paper's five positions, or random ones.")] = "five",
+    head: Annotated[str, typer.Option(help="fc: layers by SGD. svm: frozen trunk, linear SVMs.")] = "fc",
+    hidden: Annotated[int | None, typer.Option(help="Outputs of fc6 and fc7.")] = None,
+    dropout: Annotated[float, typer.Option(help="Of fc6 and fc7.")] = 0.5,
+    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 70,
+    batch_size: Annotated[int, typer.Option(help="Images of a step.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="At the start.")] = 0.01,
+    weight_decay: Annotated[float, typer.Option(help="Of all weights.")] = 5e-4,
+    schedule: Annotated[str, typer.Option(help="plateau or cosine.")] = "plateau",
+    view: Annotated[str, typer.Option(help="With --head svm: full, crop or warp.")] = "full",
+    scale: Annotated[
+        int | None, typer.Option(help="Shorter side before crops. Default: 256; 224 for svm.")
+    ] = None,
+    c: Annotated[
+        float | None, typer.Option("--C", help="With --head svm: default, chosen by hold-out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    workers: Annotated[int, typer.Option(help="Threads that read images.")] = 2,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+) -> None:
+    """Train a classifier on a folder of class folders."""
+    from sppnet.classify.config import TrainingConfig
+    from sppnet.classify.train import train as train_classifier
+    from sppnet.cli.output import Bars, notes
+
+    config = TrainingConfig(
+        trunk=trunk, width=width, stride=stride, weights=weights, freeze_trunk=freeze_trunk,
+        levels=_parse_levels(levels), sizes=_choose_sizes(size, sizes, size_range), shape=shape,  # type: ignore[arg-type]
+        crop=crop, head=head, hidden=hidden, dropout=dropout, epochs=epochs, batch_size=batch_size,  # type: ignore[arg-type]
+        learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule, view=view,  # type: ignore[arg-type]
+        scale_px=scale, C=c, seed=seed, workers=workers, device=device,
+    )  # fmt: skip
+    with Bars() as bars:
+        result = train_classifier(data, out, config, resume=resume, progress=bars)
+    if result is None:  # another process of torchrun reports
+        return
+    validation = result.validation
+    notes.print(
+        f"validation: top-1 {validation.top1:.1%}, top-5 {validation.top5:.1%} of {validation.images} images; "
+        f"{_skipped(result.skipped + tuple(validation.skipped))}"
+    )
+    typer.echo(result.model)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="Folder of class folders; its val/ if it has one.")],
+    model: Model,
+    split: Annotated[
+        str | None, typer.Option(help="train, val or test. Default: val or test, if there.")
+    ] = None,
+    views: Annotated[
+        str | None, typer.Option(help="crop, full, warp, 10 or 96. Default: the model's.")
+    ] = None,
+    scale: Scale = None,
+    size: Size = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a classifier on a folder of class folders."""
+    from sppnet.classify.classifier import Classifier
+    from sppnet.classify.evaluate import evaluate as evaluate_classifier
+    from sppnet.classify.train import find_device
+    from sppnet.cli.output import Bars, print_json, print_table
+    from sppnet.data.folder import find_splits, open_folder
+
+    classifier = Classifier.load(model, find_device(device))
+    split = split or next((name for name in ("val", "test") if name in find_splits(data)), None)
+    with Bars() as bars:
+        result = evaluate_classifier(
+            classifier, open_folder(data, split), bars, **_testing(views, scale, size)
+        )
+    if as_json:
+        print_json(result.to_json())
+        return
+    rows = [[name, f"{accuracy:.1%}"] for name, accuracy in result.per_class.items()]
+    print_table(
+        f"top-1 {result.top1:.1%}, top-5 {result.top5:.1%} of {result.images} images; {_skipped(result.skipped)}",
+        ["class", "top-1"],
+        rows,
+    )
+
+
+@app.command()
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Files, folders, or patterns such as 'photos/*.jpg'.")],
+    model: Model,
+    top: Annotated[int, typer.Option(help="How many classes to name for an image.")] = 1,
+    views: Annotated[
+        str | None, typer.Option(help="crop, full, warp, 10 or 96. Default: the model's.")
+    ] = None,
+    scale: Scale = None,
+    size: Size = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write CSV to this file.")] = None,
+) -> None:
+    """Name what images show. Exits with 1 if an image could not be read, after all others."""
+    from sppnet.classify.classifier import Classifier
+    from sppnet.classify.train import find_device
+    from sppnet.cli.output import Bars, notes, print_json
+    from sppnet.data.files import find_images
+    from sppnet.errors import ImageError
+
+    classifier = Classifier.load(model, find_device(device))
+    how = _testing(views, scale, size)
+    paths = find_images(images)
+    found: list[tuple[Path, Prediction]] = []
+    skipped = []
+    with Bars() as bars:
+        bars.begin("predicting", len(paths))
+        for path in paths:
+            try:
+                found.append((path, classifier(path, top, **how)))
+            except ImageError as error:
+                skipped.append(str(error))
+            bars.advance()
+    for reason in skipped:
+        notes.print(f"left out: {reason}", soft_wrap=True)
+    if csv_file:
+        _write_csv(csv_file, found)
+    elif as_json:
+        results = [{"image": str(path), **prediction.to_json()} for path, prediction in found]
+        print_json({"predictions": results, "skipped": skipped})
+    else:
+        for path, prediction in found:
+            named = zip(prediction.classes, prediction.scores, strict=True)
+            typer.echo(f"{path}  {', '.join(f'{name} {score:.3f}' for name, score in named)}")
+    if skipped:
+        raise typer.Exit(1)
+
+
+def _write_csv(path: Path, found: "list[tuple[Path, Prediction]]") -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "rank", "label", "score"])
+        for image, prediction in found:
+            for rank, (name, score) in enumerate(zip(prediction.classes, prediction.scores, strict=True), 1):
+                writer.writerow([image, rank, name, f"{score:.6f}"])
+
+
+def _parse_levels(text: str) -> tuple[int, ...] | None:
+    from sppnet.errors import ConfigError
+
+    if text == "none":
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f'--levels must be integers such as 1,2,3,6, or none; got "{text}"') from None
+
+
+def _choose_sizes(size: int | None, sizes: str | None, size_range: str | None) -> str:
+    from sppnet.errors import ConfigError
+
+    given = [text for text in (str(size) if size else None, sizes, size_range) if text]
+    if len(given) > 1:
+        raise ConfigError("give one of --size, --sizes and --size-range")
+    return given[0] if given else "224"
+
+
+def _testing(views: str | None, scale: int | None, size: int | None) -> dict[str, Any]:
+    given = {"views": views, "scale_px": scale, "size_px": size}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _skipped(reasons: Any) -> str:
+    return f"{len(reasons)} could not be read" if reasons else "none skipped"

@@ -1,0 +1,28 @@
+"""sppnet demo"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where images, the run and the pictures go.")] = Path("demo"),
+    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 16,
+    images: Annotated[int, typer.Option(help="Images of each class to train on.")] = 60,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+) -> None:
+    """Draw images of many sizes, train on two sizes, and test at sizes never trained on."""
+    from sppnet.cli.output import Bars, print_table
+    from sppnet.demo import run
+
+    with Bars() as bars:
+        result = run(out, epochs=epochs, images_per_class=images, seed=seed, progress=bars)
+    rows = [[name, "yes" if trained else "no", f"{accuracy:.1%}"] for name, trained, accuracy in result.rows]
+    print_table(
+        f"one model, {result.test_images} images it never saw, in {result.seconds:.0f} s",
+        ["tested at", "trained at", "top-1"],
+        rows,
+    )
+    for picture in result.pictures:
+        typer.echo(picture)

@@ -1,0 +1,56 @@
+"""sppnet doctor"""
+
+from typing import Annotated, Any
+
+import typer
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print versions, the device, and which kernels are chosen and why."""
+    from sppnet.cli.output import print_json
+
+    report = _examine()
+    if as_json:
+        print_json(report)
+        return
+    for section, entries in report.items():
+        typer.echo(section)
+        for name, value in entries.items():
+            typer.echo(f"  {name:12} {value}")
+
+
+def _examine() -> dict[str, dict[str, Any]]:
+    import platform
+    from importlib import metadata
+
+    import torch
+
+    from sppnet import __version__
+    from sppnet.ops import choose
+
+    packages = (
+        "torch",
+        "torchvision",
+        "numba",
+        "numpy",
+        "pillow",
+        "safetensors",
+        "triton",
+        "timm",
+        "matplotlib",
+    )
+    versions = {"sppnet": __version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    devices = {"cpu": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"}
+    for index in range(torch.cuda.device_count()):
+        devices[f"cuda:{index}"] = torch.cuda.get_device_name(index)
+    kernels = {}
+    for device in devices:
+        for dtype in (torch.float32, torch.int32):
+            choice = choose(torch.empty(1, 1, 1, 1, dtype=dtype, device=device))
+            kernels[f"{device} {str(dtype).removeprefix('torch.')}"] = f"{choice.name}: {choice.reason}"
+    return {"versions": versions, "devices": devices, "kernels": kernels}

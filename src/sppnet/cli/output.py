@@ -1,0 +1,81 @@
+"""Progress bars, tables and JSON."""
+
+import json
+import sys
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+notes = Console(stderr=True, highlight=False)
+"""Where everything goes that is not a result."""
+
+
+class Bars:
+    """Draws stages of work: one line each, with what is done and the time left. Use it in a `with` block.
+
+    Where nobody watches (a file, a log) each finished stage is one plain line.
+    """
+
+    def __init__(self) -> None:
+        self.drawn = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=notes,
+            disable=not notes.is_terminal,
+        )
+        self.stage, self.total, self.done, self.note = "", 0, 0, ""
+
+    def __enter__(self) -> "Bars":
+        self.drawn.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+        self.drawn.stop()
+
+    def begin(self, stage: str, total: int) -> None:
+        self._end()
+        self.stage, self.total, self.done, self.note = stage, total, 0, ""
+        self.task = self.drawn.add_task(stage, total=total, note="")
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.done += steps
+        self.note = note or self.note
+        self.drawn.update(self.task, advance=steps, note=self.note)
+
+    def _end(self) -> None:
+        if self.stage and not notes.is_terminal:
+            notes.print(f"{self.stage}: {self.done}/{self.total} {self.note}".rstrip(), soft_wrap=True)
+        self.stage = ""
+
+
+def print_json(data: Any) -> None:
+    """Data on standard output, as JSON."""
+    json.dump(data, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table on standard output; the first column is text, the others are numbers."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table)

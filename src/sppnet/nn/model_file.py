@@ -1,0 +1,87 @@
+"""The one file a model lives in: safetensors with a readable JSON header. Nothing in it can run."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sppnet import __version__
+from sppnet.errors import ModelError
+
+KEY = "sppnet"
+"""Where the header stands among safetensors' metadata."""
+
+FORMAT = 1
+
+
+def save_model(path: str | Path, kind: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write a model; a file already there is replaced whole or not at all.
+
+    kind: what the file is, such as "classifier". header: the rest of its description, fit for JSON.
+    """
+    described = {"kind": kind, "format": FORMAT, "sppnet": __version__, **header}
+    metadata = {KEY: json.dumps(described, ensure_ascii=False)}
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    write_file(path, content)
+
+
+def load_model(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a model of this kind; raises ModelError naming what is wrong with the file."""
+    header = read_header(path)
+    if header.get("kind") != kind:
+        raise ModelError(f"{path} holds a {header.get('kind')}; expected a {kind}")
+    try:
+        with safe_open(path, "pt") as file:
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What a model file says about itself, without its weights."""
+    if not Path(path).is_file():
+        raise ModelError(f"no model file at {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
+    if text is None:
+        raise ModelError(
+            f"{path} holds weights without sppnet's header; pass it as --weights, not as --model"
+        )
+    return _parse_header(path, text)
+
+
+def _parse_header(path: str | Path, text: str) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ModelError(f"{path} has a damaged header: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        found = header.get("format") if isinstance(header, dict) else type(header).__name__
+        raise ModelError(f"{path} has header format {found}; this version of sppnet reads format {FORMAT}")
+    return header
+
+
+def write_file(path: str | Path, content: bytes) -> None:
+    """Put `content` at `path` in one step: whoever reads sees the old file or the new one, whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
