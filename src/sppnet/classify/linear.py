@@ -64,7 +64,7 @@ def extract_vectors(
             vectors[batch.indices] = network.vectors(batch.images.to(device)).cpu()
             read[batch.indices] = True
             progress.advance(len(batch))
-    return vectors[read], torch.from_numpy(folder.labels)[read]
+    return vectors[read], torch.tensor(folder.labels)[read]
 
 
 def _make(network: SPPNet, folder: ImageFolder, config: TrainingConfig, index: int) -> Tensor:
