@@ -149,7 +149,9 @@ def with_header(**changes) -> dict[str, str]:
         pytest.param({}, "without sppnet's header; pass it as --weights", id="no header of ours"),
         pytest.param({"format": "pt"}, "without sppnet's header", id="another program's header"),
         pytest.param(with_header(kind="checkpoint"), "holds a checkpoint; expected a classifier", id="kind"),
-        pytest.param(with_header(format=2), "header format 2; this version .* reads format 1", id="newer format"),
+        pytest.param(
+            with_header(format=2), "header format 2; this version .* reads format 1", id="newer format"
+        ),
         pytest.param(with_header(format=None), "header format None", id="no format"),
         pytest.param({"sppnet": "{not JSON"}, "damaged header", id="not JSON"),
         pytest.param({"sppnet": ""}, "damaged header", id="nothing"),
@@ -310,7 +312,11 @@ def test_no_pickle_is_read_or_written_anywhere():
                 assert called not in ("torch.save", "joblib.load", "marshal.loads"), (path, node.lineno)
                 if node.value.id == "pickle":  # to tell what torch refused, and for nothing else
                     assert node.attr == "UnpicklingError", (path, node.lineno)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load", "numpy.load"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "torch.load",
+                "np.load",
+                "numpy.load",
+            ):
                 options = {word.arg: ast.unparse(word.value) for word in node.keywords}
                 safe = options.get("weights_only") == "True" or "torch" not in ast.unparse(node.func)
                 assert safe, (path, node.lineno)

@@ -196,7 +196,9 @@ def test_a_warm_started_network_computes_what_the_fixed_one_does(levels):
 @pytest.mark.parametrize(
     ("options", "weight", "bias", "message"),
     [
-        pytest.param({"levels": (1, 2)}, (16, 1152), (16,), r"a level 6; got levels \(1, 2\)", id="no level 6"),
+        pytest.param(
+            {"levels": (1, 2)}, (16, 1152), (16,), r"a level 6; got levels \(1, 2\)", id="no level 6"
+        ),
         pytest.param({"head": "svm"}, (16, 1152), (16,), 'needs head="fc"', id="an SVM head"),
         pytest.param({}, (32, 1152), (32,), r"got \(32, 1152\).*hidden=32", id="another hidden"),
         pytest.param({}, (16, 1600), (16,), r"\(16, 1152\); got \(16, 1600\)", id="another map"),

@@ -49,7 +49,8 @@ _HOMES = {
     "load_trunk": "sppnet.nn.trunks",
     "pyramid_pool": "sppnet.ops.pooling",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__"]
+__all__ += list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,10 +11,11 @@ from torch import Tensor
 from sppnet.classify.views import Views, check_views, score_images
 from sppnet.data.image import ImageSource, read_image
 from sppnet.data.transforms import SCALE_PX
-from sppnet.errors import ModelError
+from sppnet.errors import MissingExtraError, ModelError
 from sppnet.geometry.grid import VIEW_PX
 from sppnet.nn.model_file import load_model, save_model
 from sppnet.nn.network import SPPNet, empty_network
+from sppnet.nn.weights import load_weights
 
 KIND = "classifier"
 
@@ -66,7 +67,7 @@ class Classifier:
     def __post_init__(self) -> None:
         if len(self.classes) != self.network.num_classes:
             raise ModelError(
-                f"a network of {self.network.num_classes} classes needs as many names; got {len(self.classes)}"
+                f"a network of {self.network.num_classes} classes needs their names; got {len(self.classes)}"
             )
 
     @classmethod
@@ -75,12 +76,15 @@ class Classifier:
         header, tensors = load_model(path, KIND)
         try:
             network = empty_network(header["network"])
-            network.load_state_dict(tensors, assign=True)
-            testing = Testing(**header["testing"])
-            classes, training = tuple(header["classes"]), header["training"]
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ModelError(f"{path} does not describe a network that fits its weights: {error}") from error
-        return cls(network.to(device).eval(), classes, testing, training)
+            load_weights(network, tensors)
+            network = network.to(device).eval()
+            testing, classes = Testing(**header["testing"]), tuple(header["classes"])
+            return cls(network, classes, testing, header["training"])
+        except (MissingExtraError, MemoryError):
+            raise
+        except Exception as error:  # a header can say anything, and torch has many words for no
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"{path} does not describe a network that fits its weights: {reason}") from error
 
     def save(self, path: str | Path) -> None:
         """Write everything into one file, in one step."""

@@ -11,6 +11,8 @@ from sppnet.nn.network import HeadKind
 
 Schedule = Literal["plateau", "cosine"]
 Shape = Literal["square", "full"]
+CHOICES = {"head": HeadKind, "schedule": Schedule, "shape": Shape, "crop": CropRule, "view": ViewRule}
+"""Options that are one of a few words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class TrainingConfig:
     stride: int | None = None
     """Where to cut a torchvision or timm trunk, image pixels a cell; None: not cut."""
     weights: str | None = None
-    """"imagenet", or a weights file for the trunk; None: random."""
+    """A weights file for the trunk, or "imagenet"; None: random."""
     freeze_trunk: bool = False
     """Leave the trunk as it is. The head "svm" always does."""
     levels: tuple[int, ...] | None = (1, 2, 3, 6)
@@ -37,7 +39,7 @@ class TrainingConfig:
     sizes: str = "224"
     """Input side in pixels: one, several by epoch ("224,180"), or drawn for each epoch ("180:224")."""
     shape: Shape = "square"
-    """"square": the paper's crops. "full": whole images in their own shape, batched by equal size."""
+    """The paper's square crops, or full images in their own shape, batched by equal size."""
     crop: CropRule = "five"
     """Crop positions: the paper's five, or anywhere."""
     epochs: int = 70
@@ -47,7 +49,7 @@ class TrainingConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Schedule = "plateau"
-    """"plateau": the rate falls tenfold, at most twice, when validation stops improving. "cosine": to zero."""
+    """A plateau of validation lowers the rate tenfold, at most twice; cosine lowers it to zero."""
     patience: int = 8
     """Epochs without improvement that make a plateau."""
     view: ViewRule = "full"
@@ -60,17 +62,23 @@ class TrainingConfig:
     workers: int = 2
     """Threads that read images. They change nothing but the speed."""
     device: str = "auto"
-    """"auto": a CUDA device if there is one."""
+    """As torch names it; "auto" takes a CUDA device if there is one."""
 
     def __post_init__(self) -> None:
         self.schedule_of_sizes()
-        for name, kind in (("head", HeadKind), ("schedule", Schedule), ("shape", Shape), ("view", ViewRule)):
+        for name, kind in CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise ConfigError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
-        for name in ("epochs", "batch_size", "learning_rate", "width", "patience"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be above 0; got {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "learning_rate", "width", "patience", "hidden", "scale_px", "C"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be above 0; got {value}")
+        if min(self.momentum, self.weight_decay, self.seed, self.workers) < 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                "momentum, weight_decay, seed and workers must be 0 or more, dropout from 0 to below 1; got "
+                f"{self.momentum}, {self.weight_decay}, {self.seed}, {self.workers} and {self.dropout}"
+            )
         if self.levels is None and (len(self.schedule_of_sizes().sizes) > 1 or self.shape == "full"):
             raise ConfigError(
                 "a network without a pyramid (levels none) trains at one size; give one --size, or levels"

@@ -20,7 +20,7 @@ FREE = ("workers", "device")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`best.safetensors`, `last.safetensors`, `metrics.csv`, `config.json`, and a checkpoint to resume from."""
+    """best.safetensors, last.safetensors, metrics.csv, config.json, and a checkpoint to resume from."""
 
     root: Path
 

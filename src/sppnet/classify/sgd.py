@@ -24,7 +24,7 @@ from sppnet.data import transforms
 from sppnet.data.folder import ImageFolder
 from sppnet.data.image import read_header
 from sppnet.data.loader import Batch, Damaged, ImageCache, batches, bucket_by_size, epoch_order
-from sppnet.errors import ImageError, SppnetError
+from sppnet.errors import DataError, ImageError, SppnetError
 from sppnet.geometry.grid import VIEW_PX
 from sppnet.nn.network import SPPNet
 
@@ -128,14 +128,20 @@ class Trainer:
         order, counts = self._order(epoch)
         progress.begin(f"epoch {epoch + 1}/{self.config.epochs} at {self._size_name(epoch)}", len(order))
         total = torch.zeros(3, dtype=torch.float64)  # loss, right, images
+        # By image and not by place: a batch of damaged images alone does not come.
+        count_of = {index: count for batch, count in zip(order, counts, strict=True) for index in batch}
         with self._joined():
-            for batch, count in zip(self._batches(epoch, order), counts, strict=False):
-                total += self._step(batch, count)
+            for batch in self._batches(epoch, order):
+                total += self._step(batch, count_of[int(batch.indices[0])])
                 loss, right, seen = total.tolist()
                 progress.advance(note=f"loss {loss / seen:.3f}, top-1 {right / seen:.1%}")
         if self.workers.count > 1:
             dist.all_reduce(total)
         loss, right, seen = total.tolist()
+        if not seen:
+            raise DataError(
+                f"none of the {len(self.train)} images to train on could be used in epoch {epoch + 1}"
+            )
         return {"loss": round(loss / seen, 6), "train_top1": round(right / seen, 6), "images": int(seen)}
 
     def _step(self, batch: Batch, count: int) -> Tensor:
@@ -159,7 +165,7 @@ class Trainer:
     def _joined(self) -> AbstractContextManager[Any]:
         """Lets a process that ran out of images, some being damaged, wait for the others."""
         if isinstance(self.module, DistributedDataParallel):
-            return self.module.join()  # type: ignore[no-untyped-call, no-any-return]
+            return self.module.join()  # type: ignore[no-any-return]
         return nullcontext()
 
     def _close_epoch(self, row: dict[str, Any], save: Callable[[bool], None]) -> None:

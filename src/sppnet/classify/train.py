@@ -51,9 +51,9 @@ def train(
     train_images, val_images = split_folder(data, seed=config.seed)
     folder = RunFolder(Path(out))
     with Workers() as workers:
-        if workers.leads:
-            folder.start(config, str(data), resume)
         network = build_network(config, len(train_images.classes))
+        if workers.leads:  # after the network, so that a trunk of a wrong name leaves no run behind
+            folder.start(config, str(data), resume)
         damaged: list[Damaged] = []
         if config.head == "svm":
             if workers.count > 1:

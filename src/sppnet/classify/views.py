@@ -1,7 +1,7 @@
 """What a network is shown of an image when it is tested (paper sections 3.1.4, 3.1.5 and 4.4)."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -41,7 +41,8 @@ def score_images(
     """
     if views in ("10", "96"):
         return torch.stack([_score_many_views(network, image, views, scale_px, rule) for image in images])
-    shown = [transforms.test_view(image, views, scale_px=scale_px, size_px=size_px) for image in images]
+    one = cast(transforms.ViewRule, views)
+    shown = [transforms.test_view(image, one, scale_px=scale_px, size_px=size_px) for image in images]
     if views == "full":  # each has its own size
         return torch.cat([probabilities(network, network(_as_batch(network, [view]))) for view in shown])
     return probabilities(network, network(_as_batch(network, shown)))

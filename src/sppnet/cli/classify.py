@@ -77,7 +77,8 @@ def train(
         return
     validation = result.validation
     notes.print(
-        f"validation: top-1 {validation.top1:.1%}, top-5 {validation.top5:.1%} of {validation.images} images; "
+        f"validation: top-1 {validation.top1:.1%}, top-5 {validation.top5:.1%} "
+        f"of {validation.images} images; "
         f"{_skipped(result.skipped + tuple(validation.skipped))}"
     )
     typer.echo(result.model)
@@ -116,7 +117,8 @@ def evaluate(
         return
     rows = [[name, f"{accuracy:.1%}"] for name, accuracy in result.per_class.items()]
     print_table(
-        f"top-1 {result.top1:.1%}, top-5 {result.top5:.1%} of {result.images} images; {_skipped(result.skipped)}",
+        f"top-1 {result.top1:.1%}, top-5 {result.top5:.1%} "
+        f"of {result.images} images; {_skipped(result.skipped)}",
         ["class", "top-1"],
         rows,
     )
@@ -126,7 +128,7 @@ def evaluate(
 def predict(
     images: Annotated[list[str], typer.Argument(help="Files, folders, or patterns such as 'photos/*.jpg'.")],
     model: Model,
-    top: Annotated[int, typer.Option(help="How many classes to name for an image.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for an image.")] = 1,
     views: Annotated[
         str | None, typer.Option(help="crop, full, warp, 10 or 96. Default: the model's.")
     ] = None,
@@ -194,7 +196,7 @@ def _parse_levels(text: str) -> tuple[int, ...] | None:
 def _choose_sizes(size: int | None, sizes: str | None, size_range: str | None) -> str:
     from sppnet.errors import ConfigError
 
-    given = [text for text in (str(size) if size else None, sizes, size_range) if text]
+    given = [text for text in (None if size is None else str(size), sizes, size_range) if text]
     if len(given) > 1:
         raise ConfigError("give one of --size, --sizes and --size-range")
     return given[0] if given else "224"

@@ -8,7 +8,7 @@ import typer
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where images, the run and the pictures go.")] = Path("demo"),
-    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 16,
+    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 14,
     images: Annotated[int, typer.Option(help="Images of each class to train on.")] = 60,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
 ) -> None:

@@ -59,7 +59,7 @@ def sliding_bins(size: int, n: int) -> list[tuple[int, int]]:
         seen = bins[-1][1] if bins else 0
         raise GeometryError(
             f"the paper's training rule on a side of a = {size} cells with n = {n} (window {window}, stride "
-            f"{stride}) gives {len(bins)} bins that see {seen} of {size} cells; it needs a mod n to be 0 or 1 "
+            f"{stride}) gives {len(bins)} bins that see {seen} of {size} cells; it needs a mod n of 0 or 1 "
             'and a ≥ n. Use rule="adaptive", or an input size whose map fits'
         )
     return bins
@@ -160,7 +160,7 @@ def _released_cells(corners: IntArray, grid: CellGrid) -> tuple[IntArray, IntArr
 
 
 def scaled_size(size_hw: tuple[int, int], scale_px: int) -> tuple[int, int]:
-    """(height, width) after resizing so that the shorter side is `scale_px`; halves round up, never below 1."""
+    """(height, width) after resizing the shorter side to `scale_px`; halves round up."""
     short = min(size_hw)
     if short < 1 or scale_px < 1:
         raise GeometryError(f"sizes must be at least 1 pixel; got image {size_hw} and scale {scale_px}")
@@ -185,7 +185,8 @@ def choose_scales(
     sides = np.maximum(corners[:, 2:] - corners[:, :2], 1)
     areas = sides[:, 0] * sides[:, 1]  # in 1/64² pixel
     distances = _paper_distances if rule == "paper" else _released_distances
-    return np.argmin(distances(areas, min(size_hw), np.asarray(scales, dtype=np.int64)), axis=1)
+    nearest: IntArray = np.argmin(distances(areas, min(size_hw), np.asarray(scales, dtype=np.int64)), axis=1)
+    return nearest
 
 
 def _paper_distances(areas: IntArray, short: int, scales: IntArray) -> npt.NDArray[np.object_]:

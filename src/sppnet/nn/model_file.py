@@ -62,7 +62,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
 def _parse_header(path: str | Path, text: str) -> dict[str, Any]:
     try:
         header = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, a number of too many digits, nested too deep
         raise ModelError(f"{path} has a damaged header: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         found = header.get("format") if isinstance(header, dict) else type(header).__name__

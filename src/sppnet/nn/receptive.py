@@ -155,7 +155,7 @@ def _widest(axes: list[_Axis]) -> _Axis:
     return replace(axes[0], first=min(axis.first for axis in axes), last=max(axis.last for axis in axes))
 
 
-class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Follower(TorchDispatchMode):
     """Keeps for every tensor computed from the image where its cells lie. Parameters have no place."""
 
     def __init__(self) -> None:

@@ -56,7 +56,15 @@ class Trunk(nn.Module):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What `empty_trunk(**spec)` builds this trunk from again, weights apart. Fit for JSON."""
+        """What `empty_trunk(**spec)` builds this trunk from again, weights apart. Fit for JSON.
+
+        Raises ModelError for a trunk made from a module, which no name builds again.
+        """
+        if not (self.name.startswith(TIMM) or self.name.partition(":")[0] in _known_names()):
+            raise ModelError(
+                f"the trunk {self.name} was made from a module, and a model file can only name what "
+                "load_trunk knows; save the network's state_dict() instead"
+            )
         return {"name": self.name, "stride": self.grid.stride, "width": self.width}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -148,10 +156,14 @@ class _ParametersOnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _known_names() -> list[str]:
+    return [*BACKBONES, *models.list_models(module=models)]
+
+
 def _network(name: str, width: float, empty: bool = False) -> nn.Module:
     """The whole network, randomly initialised or without values."""
     base = name.partition(":")[0]
-    known = [*BACKBONES, *models.list_models(module=models)]
+    known = _known_names()
     if base not in known:
         hint = did_you_mean(base, known)
         raise ModelError(f"no trunk is called {base!r}; {hint} (networks of timm are written timm:<name>)")

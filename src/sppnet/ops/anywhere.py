@@ -54,7 +54,7 @@ def _channels_last(features: Tensor) -> Tensor:
 
 
 def _split(cells: Tensor) -> tuple[Tensor, ...]:
-    return cells.split(WINDOWS_AT_ONCE)
+    return tuple(cells.split(WINDOWS_AT_ONCE))
 
 
 def _as_vectors(levels: list[Tensor]) -> Tensor:

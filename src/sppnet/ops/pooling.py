@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,7 +22,8 @@ from sppnet.errors import ConfigError, GeometryError, did_you_mean
 from sppnet.geometry.grid import check_levels, count_bins
 from sppnet.ops import anywhere, average, definition
 
-Windows = Tensor | Sequence[Tensor] | None
+Cells = Tensor | npt.NDArray[np.integer]
+Windows = Cells | Sequence[Cells] | None
 
 
 def pyramid_pool(
@@ -31,9 +34,9 @@ def pyramid_pool(
 ) -> Tensor:
     """Pool windows of feature maps on n×n grids into vectors of one length.
 
-    features: (b, c, h, w), any dtype and memory format.
-    cells: the windows, xyxy in feature cells, half-open, integers: None for each whole map; for
-        one map (n, 4); a sequence of b tensors (n_i, 4), one a map; or (n, 5) with the map's index first.
+    features: (b, c, h, w), integers or floats of 16 bits or more, any memory format.
+    cells: the windows, xyxy in feature cells, half-open, integers: None for each whole map; for one
+        map (n, 4), tensor or array; a sequence of b tensors (n_i, 4), one a map; or (n, 5) with the map's index first.
     levels: n of each grid; (1, 2, 3, 6) has 50 bins.
     Returns (n, c × bins) of the features' dtype: level after level, in each channel, row, column.
     On a window that is `torch.cat([F.adaptive_max_pool2d(window, n).flatten(1) for n in levels], 1)`,
@@ -45,6 +48,8 @@ def pyramid_pool(
     checked = check_levels(levels)
     if features.ndim != 4:
         raise GeometryError(f"features must have shape (b, c, h, w); got {tuple(features.shape)}")
+    if features.is_complex() or (features.dtype.itemsize == 1 and features.is_floating_point()):
+        raise GeometryError(f"features must be integers or floats of 16 bits or more; got {features.dtype}")
     windows = _list_windows(features, cells)
     if pooling == "average":
         return average.pool(features, _check_cells(features, windows), checked)
@@ -60,6 +65,8 @@ def _list_windows(features: Tensor, cells: Windows) -> Tensor | None:
     """(n, 5) int64 on the features' device, or None for the whole maps."""
     if cells is None:
         return None
+    if isinstance(cells, np.ndarray):
+        cells = torch.from_numpy(cells)
     if isinstance(cells, Tensor):
         if cells.ndim == 2 and cells.shape[1] == 5:
             return _as_indices(cells, features)
@@ -69,12 +76,13 @@ def _list_windows(features: Tensor, cells: Windows) -> Tensor | None:
                 f"map's index first; got one tensor of shape {tuple(cells.shape)}"
             )
         cells = [cells]
-    if len(cells) != features.shape[0] or any(part.ndim != 2 or part.shape[1] != 4 for part in cells):
-        shapes = [tuple(part.shape) for part in cells]
+    parts = [torch.as_tensor(part) for part in cells]
+    if len(parts) != features.shape[0] or any(part.ndim != 2 or part.shape[1] != 4 for part in parts):
+        shapes = [tuple(part.shape) for part in parts]
         raise GeometryError(
             f"cells must be {features.shape[0]} tensors (n, 4), one for each map; got shapes {shapes}"
         )
-    rows = [torch.nn.functional.pad(part, (1, 0), value=index) for index, part in enumerate(cells)]
+    rows = [torch.nn.functional.pad(part, (1, 0), value=index) for index, part in enumerate(parts)]
     return _as_indices(torch.cat(rows) if rows else torch.empty(0, 5, dtype=torch.int64), features)
 
 
@@ -193,7 +201,7 @@ def choose(features: Tensor) -> Choice:
         if refusal:
             raise ConfigError(f"the {forced} implementation was forced, but {refusal}")
         return Choice(forced, "forced by sppnet.ops.using")
-    refusals = []
+    refusals: list[str] = []
     for name, implementation in IMPLEMENTATIONS.items():
         refusal = implementation.refuses(features)
         if refusal is None:
