@@ -36,7 +36,7 @@ def pyramid_pool(
 
     features: (b, c, h, w), integers or floats of 16 bits or more, any memory format.
     cells: the windows, xyxy in feature cells, half-open, integers: None for each whole map; for one
-        map (n, 4), tensor or array; a sequence of b tensors (n_i, 4), one a map; or (n, 5) with the map's index first.
+        map (n, 4), tensor or array; b of those, one a map; or (n, 5) with the map's index first.
     levels: n of each grid; (1, 2, 3, 6) has 50 bins.
     Returns (n, c × bins) of the features' dtype: level after level, in each channel, row, column.
     On a window that is `torch.cat([F.adaptive_max_pool2d(window, n).flatten(1) for n in levels], 1)`,

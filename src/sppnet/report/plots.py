@@ -54,7 +54,7 @@ def draw_contact_sheet(images: Sequence[tuple[Path, str, bool]], path: Path) -> 
         size = image.size
         image.thumbnail((TILE - 16, TILE - 16))
         sheet.paste(image, (left + (TILE - image.width) // 2, top + TILE - 8 - image.height))
-        text = f"{caption} · {size[0]}×{size[1]}"
+        text = f"{caption} · {size[0]} x {size[1]}"
         pen.text((left + TILE // 2, top + TILE + 8), text, RIGHT if right else WRONG, font, anchor="mm")
     sheet.save(path)
     return path

@@ -1,0 +1,136 @@
+"""The demo, made small: what it draws, trains and reports."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sppnet import demo
+from sppnet.classify.progress import Silent
+from sppnet.data.folder import open_folder
+
+
+class Stages(Silent):
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def begin(self, stage: str, total: int) -> None:
+        assert total > 0
+        self.names.append(stage)
+
+
+@pytest.fixture(scope="module")
+def small_demo(tmp_path_factory):
+    """Its result, its folder, and the stages it told of."""
+    pytest.importorskip("matplotlib")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    out, stages = tmp_path_factory.mktemp("demo"), Stages()
+    (out / "images" / "train" / "of an earlier demo").mkdir(parents=True)
+    (out / "run").mkdir()
+    (out / "run" / "config.json").write_text("of an earlier demo")
+    (out / "mine.txt").write_text("somebody's own file")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "TEST_IMAGES", 2)
+        patch.setattr(demo, "TRAINED_SIZES", (64, 48))
+        patch.setattr(demo, "TESTED_SIZES", (56, 64))
+        result = demo.run(out, epochs=1, images_per_class=4, progress=stages)
+    torch.set_num_threads(threads)
+    return result, out, stages
+
+
+def test_rows_tell_how_it_was_tested_and_how_well(small_demo):
+    result, _, _ = small_demo
+    names = [(name, trained) for name, trained, _ in result.rows]
+    assert ("56×56 crop", False) in names
+    assert ("64×64 crop", True) in names
+    assert sum(name.startswith("full image") for name, _ in names) >= 1
+    images = result.test_images
+    assert images > 0
+    for _, _, accuracy in result.rows:
+        assert 0 <= accuracy <= 1
+        assert accuracy * images == pytest.approx(round(accuracy * images))
+    assert result.seconds > 0
+
+
+def test_pictures_are_drawn(small_demo):
+    result, out, _ = small_demo
+    assert [path.name for path in result.pictures] == ["accuracy.png", "predictions.png"]
+    for path in result.pictures:
+        assert path.parent == out
+        with Image.open(path) as picture:
+            picture.load()
+            assert min(picture.size) > 200
+            pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+        colours, counts = np.unique(pixels, axis=0, return_counts=True)
+        assert len(colours) > 50, path
+        assert counts.max() < 0.95 * len(pixels), path
+
+
+def test_the_chart_has_a_dark_bar_for_trained_sizes_and_a_light_one_for_others(tmp_path):
+    pytest.importorskip("matplotlib")
+    from sppnet.report.plots import draw_accuracy_by_size
+
+    def inked(accuracy: float, trained: bool) -> int:
+        path = draw_accuracy_by_size([("64×64 crop", trained, accuracy)], tmp_path / "chart.png")
+        pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3).astype(int)
+        colour = (31, 111, 235) if trained else (158, 197, 254)
+        return int((np.abs(pixels - colour).max(1) < 8).sum())
+
+    for trained in (True, False):
+        assert inked(0.0, trained) < 200
+        assert inked(1.0, trained) == pytest.approx(2 * inked(0.5, trained), rel=0.1)
+
+
+def test_a_caption_is_green_where_it_is_right(tmp_path):
+    from sppnet.report.plots import draw_contact_sheet
+
+    Image.new("RGB", (30, 60), (0, 0, 255)).save(tmp_path / "a.png")
+    counts = []
+    for right in (True, False):
+        sheet = draw_contact_sheet([(tmp_path / "a.png", "a cat", right)], tmp_path / "sheet.png")
+        red, green, _ = np.asarray(Image.open(sheet).convert("RGB")).astype(int).transpose(2, 0, 1)
+        counts.append([int((green > red + 60).sum()), int((red > green + 60).sum())])
+    (green, none), (nothing, red) = counts
+    assert green > 20
+    assert red > 20
+    assert (none, nothing) == (0, 0)
+
+
+def test_images_differ_in_size_and_shape(small_demo):
+    _, out, _ = small_demo
+    images = open_folder(out / "images", "train")
+    assert len(images) == 4 * len(images.classes)
+    sizes = {Image.open(path).size for path in images.paths}
+    assert len(sizes) > len(images) / 2
+    assert min(min(size) for size in sizes) != max(max(size) for size in sizes)
+
+
+def test_the_same_seed_draws_the_same_images(tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        demo.generate(tmp_path / name, 1, seed)
+    files = [sorted((tmp_path / name).rglob("*.jpg")) for name in ("a", "b", "c")]
+    content = [[path.read_bytes() for path in paths] for paths in files]
+    assert content[0] == content[1]
+    assert all(left != right for left, right in zip(content[0], content[2], strict=True))
+
+
+def test_an_earlier_demo_is_replaced_and_nothing_else(small_demo):
+    _, out, _ = small_demo
+    assert not (out / "images" / "train" / "of an earlier demo").exists()
+    assert (out / "run" / "best.safetensors").is_file()
+    assert (out / "mine.txt").read_text() == "somebody's own file"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "accuracy.png",
+        "images",
+        "mine.txt",
+        "predictions.png",
+        "run",
+    ]
+
+
+def test_it_tells_of_every_stage(small_demo):
+    _, _, stages = small_demo
+    drawn = [name for name in stages.names if name.startswith("drawing")]
+    assert len(drawn) == 2
+    assert sum(name.startswith("epoch 1/1") for name in stages.names) == 1
