@@ -24,6 +24,7 @@ from sppnet.classify.train import train
 from sppnet.data.folder import open_folder
 from sppnet.errors import ConfigError, DataError, ModelError, SppnetError
 from sppnet.nn.trunks import load_trunk
+from sppnet.ops import pyramid_pool
 
 TINY = TrainingConfig(
     width=0.0625, hidden=16, sizes="64,48", scale_px=224, epochs=2, batch_size=6, learning_rate=0.02,
@@ -32,9 +33,12 @@ TINY = TrainingConfig(
 """ZF-5 with 8 to 24 channels, on inputs that make maps of 3×3 and 2×2 cells."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def few_threads():
     before = torch.get_num_threads()
+    # torch splits sums among its threads, so their number is part of "the same run". The first parallel
+    # kernel of numba starts a team of its own, and leaves torch with that many threads.
+    pyramid_pool(torch.zeros(1, 8, 4, 4, requires_grad=True), levels=(1, 2)).sum().backward()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
@@ -196,10 +200,10 @@ def test_another_seed_gives_other_weights(run, data, tmp_path):
 
 def test_it_learns(data, tmp_path):
     config = replace(TINY, epochs=10, learning_rate=0.05, dropout=0.0, schedule="cosine")
-    result = train(data, tmp_path / "run", config)
-    losses = [float(row["loss"]) for row in rows_of(tmp_path / "run")]
-    assert losses[-1] < 0.6 * losses[0]
-    assert result.validation.top1 > 0.6  # a guess is right once in three
+    train(data, tmp_path / "run", config)
+    rows = rows_of(tmp_path / "run")
+    assert float(rows[-1]["loss"]) < 0.6 * float(rows[0]["loss"])
+    assert float(rows[-1]["val_top1"]) > 0.6  # a guess is right once in three
 
 
 # --- stopping and going on -----------------------------------------------------------------------
