@@ -24,7 +24,6 @@ from sppnet.classify.train import train
 from sppnet.data.folder import open_folder
 from sppnet.errors import ConfigError, DataError, ModelError, SppnetError
 from sppnet.nn.trunks import load_trunk
-from sppnet.ops import pyramid_pool
 
 TINY = TrainingConfig(
     width=0.0625, hidden=16, sizes="64,48", scale_px=224, epochs=2, batch_size=6, learning_rate=0.02,
@@ -36,9 +35,7 @@ TINY = TrainingConfig(
 @pytest.fixture(scope="module", autouse=True)
 def few_threads():
     before = torch.get_num_threads()
-    # torch splits sums among its threads, so their number is part of "the same run". The first parallel
-    # kernel of numba starts a team of its own, and leaves torch with that many threads.
-    pyramid_pool(torch.zeros(1, 8, 4, 4, requires_grad=True), levels=(1, 2)).sum().backward()
+    # torch splits sums among its threads, so their number is part of "the same run".
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
@@ -199,11 +196,14 @@ def test_another_seed_gives_other_weights(run, data, tmp_path):
 
 
 def test_it_learns(data, tmp_path):
-    config = replace(TINY, epochs=10, learning_rate=0.05, dropout=0.0, schedule="cosine")
+    config = replace(
+        TINY, width=0.125, hidden=64, sizes="48", epochs=6, batch_size=5, learning_rate=0.01, dropout=0.0,
+        schedule="cosine",
+    )  # fmt: skip
     train(data, tmp_path / "run", config)
     rows = rows_of(tmp_path / "run")
-    assert float(rows[-1]["loss"]) < 0.6 * float(rows[0]["loss"])
-    assert float(rows[-1]["val_top1"]) > 0.6  # a guess is right once in three
+    assert float(rows[-1]["loss"]) < 0.3 * float(rows[0]["loss"])
+    assert float(rows[-1]["val_top1"]) > 0.8  # a guess is right once in three
 
 
 # --- stopping and going on -----------------------------------------------------------------------
@@ -537,15 +537,12 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize("damaged", [False, True], ids=["whole images", "one image damaged"])
-def test_two_processes_train_like_one(data, tmp_path, damaged):
-    # 15 images in batches of 4 leave a last one of 3: the processes have 2 and 1 of them.
-    if damaged:
-        data = with_damage(data, tmp_path / "data", "train/rows/1.png")
-    options = (
-        "--width 0.0625 --hidden 16 --sizes 64,48 --scale 224 --epochs 3 --batch-size 4 --dropout 0 "
-        "--learning-rate 0.02 --workers 1 --device cpu"
-    ).split()
+def test_two_processes_train_like_one(data, tmp_path):
+    # 14 good images in batches of 4: the last one has 3, and the damaged one is missing from another, so the
+    # processes have unequal shares twice.
+    data = with_damage(data, tmp_path / "data", "train/rows/1.png")
+    text = "--width 0.0625 --hidden 16 --sizes 64,48 --scale 224 --epochs 3 --batch-size 4 --dropout 0"
+    options = [*text.split(), "--learning-rate", "0.02", "--workers", "1", "--device", "cpu"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
     command += [
         str(free_port()),

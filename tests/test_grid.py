@@ -139,7 +139,7 @@ def test_the_training_rule_holds_where_the_remainder_is_0_or_1():
         if size >= n and size % n <= 1:
             assert sliding_bins(size, n) == bin_edges(size, n)
         else:
-            with pytest.raises(GeometryError, match="mod n to be 0 or 1"):
+            with pytest.raises(GeometryError, match="mod n of 0 or 1"):
                 sliding_bins(size, n)
 
 

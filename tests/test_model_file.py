@@ -1,4 +1,4 @@
-"""Model files: readable without this package, whole or not there, and refused by name when they are damaged."""
+"""Model files: readable without this package, whole or not there, refused by name when damaged."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""The whole network: its size against the paper's tables, any input size, the fixed baseline, and its spec."""
+"""The whole network: its size by the paper's tables, any input, the fixed baseline, and its spec."""
 
 import json
 import re

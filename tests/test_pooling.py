@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import threading
 
 import numba as nb
@@ -586,3 +588,12 @@ def test_a_block_given_back_while_another_is_taken_stops_nobody():
     with memory._lock:
         del block
     assert large(2.0)[0, 0] == 2
+
+
+def test_the_first_kernel_leaves_torchs_threads_alone():
+    script = (
+        "import torch; torch.set_num_threads(1); import sppnet;"
+        "sppnet.pyramid_pool(torch.zeros(1, 40, 4, 4, requires_grad=True)).sum().backward();"
+        "assert torch.get_num_threads() == 1, torch.get_num_threads()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

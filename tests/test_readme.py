@@ -55,7 +55,7 @@ def test_commands_leave_what_they_say(reader: tuple[Path, dict[str, str]]) -> No
     assert (home / "runs" / "zf5" / "metrics.csv").read_text().count("\n") == 3  # a heading and two epochs
 
 
-@pytest.mark.parametrize("target", [command.split()[1] for command in COMMANDS if command.startswith("make ")])
+@pytest.mark.parametrize("target", [line.split()[1] for line in COMMANDS if line.startswith("make ")])
 def test_make_has_the_target(target: str) -> None:
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -51,7 +51,7 @@ class RunFolder:
         described = {"data": data, **config.to_json()}
         if resume and self.config.exists():
             self._check_same(described)
-        elif self.config.exists():
+        elif any(path.exists() for path in (self.checkpoint, self.best, self.last)):
             raise ConfigError(
                 f"{self.root} holds a run already; resume it (--resume) or choose another --out"
             )

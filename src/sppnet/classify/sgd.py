@@ -65,7 +65,7 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         if self.count > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return self
 
     def __exit__(self, *error: object) -> None:

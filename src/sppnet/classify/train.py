@@ -1,5 +1,6 @@
 """From a folder of images to a model file."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,9 @@ def build_network(config: TrainingConfig, num_classes: int) -> SPPNet:
 def find_device(name: str) -> torch.device:
     """The device of a name; "auto" is the first CUDA device, or the CPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # torchrun numbers the processes of a machine; each takes a device of its own.
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

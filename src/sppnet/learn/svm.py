@@ -27,7 +27,7 @@ from torch import Tensor
 from sppnet.errors import ConfigError, DataError
 
 # Two threads must not enter some of numba's threading layers at once: one lock for all kernels.
-from sppnet.ops.cpu import _lock as numba_lock
+from sppnet.ops.cpu import kernel_running
 
 Loss = Literal["squared_hinge", "hinge"]
 Array = npt.NDArray[Any]
@@ -258,7 +258,7 @@ def _as_rows(vectors: Vectors) -> Array:
     if tensor.ndim != 2 or 0 in tensor.shape:
         raise DataError(f"vectors must have shape (n, d), neither of them 0; got {tuple(tensor.shape)}")
     rows: Array = tensor.to("cpu", torch.float32).contiguous().numpy()
-    with numba_lock:
+    with kernel_running():
         squares = _squares(rows)
     if len(bad := np.flatnonzero(~np.isfinite(squares))):
         raise DataError(
@@ -339,14 +339,14 @@ def _solve_all(
     k = len(signs)
     costs, report = options.costs(k), np.zeros((k, 3))
     if gram is None:
-        with numba_lock:
+        with kernel_running():
             table, squares = rows, _squares(rows)
     else:
         table, squares = gram, gram.diagonal().astype(np.float64)
     batch = CLASSES_PER_THREAD * nb.get_num_threads()
     for first in range(0, k, batch):
         part = slice(first, first + batch)
-        with numba_lock:
+        with kernel_running():
             _solve(
                 table,
                 gram is not None,

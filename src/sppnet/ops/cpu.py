@@ -10,11 +10,14 @@ counted by hand: views cost more here than the work on them.
 Numbers are compared as integers of the same order (`lanes`), so 16-, 32- and 64-bit floats share
 one kernel, and NaN, made the largest integer, wins as it does in torch.
 
-Backward. A task is one channel of one map, all its windows in order: no two tasks add to the same
-cell, and sums have one order on any number of threads.
+Backward. A task is again 32 channels of one map, all its windows in order: it finds every bin's first
+maximum anew, so the forward pass keeps nothing. No two tasks add to the same cell, and sums have one
+order on any number of threads.
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba as nb
@@ -30,9 +33,13 @@ from sppnet.ops.lanes import (
     LANES,
     absorb,
     copy_lanes,
+    fill_lanes,
+    keep_earlier,
+    keep_larger,
     larger_of_four,
     larger_of_two,
     prefetch_for_writing,
+    write_bin,
     write_four_bins,
 )
 from sppnet.ops.plan import filling_order, plan_levels
@@ -58,10 +65,26 @@ WINDOWS_PER_TABLE = 8
 
 Array = npt.NDArray[Any]
 
-_lock = threading.Lock()  # not every threading layer of numba may be entered by two threads at once
+_lock = threading.Lock()
 
 _compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
 _compiled_parallel = nb.njit(parallel=True, nogil=True, boundscheck=False, error_model="numpy", cache=True)
+
+
+@contextmanager
+def kernel_running() -> Iterator[None]:
+    """Around every call of a numba kernel that may be parallel.
+
+    Not every threading layer of numba may be entered by two threads at once; and the first launch
+    sets the number of OpenMP threads for torch too, which would change how torch splits its sums.
+    """
+    with _lock:
+        threads = torch.get_num_threads()
+        try:
+            yield
+        finally:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
 
 
 def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
@@ -70,7 +93,7 @@ def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
     vectors = memory.empty((len(cells), channels * count_bins(levels)), features.dtype)
     bits = BITS[features.dtype]
     order, starts = _group_by_map(cells, features.shape[0])
-    with _lock:
+    with kernel_running():
         _pool(
             features.detach().view(bits).numpy(),
             _infinity(features.dtype),
@@ -88,16 +111,16 @@ def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[i
     kind = accumulator(features.dtype)
     result = torch.zeros(features.shape, dtype=kind)
     order, starts = _group_by_map(cells, features.shape[0])
-    with _lock:
+    with kernel_running():
         _pool_backward(
             grad.detach().to(kind).flatten().numpy(),
-            features.detach().to(kind).contiguous().flatten(2).numpy(),
+            features.detach().to(kind).view(BITS[kind]).numpy(),
+            _infinity(kind),
             cells.contiguous().numpy(),  # another layout would be compiled anew
             order,
             starts,
             _plan_array(levels),
-            features.shape[3],
-            result.flatten(2).numpy(),
+            result.numpy(),
         )
     return result.to(features.dtype)
 
@@ -182,8 +205,11 @@ def _lay_out(table: Array, features: Array, which: int, channel: int, infinity: 
         for y in range(height):
             for x in range(width):
                 number = np.int64(features[which, source, y, x])
+                size = number & largest
                 ordered = number ^ ((number >> (bits - 1)) & largest)
-                table[(y * width + x) * BLOCK + c] = largest if (number & largest) > infinity else ordered
+                if size == 0:  # −0 equals 0
+                    ordered = size
+                table[(y * width + x) * BLOCK + c] = largest if size > infinity else ordered
 
 
 @_compiled
@@ -297,18 +323,15 @@ def _merge_level(pooled: Array, m: int, source: int, n: int, target: int, vector
 
 @_compiled
 def _turn_level(pooled: Array, first: int, count: int, target: Array, to: int) -> None:
-    """pooled[bin, channel] as ordered integers → target[channel, bin] as the floats' bits."""
-    bits = pooled.itemsize * 8
-    largest = (1 << (bits - 1)) - 1
-    fours = count // 4
+    """pooled[bin, channel] as ordered integers → target[channel, bin] as the floats' bits; count is n²."""
     for unit in range(UNITS):
         here, there = first + unit * LANES, to + unit * LANES * count
-        for four in range(fours):
-            write_four_bins(pooled, here + 4 * four * BLOCK, BLOCK, target, there + 4 * four, count)
-        for bin_ in range(4 * fours, count):
-            for channel in range(LANES):
-                number = np.int64(pooled[here + bin_ * BLOCK + channel])
-                target[there + channel * count + bin_] = number ^ ((number >> (bits - 1)) & largest)
+        if count == 1:
+            write_bin(pooled, here, target, there)
+            continue
+        for four in range((count + 3) // 4):
+            bin_ = min(4 * four, count - 4)  # the last four may overlap: same numbers twice
+            write_four_bins(pooled, here + bin_ * BLOCK, BLOCK, target, there + bin_, count)
 
 
 # --- backward ------------------------------------------------------------------------------------
@@ -316,73 +339,85 @@ def _turn_level(pooled: Array, first: int, count: int, target: Array, to: int) -
 
 @_compiled_parallel
 def _pool_backward(
-    grad: Array,
-    features: Array,
-    cells: Array,
-    order: Array,
-    starts: Array,
-    plan: Array,
-    width: int,
+    grad: Array, features: Array, infinity: int, cells: Array, order: Array, starts: Array, plan: Array,
     result: Array,
-) -> None:
-    batch, channels, _ = features.shape
+) -> None:  # fmt: skip
+    batch, channels, height, width = features.shape
+    blocks = (channels + BLOCK - 1) // BLOCK
     bins = (plan[:, 0] * plan[:, 0]).sum()
-    for task in nb.prange(batch * channels):
-        which, channel = task // channels, task % channels
-        part, total = features[which, channel], result[which, channel]
-        winners = np.empty(bins, np.int64)
+    for task in nb.prange(batch * blocks):
+        which, channel = task // blocks, task % blocks * BLOCK
+        if starts[which] == starts[which + 1]:
+            continue
+        table = np.empty(height * width * BLOCK, features.dtype)
+        _lay_out(table, features, which, channel, infinity)
+        total = np.zeros(height * width * BLOCK, grad.dtype)
+        best = np.empty(bins * BLOCK, features.dtype)
+        places = np.empty(bins * BLOCK, features.dtype)
         spans = np.empty(6 * plan[:, 0].max(), np.int64)
+        present = min(BLOCK, channels - channel)
         for index in range(starts[which], starts[which + 1]):
             window = order[index]
             for row in range(len(plan)):
                 n, first, source = plan[row, 0], plan[row, 1], plan[row, 2]
                 if source < 0:
                     _find_spans(cells, window, n, 1, spans)
-                    _find_winners(part, width, spans, n, winners, first)
+                    _find_winners(table, width, spans, n, best, places, first * BLOCK)
                 else:
-                    _merge_winners(part, plan[source, 0], plan[source, 1], n, winners, first)
+                    m, fine = plan[source, 0], plan[source, 1]
+                    _merge_winners(best, places, m, fine * BLOCK, n, first * BLOCK)
                 start = (window * bins + first) * channels + channel * n * n
-                for bin_ in range(n * n):
-                    total[winners[first + bin_]] += grad[start + bin_]
+                _add_level(grad, start, n * n, places, first * BLOCK, present, total)
+        for c in range(present):
+            for cell in range(height * width):
+                result[which, channel + c, cell // width, cell % width] = total[cell * BLOCK + c]
 
 
 @_compiled
-def _beats(a: float, b: float) -> bool:
-    """Larger, or the first NaN. No branch, nor where it is used to choose: processors guess those of random
-    numbers wrong (128 windows of a 42×56×256 map took 80 ms on one thread, and take 46)."""
-    return (not a <= b) & (b == b)
-
-
-@_compiled
-def _find_winners(part: Array, width: int, spans: Array, n: int, winners: Array, target: int) -> None:
-    """For each of n×n bins the flat cell y·w + x of its first maximum, by rows."""
+def _find_winners(
+    table: Array, width: int, spans: Array, n: int, best: Array, places: Array, target: int
+) -> None:
+    """For each of n×n bins and each channel the first maximum, by rows, and its cell y·w + x."""
     for i in range(n):
-        top, bottom = spans[3 * i], spans[3 * i + 1] + 1
         for j in range(n):
-            left, right = spans[3 * (n + j)], spans[3 * (n + j) + 1] + 1
-            best = top * width + left
-            number = part[best]
-            for y in range(top, bottom):
-                for cell in range(y * width + left, y * width + right):
-                    other = part[cell]
-                    beats = _beats(other, number)
-                    best = cell if beats else best
-                    number = other if beats else number
-            winners[target + i * n + j] = best
+            to = target + (i * n + j) * BLOCK
+            left, right = spans[3 * (n + j)], spans[3 * (n + j) + 1]
+            cell = spans[3 * i] * width + left
+            for unit in range(UNITS):
+                copy_lanes(table, cell * BLOCK + unit * LANES, best, to + unit * LANES)
+                fill_lanes(places, to + unit * LANES, cell)
+            for y in range(spans[3 * i], spans[3 * i + 1] + 1):
+                for x in range(left, right + 1):
+                    cell = y * width + x
+                    for unit in range(UNITS):
+                        lane = unit * LANES
+                        keep_larger(table, cell * BLOCK + lane, best, places, to + lane, cell)
 
 
 @_compiled
-def _merge_winners(part: Array, m: int, source: int, n: int, winners: Array, target: int) -> None:
-    """First maxima of n×n bins out of those of m×m bins: of equal ones the earliest cell."""
+def _merge_winners(best: Array, places: Array, m: int, source: int, n: int, target: int) -> None:
+    """First maxima of n×n bins out of those of m×m bins, n dividing m: of equal ones the earliest cell."""
     factor = m // n
     for i in range(n):
         for j in range(n):
-            corner = source + (i * m + j) * factor
-            best = winners[corner]
+            corner, to = source + (i * m + j) * factor * BLOCK, target + (i * n + j) * BLOCK
+            for unit in range(UNITS):
+                lane = unit * LANES
+                copy_lanes(best, corner + lane, best, to + lane)
+                copy_lanes(places, corner + lane, places, to + lane)
             for down in range(factor):
                 for across in range(factor):
-                    other = winners[corner + down * m + across]
-                    a, b = part[other], part[best]
-                    if _beats(a, b) or (not _beats(b, a) and other < best):
-                        best = other
-            winners[target + i * n + j] = best
+                    for unit in range(UNITS):
+                        lane = unit * LANES
+                        keep_earlier(best, places, corner + (down * m + across) * BLOCK + lane, to + lane)
+
+
+@_compiled
+def _add_level(
+    grad: Array, start: int, count: int, places: Array, first: int, present: int, total: Array
+) -> None:
+    """total[cell, channel] += grad[channel, bin] at every bin's winner."""
+    for channel in range(present):
+        for bin_ in range(count):
+            cell = np.int64(places[first + bin_ * BLOCK + channel])
+            total[cell * BLOCK + channel] += grad[start + channel * count + bin_]

@@ -123,6 +123,18 @@ def _quarter(builder: Builder, value: Any, part: int) -> Any:
 
 
 @intrinsic
+def write_bin(typingctx: Any, source: Any, start: Any, target: Any, to: Any) -> Any:
+    """As copy_lanes, turned back into floats' bits: the one bin of level 1."""
+
+    def generate(context: Context, builder: Builder, signature: Any, args: Any) -> Any:
+        value = _ordered(builder, _load(context, builder, source, args[0], args[1]), source.dtype.bitwidth)
+        _store(context, builder, value, target, args[2], args[3])
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp), generate
+
+
+@intrinsic
 def write_four_bins(
     typingctx: Any, source: Any, start: Any, row: Any, target: Any, to: Any, step: Any
 ) -> Any:
@@ -150,6 +162,60 @@ def write_four_bins(
         return context.get_dummy_value()
 
     return types.void(source, types.intp, types.intp, target, types.intp, types.intp), generate
+
+
+@intrinsic
+def fill_lanes(typingctx: Any, target: Any, to: Any, number: Any) -> Any:
+    """target[to:to+16] = number"""
+
+    def generate(context: Context, builder: Builder, signature: Any, args: Any) -> Any:
+        _store(context, builder, _repeated(context, builder, target, args[2]), target, args[0], args[1])
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, types.intp), generate
+
+
+@intrinsic
+def keep_larger(typingctx: Any, source: Any, start: Any, best: Any, places: Any, to: Any, place: Any) -> Any:
+    """Where source[start:start+16] exceeds best[to:to+16]: it, and `place` into places[to:to+16]."""
+
+    def generate(context: Context, builder: Builder, signature: Any, args: Any) -> Any:
+        new = _load(context, builder, source, args[0], args[1])
+        old = _load(context, builder, best, args[2], args[4])
+        where = _load(context, builder, places, args[3], args[4])
+        exceeds = builder.icmp_signed(">", new, old)
+        here = _repeated(context, builder, places, args[5])
+        _store(context, builder, builder.select(exceeds, new, old), best, args[2], args[4])
+        _store(context, builder, builder.select(exceeds, here, where), places, args[3], args[4])
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, best, places, types.intp, types.intp), generate
+
+
+@intrinsic
+def keep_earlier(typingctx: Any, best: Any, places: Any, start: Any, to: Any) -> Any:
+    """best and places from `start` into those from `to`, where larger, or equal and of an earlier place."""
+
+    def generate(context: Context, builder: Builder, signature: Any, args: Any) -> Any:
+        new, old = (_load(context, builder, best, args[0], offset) for offset in args[2:4])
+        here, there = (_load(context, builder, places, args[1], offset) for offset in args[2:4])
+        ties = builder.and_(builder.icmp_signed("==", new, old), builder.icmp_signed("<", here, there))
+        wins = builder.or_(builder.icmp_signed(">", new, old), ties)
+        _store(context, builder, builder.select(wins, new, old), best, args[0], args[3])
+        _store(context, builder, builder.select(wins, here, there), places, args[1], args[3])
+        return context.get_dummy_value()
+
+    return types.void(best, places, types.intp, types.intp), generate
+
+
+def _repeated(context: Context, builder: Builder, array_type: Any, number: Any) -> Any:
+    """The same number in all lanes, as the array holds it."""
+    item = context.get_data_type(array_type.dtype)
+    narrow = builder.trunc(number, item) if item.width < number.type.width else number
+    lanes = ir.Constant(ir.VectorType(item, LANES), ir.Undefined)
+    first = builder.insert_element(lanes, narrow, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(first, lanes, mask)
 
 
 @intrinsic
