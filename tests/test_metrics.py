@@ -9,7 +9,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 
 from sppnet.errors import DataError
-from sppnet.metrics import ClassificationResult, judge_scores
+from sppnet.metrics.classification import ClassificationResult, judge_scores
 
 
 def names(k):

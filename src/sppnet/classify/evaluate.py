@@ -15,7 +15,7 @@ from sppnet.classify.views import score_images
 from sppnet.data.folder import ImageFolder
 from sppnet.data.image import ImageArray, read_image
 from sppnet.errors import DataError, ImageError
-from sppnet.metrics import ClassificationResult, judge_scores
+from sppnet.metrics.classification import ClassificationResult, judge_scores
 
 Item = TypeVar("Item")
 

@@ -18,7 +18,7 @@ from sppnet.classify.sgd import Trainer, Workers
 from sppnet.data.folder import ImageFolder, split_folder
 from sppnet.data.loader import Damaged
 from sppnet.errors import ConfigError
-from sppnet.metrics import ClassificationResult
+from sppnet.metrics.classification import ClassificationResult
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk
 

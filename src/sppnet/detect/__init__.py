@@ -1,0 +1,1 @@
+"""Object detectors: train, detect, evaluate."""

@@ -1,0 +1,1 @@
+"""Feature maps of an image: convolved once, pooled as often as asked."""

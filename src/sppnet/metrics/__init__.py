@@ -1,0 +1,1 @@
+"""How good classifiers, detectors and proposals are."""

@@ -1,0 +1,1 @@
+"""Boxes that may hold an object, four ways."""
