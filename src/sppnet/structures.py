@@ -4,14 +4,21 @@ Boxes are (n, 4) float32 xyxy in pixels, 0-based and half-open: a box of the who
 (0, 0, width, height). Labels count from 0 in the order of the class names; background is no class.
 """
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageOps
 
-from sppnet.errors import DataError
+from sppnet.drawing import draw_boxes
+from sppnet.errors import DataError, ImageError, MissingExtraError
+
+Drawable: TypeAlias = str | Path | Image.Image | npt.NDArray[np.uint8]
+"""A path, a PIL image, or an array (h, w, 3) uint8 RGB."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -78,9 +85,7 @@ class Detections:
         n = len(boxes)
         labels = _column("labels", self.labels, np.int64, n)
         if n and not 0 <= labels.min() <= labels.max() < len(self.classes):
-            raise DataError(
-                f"labels must be 0..{len(self.classes) - 1}; got {labels.min()}..{labels.max()}"
-            )
+            raise DataError(f"labels must be 0..{len(self.classes) - 1}; got {labels.min()}..{labels.max()}")
         object.__setattr__(self, "boxes", boxes)
         object.__setattr__(self, "scores", _column("scores", self.scores, np.float32, n))
         object.__setattr__(self, "labels", labels)
@@ -98,6 +103,49 @@ class Detections:
     def names(self) -> list[str]:
         """The class of each."""
         return [self.classes[label] for label in self.labels]
+
+    def draw(self, image: Drawable) -> Image.Image:
+        """A copy of the image with boxes, classes and scores on it, the surest on top.
+
+        A path or a PIL image is set upright by its EXIF orientation, and transparency laid on white;
+        for stranger images than that give the array that `sppnet.read_image` makes of them.
+        Raises ImageError if the image cannot be read.
+        """
+        best_last = self[np.argsort(self.scores, kind="stable")]
+        texts = [f"{name} {score:.2f}" for name, score in zip(best_last.names, best_last.scores, strict=True)]
+        return Image.fromarray(draw_boxes(_pixels(image), best_last.boxes, texts, best_last.labels))
+
+    def to_json(self) -> dict[str, Any]:
+        """{"detections": [{"label", "score", "box": [x0, y0, x1, y1]}, …]}"""
+        rows = zip(self.names, self.scores.tolist(), self.boxes.tolist(), strict=True)
+        return {"detections": [{"label": name, "score": score, "box": box} for name, score, box in rows]}
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Rows of a COCO results file: the box is x0, y0, width, height, and categories count from 1."""
+        boxes = self.boxes.astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = zip(self.labels.tolist(), boxes.tolist(), self.scores.tolist(), strict=True)
+        return [
+            {"image_id": image_id, "category_id": label + 1, "bbox": box, "score": score}
+            for label, box, score in rows
+        ]
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`, with the names of the classes under data["class_name"]."""
+        supervision = _import_extra("supervision")
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.labels.copy(),
+            data={"class_name": np.array(self.names, dtype=np.str_)},
+        )
+
+    def to_pandas(self) -> Any:
+        """`pandas.DataFrame` with the columns label, score, x0, y0, x1, y1."""
+        corners = dict(zip(("x0", "y0", "x1", "y1"), self.boxes.T.copy(), strict=True))
+        return _import_extra("pandas").DataFrame(
+            {"label": self.names, "score": self.scores.copy(), **corners}
+        )
 
 
 def check_boxes(boxes: npt.ArrayLike) -> Floats:
@@ -147,3 +195,28 @@ def _column(name: str, values: Sequence[Any] | npt.NDArray[Any], kind: Any, n: i
         raise DataError(f"{n} boxes need {name} of shape ({n},); got {array.shape}")
     array.setflags(write=False)
     return array
+
+
+def _import_extra(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(package, package) from error
+
+
+def _pixels(image: Drawable) -> npt.NDArray[np.uint8]:
+    """(h, w, 3). Not `data.image`, which knows every kind of image, but stands above this file."""
+    if isinstance(image, np.ndarray):
+        return image
+    try:
+        if not isinstance(image, Image.Image):
+            with Image.open(image) as opened:
+                opened.load()
+                return _pixels(opened)
+        upright = ImageOps.exif_transpose(image)
+        if upright.has_transparency_data:
+            white = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(white, upright.convert("RGBA"))
+        return np.array(upright.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(f"cannot draw on {image}: {error}") from error
