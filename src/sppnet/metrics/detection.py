@@ -1,0 +1,215 @@
+"""Average precision as the PASCAL VOC devkit counts it (paper-spec §6.7).
+
+Detections of a class are taken from all images by falling score. Each is held against the one object
+of its class and image that it overlaps most: right if that overlap reaches the threshold and no
+surer detection had the object, wrong otherwise. Objects marked difficult are neither asked for nor
+wrong to find, however often. Equal scores keep the order of the images, then of the detections.
+
+The devkit adds 1 to every width because its boxes name the last pixel inside; ours are half-open, so
+x1 − x0 is that width already.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from sppnet.errors import ConfigError, DataError
+from sppnet.structures import Detections, GroundTruth
+
+Rule = Literal["voc07", "voc"]
+Doubles = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+RECALL_STEPS = 10
+"""VOC 2007 looks at the precision at recall 0, 1/10, …, 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One class, a point for each detection that is right or wrong, the surest first."""
+
+    recall: Doubles
+    """(n,)"""
+    precision: Doubles
+    """(n,)"""
+    scores: Doubles
+    """(n,) falling."""
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionResult:
+    """How well objects were found."""
+
+    metric: str
+    per_class: dict[str, float | None]
+    """Average precision; None for a class without objects to find."""
+    curves: dict[str, Curve] = field(repr=False)
+    images: int
+    skipped: tuple[str, ...] = ()
+    """Images that could not be read and were left out."""
+
+    @property
+    def map(self) -> float:
+        """The mean of `per_class` over the classes with objects."""
+        return float(np.mean([value for value in self.per_class.values() if value is not None]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "metric": self.metric,
+            "map": self.map,
+            "per_class": self.per_class,
+            "images": self.images,
+            "skipped": list(self.skipped),
+        }
+
+
+def judge_detections(
+    found: Sequence[Detections],
+    truths: Sequence[GroundTruth],
+    classes: Sequence[str],
+    rule: Rule = "voc07",
+    iou: float = 0.5,
+    skipped: Sequence[str] = (),
+) -> DetectionResult:
+    """found, truths: one an image, in the same order, both with labels of `classes`.
+
+    rule: "voc07", the mean precision at eleven recalls; "voc", the area under the curve (2010 on).
+    iou: the least overlap of a right detection with its object.
+    Crowds count as difficult. Raises DataError if the lists do not fit or hold no object to find.
+    """
+    _check_rule(rule)
+    if not 0 < iou <= 1:
+        raise ConfigError(f"iou must be above 0 and at most 1; got {iou}")
+    names = check_lists(found, truths, classes)
+    per_class: dict[str, float | None] = {}
+    curves = {}
+    for label, name in enumerate(names):
+        scores, is_right, ignored, positives = _judge_class(found, truths, label, iou)
+        curves[name] = _curve(scores, is_right, ignored, positives)
+        per_class[name] = average_precision(scores, is_right, ignored, positives, rule) if positives else None
+    return DetectionResult(rule, per_class, curves, len(truths), tuple(skipped))
+
+
+def average_precision(
+    scores: npt.ArrayLike,
+    is_right: npt.ArrayLike,
+    ignored: npt.ArrayLike,
+    positives: int,
+    rule: Rule = "voc07",
+) -> float:
+    """Of one class, 0 to 1.
+
+    scores, is_right, ignored: (n,) one a detection; the ignored ones are neither right nor wrong.
+    positives: objects to find. Recalls are compared with the eleven levels in whole numbers, where
+    the devkit's floats leave 3 of 10 below 0.3. Raises DataError without objects, or for NaN scores.
+    """
+    _check_rule(rule)
+    if positives < 1:
+        raise DataError(f"average precision needs an object to find; got {positives}")
+    right, precision = _falling(scores, is_right, ignored)[1:]
+    if rule == "voc07":
+        reached = [precision[right * RECALL_STEPS >= step * positives] for step in range(RECALL_STEPS + 1)]
+        return sum(float(values.max(initial=0.0)) for values in reached) / len(reached)
+    # The best precision at this recall or a higher one, over the recall gained with each detection.
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(right, prepend=0) * envelope) / positives)
+
+
+def check_lists(
+    found: Sequence[Detections], truths: Sequence[GroundTruth], classes: Sequence[str]
+) -> tuple[str, ...]:
+    """The classes; raises DataError unless detections and truths are of the same images and classes."""
+    names = tuple(classes)
+    if len(found) != len(truths):
+        raise DataError(f"{len(truths)} images need as many Detections; got {len(found)}")
+    if len(set(names)) != len(names):
+        raise DataError(f"class names must differ; got {', '.join(names)}")
+    if other := next((each.classes for each in found if each.classes != names), None):
+        raise DataError(f"detections must be of the classes {', '.join(names)}; got {', '.join(other)}")
+    highest = max((int(truth.labels.max()) for truth in truths if len(truth)), default=-1)
+    if highest >= len(names):
+        raise DataError(f"labels of the truths must be 0..{len(names) - 1}; got {highest}")
+    if not any((~(truth.difficult | truth.crowd)).any() for truth in truths):
+        raise DataError(f"there is no object to find in {len(truths)} images, so nothing can be judged")
+    return names
+
+
+# --- one class -----------------------------------------------------------------------------------
+
+
+def _judge_class(
+    found: Sequence[Detections], truths: Sequence[GroundTruth], label: int, iou: float
+) -> tuple[Doubles, Flags, Flags, int]:
+    """Scores, which are right, which are ignored, and the number of objects to find."""
+    scores, objects, spared = [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
+    seen = 0
+    for detections, truth in zip(found, truths, strict=True):
+        own, asked = detections.labels == label, truth.labels == label
+        scores.append(detections.scores[own].astype(np.float64))
+        nearest = _nearest(detections.boxes[own], truth.boxes[asked], iou)
+        objects.append(np.where(nearest < 0, -1, nearest + seen))
+        spared.append((truth.difficult | truth.crowd)[asked])
+        seen += int(asked.sum())
+    difficult = np.concatenate(spared)
+    all_scores, matched = np.concatenate(scores), np.concatenate(objects)
+    hit = matched >= 0
+    ignored = hit & np.append(difficult, False)[matched]
+    is_right = _first_of_each(all_scores, np.where(hit & ~ignored, matched, -1))
+    return all_scores, is_right, ignored, int((~difficult).sum())
+
+
+def _nearest(
+    boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float32], iou: float
+) -> npt.NDArray[np.int64]:
+    """(n,) the index of the object that each box overlaps most, the first of equals; −1 below `iou`."""
+    if not len(others):
+        return np.full(len(boxes), -1, np.int64)
+    # In float64: areas of large images do not fit float32, and the threshold is often met exactly.
+    a, b = boxes.astype(np.float64), others.astype(np.float64)
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    shared = np.maximum(sides, 0).prod(axis=2)
+    union = (a[:, 2:] - a[:, :2]).prod(axis=1)[:, None] + (b[:, 2:] - b[:, :2]).prod(axis=1) - shared
+    overlap = shared / union
+    return np.where(overlap.max(axis=1) >= iou, overlap.argmax(axis=1), -1)
+
+
+def _first_of_each(scores: Doubles, objects: npt.NDArray[np.int64]) -> Flags:
+    """(n,) the surest detection of every object, −1 being none."""
+    order = _order(scores)
+    seen, first = np.unique(objects[order], return_index=True)
+    result = np.zeros(len(scores), np.bool_)
+    result[order[first[seen >= 0]]] = True
+    return result
+
+
+def _curve(scores: Doubles, is_right: Flags, ignored: Flags, positives: int) -> Curve:
+    falling, right, precision = _falling(scores, is_right, ignored)
+    return Curve(right / max(positives, 1), precision, falling)
+
+
+def _falling(
+    scores: npt.ArrayLike, is_right: npt.ArrayLike, ignored: npt.ArrayLike
+) -> tuple[Doubles, npt.NDArray[np.int64], Doubles]:
+    """By falling score, the ignored left out: scores, how many are right so far, and the precision so far."""
+    values = np.asarray(scores, np.float64).reshape(-1)
+    rights, spared = (np.asarray(flags, np.bool_).reshape(-1) for flags in (is_right, ignored))
+    if not len(values) == len(rights) == len(spared):
+        raise DataError(f"{len(values)} scores need as many flags; got {len(rights)} and {len(spared)}")
+    order = _order(values)
+    order = order[~spared[order]]
+    right = np.cumsum(rights[order], dtype=np.int64)
+    return values[order], right, right / np.arange(1, len(order) + 1)
+
+
+def _order(scores: Doubles) -> npt.NDArray[np.int64]:
+    if np.isnan(scores).any():
+        raise DataError(f"{int(np.isnan(scores).sum())} scores are NaN; check the model")
+    return np.argsort(-scores, kind="stable")
+
+
+def _check_rule(rule: str) -> None:
+    if rule not in get_args(Rule):
+        raise ConfigError(f"the rule must be {' or '.join(get_args(Rule))}; got {rule!r}")
