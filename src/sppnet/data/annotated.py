@@ -11,15 +11,17 @@ out where it is not, and told in one sentence each: `AnnotatedImages.problems`.
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from sppnet.data.coco import find_coco
 from sppnet.data.files import natural_key, path_key
 from sppnet.data.marks import Mark, MarkedImage, Source
 from sppnet.data.voc import find_voc
+from sppnet.data.yolo import find_yolo
 from sppnet.errors import ConfigError, DataError, did_you_mean
 from sppnet.structures import GroundTruth
 
@@ -149,7 +151,8 @@ def find_source(data: str | Path) -> Source:
 
 
 def _find(here: Path) -> Source | None:
-    return find_voc(here) if here.is_dir() else None
+    finders: tuple[Callable[[Path], Source | None], ...] = (find_voc, find_coco, find_yolo)
+    return next(filter(None, (finder(here) for finder in finders)), None)
 
 
 def _contents(folder: Path) -> str:

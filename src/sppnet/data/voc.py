@@ -113,7 +113,9 @@ class VocSource:
 
 
 def find_voc(root: Path) -> VocSource | None:
-    """The VOC data set in a folder, if there is one."""
+    """The VOC data set that a folder is, if it is one."""
+    if not root.is_dir():
+        return None
     folders = {entry.name.lower(): entry for entry in sorted(root.iterdir()) if entry.is_dir()}
     notes = next((folders[name] for name in NOTES_NAMES if name in folders), None)
     images = next((folders[name] for name in IMAGES_NAMES if name in folders), None)
@@ -198,6 +200,8 @@ def read_xml(path: Path) -> Element:
         raise DataError(f"{path} is empty, or larger than {MAX_XML_BYTES:,} bytes")
     try:
         return _parse(data, None, path)
+    except DataError:
+        raise
     except (expat.ExpatError, LookupError, ValueError, AssertionError) as error:
         # Many files say UTF-8 and hold a local alphabet; only names could suffer, and those are odd then.
         try:
