@@ -1,6 +1,6 @@
 """What turns one box into another: moves in its own widths and heights, growth in logarithms.
 
-These are the targets of box regression (paper section 4.3.1, as in R-CNN). Widths are x1 − x0, without the
+These are the targets of box regression (paper section 4.1, as in R-CNN). Widths are x1 − x0, without the
 1 that boxes of whole pixels need.
 """
 

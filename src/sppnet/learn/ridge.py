@@ -1,4 +1,4 @@
-"""Box regression: a linear correction of a window towards its object (paper section 4.3.1).
+"""Box regression: a linear correction of a window towards its object (paper section 4.1).
 
 A window is told how far to move, in its own widths and heights, and by what factor to grow, in
 logarithms, from its vector; one ridge regression a class. The released code whitens the four
@@ -9,6 +9,7 @@ The system that is solved is the smaller of two: n×n, inner products of windows
 It is made of pieces in float32 that are summed in float64, so the vectors are never copied whole.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sppnet.errors import ConfigError, DataError
-from sppnet.learn.deltas import clip_boxes as clip_boxes
+from sppnet.learn.deltas import clip_boxes
 from sppnet.learn.deltas import decode_boxes as decode_boxes
 from sppnet.learn.deltas import encode_boxes as encode_boxes
 from sppnet.learn.svm import Vectors, _one_thread, gram_matrix
@@ -37,11 +38,8 @@ DEFAULT_ALPHA = 1000.0
 ALPHAS = tuple(float(alpha) for alpha in np.geomspace(1, 1e6, 13))
 """What is tried where alpha is to be chosen; made for vectors of mean length 20."""
 
-PIECE = 1024
-"""Columns or rows whose products are summed in float32."""
-
-WHITENING_FLOOR = 1e-3
-"""Added to the variances of the targets, as in the released code."""
+PIECE = 1024  # columns or rows whose products are summed in float32
+WHITENING_FLOOR = 1e-3  # added to the variances of the targets, as in the released code
 
 
 def mean_length_scale(vectors: Vectors, mean_length: float = 20.0) -> float:
@@ -52,8 +50,8 @@ def mean_length_scale(vectors: Vectors, mean_length: float = 20.0) -> float:
     rows = _as_rows(vectors)
     lengths = [np.linalg.norm(rows[part].astype(np.float64), axis=1) for part in _pieces(len(rows))]
     mean = float(np.concatenate(lengths).mean())
-    if not 0 < mean < math.inf:
-        raise DataError(f"the mean length of {len(rows)} vectors is {mean}; check where they come from")
+    if mean == 0:
+        raise DataError(f"all {len(rows)} vectors are 0; check where they come from")
     return mean_length / mean
 
 
@@ -67,7 +65,7 @@ class BoxRegressor:
     """(k, 4) float32."""
     classes: tuple[str, ...]
     alphas: tuple[float, ...] = field(default=(), compare=False)
-    """Of every class, infinite where it had too few windows; empty for a regressor read from a file."""
+    """Of each class, infinite for one with too few windows; empty for a regressor read from a file."""
 
     def __post_init__(self) -> None:
         k, d = len(self.classes), self.weight.shape[-1]
@@ -83,8 +81,8 @@ class BoxRegressor:
     def deltas(self, vectors: Vectors, labels: npt.ArrayLike) -> Doubles:
         """vectors (n, d), labels (n,) → (n, 4), each by the map of its class."""
         rows, chosen = torch.as_tensor(vectors).detach(), _as_labels(labels, len(self.classes))
-        if tuple(rows.shape) != (len(chosen), self.weight.shape[-1]):
-            expected = (len(chosen), self.weight.shape[-1])
+        expected = (len(chosen), self.weight.shape[-1])
+        if tuple(rows.shape) != expected:
             raise DataError(f"{len(chosen)} labels need vectors {expected}; got {tuple(rows.shape)}")
         result = np.zeros((len(chosen), 4))
         for label in np.unique(chosen):
@@ -116,16 +114,15 @@ def fit_boxes(
     groups: npt.ArrayLike | None = None,
     progress: Progress | None = None,
 ) -> BoxRegressor:
-    """A ridge regression a class from windows' vectors to their objects' boxes.
+    """A ridge regression a class, from the vectors of windows to their objects' boxes.
 
     vectors: (n, d) of the proposals; make their mean length 20 (see `mean_length_scale`).
-    proposals, targets: (n, 4) windows, and of each the object it overlaps (the paper: IoU ≥ 0.5).
-    labels: (n,) the objects' classes.
-    alpha: what ½‖w‖² weighs against ½ the sum of squared errors, in all directions of w; the released code
-        of the paper has 4,000, R-CNN's 1,000. None chooses one a class out of ALPHAS, by the error on windows
-        left out, which takes an eigendecomposition: seconds for 2,000 windows, a minute for 6,000.
-    regularise_bias: as the released code does, and so by default. It matters little, since the
-        mean of the targets is taken off before; with False this is the ridge regression of textbooks.
+    proposals, targets, labels: (n, 4) windows, (n, 4) and (n,) the object each overlaps (the paper: IoU ≥ 0.5).
+    alpha: what the squared weights count against the squared errors; the paper's released code has 4,000,
+        R-CNN's 1,000. None chooses one of ALPHAS for each class, by the error on windows left out: this
+        takes an eigendecomposition of the system, ten times as long as its solution.
+    regularise_bias: by default, as in the released code. It matters little, since the mean of the targets
+        is taken off before; with False this is the ridge regression of textbooks.
     groups: (n,) integers; windows of one group, say one object or image, are left out together. Those of
         one object are much alike, so without groups the alpha chosen is too small.
     progress: called with (classes done, classes in all).
@@ -136,8 +133,8 @@ def fit_boxes(
     deltas = encode_boxes(proposals, targets)
     dealt = np.arange(len(rows)) if groups is None else np.asarray(groups)
     if not len(rows) == len(deltas) == len(chosen) == len(dealt):
-        counts = f"{len(rows)} vectors, {len(deltas)} boxes, {len(chosen)} labels, {len(dealt)} groups"
-        raise DataError(f"every vector needs a box, a label and a group; got {counts}")
+        got = f"{len(rows)} vectors, {len(deltas)} boxes, {len(chosen)} labels, {len(dealt)} groups"
+        raise DataError(f"every vector needs a box, a label and a group; got {got}")
     if alpha is not None and not 0 < alpha < math.inf:
         raise ConfigError(f"alpha must be above 0, or None to choose one; got {alpha}")
     weight, bias = torch.zeros(len(classes), 4, rows.shape[1]), torch.zeros(len(classes), 4)
@@ -145,9 +142,9 @@ def fit_boxes(
     for label in range(len(classes)):
         own = np.flatnonzero(chosen == label)
         if len(own) >= LEAST_WINDOWS:
-            windows = _Windows.of(rows, own, regularise_bias)
+            windows = _Windows(rows, own, None if regularise_bias else _mean(rows, own))
             weight[label], bias[label], alphas[label] = _fit_class(windows, deltas[own], alpha, dealt[own])
-        if progress is not None:
+        if progress:
             progress(label + 1, len(classes))
     return BoxRegressor(weight, bias, tuple(classes), tuple(alphas))
 
@@ -165,13 +162,6 @@ class _Windows:
     """(n,) indices of this class's."""
     mean: Array | None
     """(d,) float32; None where the bias is a weight like others, of a column of ones."""
-
-    @staticmethod
-    def of(vectors: Array, own: Array, regularise_bias: bool) -> "_Windows":
-        if regularise_bias:
-            return _Windows(vectors, own, None)
-        total = sum(vectors[own[part]].sum(axis=0, dtype=np.float64) for part in _pieces(len(own)))
-        return _Windows(vectors, own, (total / len(own)).astype(np.float32))
 
     def rows(self, part: slice) -> Array:
         """Some rows of Z, (m, z) float32."""
@@ -197,7 +187,7 @@ class _Windows:
         if not self.is_wide():
             return _summed(gram_matrix(self.rows(part).T) for part in _pieces(len(self.own)))
         gram = _summed(gram_matrix(self._columns(part)) for part in _pieces(self.vectors.shape[1]))
-        return gram + 1 if self.mean is None else gram
+        return gram.add_(1) if self.mean is None else gram
 
     def _columns(self, part: slice) -> Array:
         some: Array = self.vectors[:, part][self.own]
@@ -217,10 +207,10 @@ def _fit_class(
             solution = windows.project(_solve(system, alpha, targets))
         else:
             solution = _solve(system, alpha, windows.project(targets))
-    if windows.mean is None:
-        solution, bias = solution[:-1], mean + solution[-1]
-    else:
-        bias = mean - _product(windows.mean[None], solution)[0]
+        if windows.mean is None:
+            solution, bias = solution[:-1], mean + solution[-1]
+        else:
+            bias = mean - _product(windows.mean[None], solution)[0]
     return torch.from_numpy(solution.T.copy()), torch.from_numpy(bias), alpha
 
 
@@ -243,9 +233,9 @@ def _choose_alpha(windows: _Windows, system: Tensor, targets: Doubles, groups: A
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     if len(members) < 2:
         return DEFAULT_ALPHA
-    values, vectors = torch.linalg.eigh(system)
-    values = values.clamp_(min=0).numpy()
-    scores = vectors.numpy() * np.sqrt(values) if windows.is_wide() else windows.times(vectors.numpy())
+    values, vectors = (part.numpy() for part in torch.linalg.eigh(system))
+    values = np.maximum(values, 0)
+    scores = vectors * np.sqrt(values) if windows.is_wide() else windows.times(vectors)
     white = targets @ _whitening(targets)
     constant = 0.0 if windows.mean is None else 1 / len(white)
     errors = [_error_left_out(scores / np.sqrt(values + alpha), white, constant, members) for alpha in ALPHAS]
@@ -276,11 +266,13 @@ def _product(a: Array, b: Array) -> Doubles:
     return product
 
 
+def _mean(vectors: Array, own: Array) -> Array:
+    total = sum(vectors[own[part]].sum(axis=0, dtype=np.float64) for part in _pieces(len(own)))
+    return (total / len(own)).astype(np.float32)  # type: ignore[no-any-return]
+
+
 def _summed(pieces: Iterator[Tensor]) -> Tensor:
-    total = next(pieces).double()
-    for piece in pieces:
-        total += piece
-    return total
+    return functools.reduce(Tensor.add_, pieces, next(pieces).double())
 
 
 def _pieces(length: int) -> list[slice]:
