@@ -117,7 +117,7 @@ def fit_boxes(
     """A ridge regression a class, from the vectors of windows to their objects' boxes.
 
     vectors: (n, d) of the proposals; make their mean length 20 (see `mean_length_scale`).
-    proposals, targets, labels: (n, 4) windows, (n, 4) and (n,) the object each overlaps (the paper: IoU ≥ 0.5).
+    proposals, targets, labels: (n, 4) windows, (n, 4) and (n,) the object each overlaps (IoU ≥ 0.5).
     alpha: what the squared weights count against the squared errors; the paper's released code has 4,000,
         R-CNN's 1,000. None chooses one of ALPHAS for each class, by the error on windows left out: this
         takes an eigendecomposition of the system, ten times as long as its solution.
