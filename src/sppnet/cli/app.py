@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sppnet import __version__
-from sppnet.cli import benchmark, check, classify, demo, doctor
+from sppnet.cli import benchmark, check, classify, convert, demo, doctor
 from sppnet.errors import SppnetError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(classify.app, name="classify", help="Train, evaluate and use classifiers.")
 app.add_typer(benchmark.app, name="benchmark", help="Measure us against the alternatives, in one run.")
 app.command("check")(check.check)
+app.command("convert")(convert.convert)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 

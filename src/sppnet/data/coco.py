@@ -163,7 +163,9 @@ def _name_splits(files: list[Path], root: Path) -> dict[Path, str]:
         words = [word for word in _words(file.stem) if word in SPLIT_WORDS]
         if file.parent != root and (folder := SPLIT_WORDS.get(file.parent.name.lower())):
             words.append(folder)
-        splits[file] = SPLIT_WORDS[words[0]] if words else file.stem if len(files) > 1 else ""
+        splits[file] = (
+            SPLIT_WORDS[words[0]] if words else file.stem.removeprefix("instances_") if len(files) > 1 else ""
+        )
     return splits
 
 
