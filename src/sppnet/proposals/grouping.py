@@ -27,9 +27,8 @@ _PRECISION = 1 << 30
 """Similarities are compared in these parts of 1; the largest is 4."""
 
 _compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
-_compiled_sum = nb.njit(
-    nogil=True, boundscheck=False, error_model="numpy", cache=True, fastmath={"reassoc", "contract", "nsz"}
-)
+_FAST = {"reassoc", "contract", "nnan", "nsz"}
+_compiled_sum = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True, fastmath=_FAST)
 
 
 @dataclass(frozen=True)

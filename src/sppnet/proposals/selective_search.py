@@ -123,7 +123,7 @@ def rank(found: Iterable[Array], min_side: int = 0) -> Floats:
     boxes = np.concatenate(lists)[np.argsort(places, kind="stable")]
     boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= min_side]
     boxes = _without_copies(boxes).astype(np.float32)
-    repeated = np.zeros(len(boxes), np.bool_)
+    repeated = np.zeros(len(boxes), np.float32)
     _find_repeated(np.ascontiguousarray(boxes.T), REPEATED, repeated)
     ranked: Floats = boxes[np.argsort(repeated, kind="stable")]
     return ranked
@@ -137,18 +137,22 @@ def _without_copies(boxes: Array) -> Array:
     return boxes[np.sort(order[new])]
 
 
-@nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
+@nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True, fastmath={"nnan", "nsz"})
 def _find_repeated(sides: Array, most: float, repeated: Array) -> None:
-    """Marks boxes that overlap an earlier one, itself not marked, by more than `most`. sides: (4, n)."""
-    share = np.float32(most)
-    left, top, right, bottom = sides[0], sides[1], sides[2], sides[3]
-    areas = (right - left) * (bottom - top)
-    none = np.float32(0)
+    """Sets 1 for boxes that overlap an earlier one, itself 0, by more than `most`.
+
+    sides: (4, n).     repeated: (n,). All float32, as only one type is done several at a time.
+    """
+    none, share = np.float32(0), np.float32(most)
+    areas = (sides[2] - sides[0]) * (sides[3] - sides[1])
     for i in range(len(repeated)):
-        if repeated[i]:
+        if repeated[i] > 0:
             continue
-        for j in range(i + 1, len(repeated)):
-            width = max(min(right[i], right[j]) - max(left[i], left[j]), none)
-            height = max(min(bottom[i], bottom[j]) - max(top[i], top[j]), none)
+        x0, y0, x1, y1, area = sides[0, i], sides[1, i], sides[2, i], sides[3, i], areas[i]
+        lefts, tops, rights, bottoms = sides[0, i:], sides[1, i:], sides[2, i:], sides[3, i:]
+        others, marks = areas[i:], repeated[i:]
+        for j in range(1, len(marks)):
+            width = max(min(x1, rights[j]) - max(x0, lefts[j]), none)
+            height = max(min(y1, bottoms[j]) - max(y0, tops[j]), none)
             shared = width * height
-            repeated[j] |= shared > share * (areas[i] + areas[j] - shared)
+            marks[j] = max(marks[j], np.float32(shared > share * (area + others[j] - shared)))
