@@ -18,6 +18,7 @@ from torchvision import models
 
 from sppnet.errors import MissingExtraError, ModelError, did_you_mean
 from sppnet.nn.backbones import BACKBONES, build_backbone
+from sppnet.nn.dilation import dilate_stages
 from sppnet.nn.receptive import derive_grid, follow_stages
 from sppnet.nn.weights import current_names, load_weights, read_weights
 
@@ -93,6 +94,7 @@ def load_trunk(
     name: a backbone of the paper (zf5, convnet5, overfeat5, overfeat7), a classification network of
     torchvision, or timm:<name>. An ending :N keeps the first N stages: mobilenet_v2:18.
     stride: image pixels a cell; the network is cut after its last stage of that stride. None: not cut.
+    With :N it is not cut but dilated (`dilate_stages`): mobilenet_v2:18 has stride 32, or 16 if asked for.
     width: multiplies the channels of the paper's backbones; the others have names for their widths.
     weights: None for random ones, "imagenet" for those that torchvision or timm publish (downloaded once,
     to their own caches), a file as `read_weights` takes it, or tensors by name (these are copied).
@@ -183,13 +185,15 @@ def _cut(network: nn.Module, name: str, stride: int | None, width: float) -> Tru
     stages = list(_stages(network, base))
     if colon:
         stages = stages[: _parse_count(name, count, len(stages))]
+        if stride is not None:
+            dilate_stages([stage.module for stage in stages], _strides(base, stages), stride)
     elif stride is not None:
         stages = stages[: _last_of_stride(name, _strides(base, stages), stride)]
     mean, std = _normalisation(base)
     trunk = Trunk(name, _assembled(stages), mean=mean, std=std, width=width)
     if stride not in (None, trunk.grid.stride):
         raise ModelError(
-            f"{name} has stride {trunk.grid.stride}, not {stride}; leave the stride or the :N away"
+            f"{name} has stride {trunk.grid.stride} and cannot have {stride}; ask for one of its own strides"
         )
     return trunk
 

@@ -1,0 +1,117 @@
+"""Feature maps on disk: convolved once, read as often as a training asks for them.
+
+An entry is one safetensors file, named after the image's bytes and the recipe of the maps. It may
+be deleted at any moment; one that cannot be read is made again. The folder has a size it does not
+exceed: entries of other recipes make room, oldest first, and when those are gone new maps are not
+kept. (Throwing out one's own entries would empty the cache on every pass over a data set that is
+larger than it.)
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from sppnet.errors import ConfigError
+from sppnet.features.maps import FeatureMaps
+from sppnet.geometry.grid import CellGrid
+from sppnet.nn.model_file import write_file
+from sppnet.nn.trunks import Trunk
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 16 << 30
+"""Maps of mobilenet_v2:18 at stride 16 and one scale take 1.6 MB a photograph, at five scales 11 MB."""
+
+FORMAT = 1
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/sppnet/maps, or ~/.cache/sppnet/maps."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "sppnet" / "maps"
+
+
+def recipe_of(trunk: Trunk, scales: tuple[int, ...]) -> str:
+    """What, with an image's bytes, decides its maps: the trunk with its weights, and the scales."""
+    digest = hashlib.sha256()
+    described = {"format": FORMAT, "trunk": trunk.spec, "scales": scales, "mean": trunk.mean, "std": trunk.std}
+    digest.update(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in sorted(trunk.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class MapCache:
+    """The entries of one recipe in a folder."""
+
+    def __init__(self, recipe: str, folder: Path | None = None, max_bytes: int = MAX_BYTES) -> None:
+        if max_bytes < 0:
+            raise ConfigError(f"the cache's size must be 0 bytes or more; got {max_bytes}")
+        self.root = folder or cache_folder()
+        self.folder = self.root / recipe
+        self.max_bytes = max_bytes
+        self.used = sum(path.stat().st_size for path in self.root.glob("*/*.safetensors"))
+
+    def get(self, content: bytes, make: Callable[[], FeatureMaps]) -> FeatureMaps:
+        """The maps of the image file of this content, made if they are not there."""
+        path = self.folder / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
+        if path.exists():
+            try:
+                return _read(path)
+            except (SafetensorError, OSError, KeyError, ValueError) as error:
+                logger.warning("%s is damaged and made again: %s", path, error)
+        maps = make()
+        self._keep(path, maps)
+        return maps
+
+    def _keep(self, path: Path, maps: FeatureMaps) -> None:
+        content = _encoded(maps)
+        if not self._has_room(len(content)):
+            return
+        try:
+            write_file(path, content)
+        except OSError as error:  # a cache that cannot be written is only slower
+            logger.warning("feature maps are not kept: %s", error)
+            self.max_bytes = 0
+        self.used += len(content)
+
+    def _has_room(self, size: int) -> bool:
+        if self.used + size <= self.max_bytes:
+            return True
+        others = [path for path in self.root.glob("*/*.safetensors") if path.parent != self.folder]
+        for path in sorted(others, key=lambda path: path.stat().st_mtime):
+            self.used -= path.stat().st_size
+            path.unlink(missing_ok=True)
+            if self.used + size <= self.max_bytes:
+                return True
+        return False
+
+
+def _encoded(maps: FeatureMaps) -> bytes:
+    described = {
+        "size_hw": maps.size_hw,
+        "sizes_hw": maps.sizes_hw,
+        "grid": [maps.grid.stride, maps.grid.center0, maps.grid.receptive_field],
+    }
+    tensors = {str(index): tensor.cpu().contiguous() for index, tensor in enumerate(maps.maps)}
+    return save(tensors, {"maps": json.dumps(described)})
+
+
+def _read(path: Path) -> FeatureMaps:
+    with safe_open(path, "pt") as file:
+        described: dict[str, Any] = json.loads((file.metadata() or {})["maps"])
+        tensors = tuple(file.get_tensor(str(index)) for index in range(len(described["sizes_hw"])))
+    stride, center0, receptive_field = described["grid"]
+    height, width = described["size_hw"]
+    sizes = tuple((int(h), int(w)) for h, w in described["sizes_hw"])
+    grid = CellGrid(stride=stride, center0=center0, receptive_field=receptive_field)
+    return FeatureMaps((height, width), sizes, tensors, grid)

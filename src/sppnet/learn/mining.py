@@ -1,0 +1,210 @@
+"""Hard-negative mining: SVMs trained on the few windows that matter, out of millions.
+
+A photograph has thousands of windows without an object, nearly all of them easy. So the SVMs are
+trained on all positives and a few negatives; every image is scored; the negatives that come within
+the margin join; and again, from where the last fit ended, until hardly any new ones come (paper
+section 4.1, after R-CNN). A vector that joined for one class serves all classes it is negative for.
+Memory is bounded: when the store is full, the vectors that are farthest from every margin leave.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sppnet.errors import ConfigError, DataError
+from sppnet.learn.svm import LinearSVM, Loss, fit_svm
+
+Signs = npt.NDArray[np.int8]
+Progress = Callable[[str, int, int], None]
+
+NORM = 20.0
+"""Vectors are scaled so that their mean length is this (paper's code, after R-CNN)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The windows of one image, as vectors."""
+
+    vectors: Tensor
+    """(n, d)"""
+    signs: Signs
+    """(n, k): 1 positive, −1 negative, 0 not used for the class."""
+
+
+Source = Callable[[int], Candidates]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningConfig:
+    """How SVMs are mined and trained."""
+
+    loss: Loss = "hinge"
+    C: float = 1e-3
+    positive_weight: float = 2.0
+    """Multiplies C for positives."""
+    bias_multiplier: float = 10.0
+    tolerance: float = 1e-2
+    """Of a fit (`fit_svm`)."""
+    rounds: int = 4
+    """Passes over the images, the first of which takes negatives at random."""
+    first: int = 8
+    """Negatives an image gives at random."""
+    most: int = 20
+    """New negatives an image gives for a class in a round, hardest first."""
+    margin: float = -1.0
+    """A negative that scores above this is hard."""
+    enough: float = 0.002
+    """Mining ends when a round adds less than this share of the store."""
+    max_bytes: int = 3 << 30
+    """For the stored vectors."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "first", "most", "max_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be 1 or more; got {getattr(self, name)}")
+
+
+def mine_svms(
+    source: Source,
+    images: int,
+    classes: Sequence[str],
+    config: MiningConfig | None = None,
+    progress: Progress | None = None,
+) -> LinearSVM:
+    """One SVM a class, against the windows of all images.
+
+    source: gives the windows of image 0 … images − 1; called once an image and round, in order.
+    The weights are for vectors as they come: the scaling to a mean length of 20 is folded into them.
+    Raises DataError for a class without positives.
+    """
+    config = config or MiningConfig()
+    progress = progress or (lambda *_: None)
+    store = _gather(source, images, classes, config, progress)
+    svm = store.fit(classes, config)
+    for turn in range(1, config.rounds):
+        before = len(store)
+        for image in range(images):
+            store.add_hard(image, source(image), svm, config)
+            progress(f"mining, round {turn + 1}", image + 1, images)
+        store.settle()
+        if len(store) - before <= config.enough * before:
+            break
+        svm = store.fit(classes, config)
+        store.make_room(svm, config)
+    return LinearSVM(svm.weight * store.scale, svm.bias, tuple(classes), svm.fit)
+
+
+def _gather(
+    source: Source, images: int, classes: Sequence[str], config: MiningConfig, progress: Progress
+) -> "_Store":
+    """All positives, and the first negatives."""
+    rng = np.random.default_rng(config.seed)
+    store: _Store | None = None
+    for image in range(images):
+        candidates = source(image)
+        if store is None:
+            store = _Store(candidates.vectors.shape[1], len(classes), config.max_bytes)
+        positive = (candidates.signs > 0).any(axis=1)
+        others = np.flatnonzero(~positive & (candidates.signs < 0).any(axis=1))
+        drawn = rng.choice(others, min(config.first, len(others)), replace=False)
+        store.add(image, candidates, np.sort(np.concatenate([np.flatnonzero(positive), drawn])))
+        progress("mining, round 1", image + 1, images)
+    if store is None:
+        raise DataError("there are no images to train on")
+    store.settle()
+    store.fix_scale()
+    return store
+
+
+class _Store:
+    """The vectors in use, with where they came from."""
+
+    def __init__(self, length: int, classes: int, max_bytes: int) -> None:
+        self.limit = max(64, max_bytes // (4 * length))
+        self.vectors = np.empty((self.limit, length), np.float32)  # the system gives pages as they fill
+        self.signs = np.zeros((self.limit, classes), np.int8)
+        self.origin = np.zeros((self.limit, 2), np.int64)  # image, window
+        self.count = 0
+        self.known: set[tuple[int, int]] = set()
+        self.pending: list[tuple[npt.NDArray[Any], Signs, npt.NDArray[Any]]] = []
+        self.dual: npt.NDArray[Any] | None = None
+        self.scale = 1.0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def add(self, image: int, candidates: Candidates, rows: npt.NDArray[np.int64]) -> None:
+        """Remember these windows of an image, until `settle`."""
+        rows = np.array([row for row in rows if (image, int(row)) not in self.known], np.int64)
+        if len(rows) == 0:
+            return
+        self.known.update((image, int(row)) for row in rows)
+        taken = candidates.vectors[torch.from_numpy(rows)].float().numpy() * np.float32(self.scale)
+        self.pending.append((taken, candidates.signs[rows], np.stack([np.full(len(rows), image), rows], 1)))
+
+    def add_hard(self, image: int, candidates: Candidates, svm: LinearSVM, config: MiningConfig) -> None:
+        """The negatives within a margin, at most `most` for each class."""
+        scores = svm.scores(candidates.vectors.float() * self.scale).numpy()
+        scores = np.where(candidates.signs < 0, scores, -np.inf)
+        chosen: list[npt.NDArray[np.int64]] = []
+        for column in scores.T:
+            best = np.argsort(-column, kind="stable")[: config.most]
+            chosen.append(best[column[best] > config.margin])
+        self.add(image, candidates, np.unique(np.concatenate(chosen)))
+
+    def settle(self) -> None:
+        """Put what was remembered into the store, as far as there is room."""
+        for vectors, signs, origin in self.pending:
+            take = min(len(vectors), self.limit - self.count)
+            here = slice(self.count, self.count + take)
+            self.vectors[here], self.signs[here], self.origin[here] = vectors[:take], signs[:take], origin[:take]
+            self.count += take
+            self.known.difference_update((int(i), int(w)) for i, w in origin[take:])
+        self.pending = []
+
+    def fix_scale(self) -> None:
+        """From here on vectors have a mean length of NORM."""
+        rows = self.vectors[: self.count]
+        mean = float(np.sqrt(np.einsum("nd,nd->n", rows, rows)).mean())
+        self.scale = NORM / mean if mean > 0 else 1.0
+        rows *= np.float32(self.scale)
+
+    def fit(self, classes: Sequence[str], config: MiningConfig) -> LinearSVM:
+        svm = fit_svm(
+            self.vectors[: self.count],
+            self.signs[: self.count],
+            C=config.C,
+            loss=config.loss,
+            positive_weight=config.positive_weight,
+            bias_multiplier=config.bias_multiplier,
+            tolerance=config.tolerance,
+            classes=tuple(classes),
+            start=self.dual,
+            seed=config.seed,
+        )
+        assert svm.fit is not None
+        self.dual = svm.fit.dual
+        return svm
+
+    def make_room(self, svm: LinearSVM, config: MiningConfig) -> None:
+        """Where less than a quarter of the store is free, let the easiest negatives go."""
+        if self.count < 0.75 * self.limit:
+            return
+        scores = svm.scores(self.vectors[: self.count]).numpy()
+        signs = self.signs[: self.count]
+        ease = np.where(signs < 0, scores, -np.inf).max(axis=1)
+        ease[(signs > 0).any(axis=1)] = np.inf
+        kept = np.sort(np.argsort(-ease, kind="stable")[: self.limit // 2])
+        self.known.difference_update(
+            (int(i), int(w)) for i, w in np.delete(self.origin[: self.count], kept, axis=0)
+        )
+        for array in (self.vectors, self.signs, self.origin):
+            array[: len(kept)] = array[kept]
+        assert self.dual is not None
+        self.dual, self.count = self.dual[kept], len(kept)

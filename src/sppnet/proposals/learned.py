@@ -1,0 +1,283 @@
+"""Learned windows: proposals from the same feature map, by the same pooling.
+
+Dense windows of many sizes and shapes are pooled with levels 1 and 3; a small head, which knows
+nothing of classes, says how well each fits an object and nudges its box; the best go on. It is the
+step from SPP-net towards region proposal networks, taken with the pyramid itself, and it trains in
+seconds on the data set's own boxes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from sppnet.errors import ConfigError, DataError
+from sppnet.geometry.grid import CellGrid, count_bins
+from sppnet.learn.deltas import clip_boxes, decode_boxes, encode_boxes
+from sppnet.ops.pooling import pyramid_pool
+from sppnet.structures import GroundTruth, overlaps
+
+IntArray = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+GEOMETRY = 6
+"""Numbers a window's place and shape are told in."""
+
+DELTA_UNIT = 0.2
+"""The head tells moves in this unit, so that they are about as large as scores."""
+
+SURPLUS = 3
+"""Windows that go into suppression, for each that is to come out."""
+
+CHUNK = 4096
+"""Windows pooled and judged at a time: 16 MB, where all at once would be hundreds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """Which windows are looked at, and how the head learns."""
+
+    levels: tuple[int, ...] = (1, 3)
+    sizes: tuple[int, ...] = (2, 3, 4, 6, 8, 11, 15, 20, 27, 36)
+    """Square roots of the windows' areas, in cells."""
+    shapes: tuple[float, ...] = (0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0)
+    """Widths over heights."""
+    step: float = 0.2
+    """From one window to the next, as a share of its side."""
+    hidden: int = 128
+    positive: float = 0.6
+    """From this overlap with an object on a window is one."""
+    negative: float = 0.35
+    """Below this overlap a window is none."""
+    per_image: int = 128
+    """Windows drawn from an image, at most half of them positive."""
+    epochs: int = 12
+    learning_rate: float = 2e-3
+    overlap: float = 0.8
+    """Of two proposals that overlap more, the better one stays."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """Boxes that may hold an object, best first."""
+
+    boxes: Floats
+    """(n, 4)"""
+    scores: Floats
+    """(n,)"""
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+# --- the windows ---------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def dense_windows(map_hw: tuple[int, int], config: WindowConfig) -> IntArray:
+    """(n, 4) distinct windows of a map, xyxy in cells; read-only. The whole map is among them."""
+    found = [np.array([[0, 0, map_hw[1], map_hw[0]]])]
+    for size in config.sizes:
+        for shape in config.shapes:
+            across, down = max(1, round(size * shape**0.5)), max(1, round(size / shape**0.5))
+            if across > map_hw[1] * 1.25 or down > map_hw[0] * 1.25:
+                continue
+            across, down = min(across, map_hw[1]), min(down, map_hw[0])
+            left = _starts(map_hw[1], across, config.step)
+            top = _starts(map_hw[0], down, config.step)
+            y, x = np.meshgrid(top, left, indexing="ij")
+            found.append(np.stack([x, y, x + across, y + down], -1).reshape(-1, 4))
+    windows: IntArray = np.unique(np.concatenate(found), axis=0)
+    windows.setflags(write=False)
+    return windows
+
+
+def _starts(side: int, length: int, step: float) -> IntArray:
+    count = int(np.ceil((side - length) / max(1.0, length * step))) + 1
+    starts: IntArray = np.unique(np.linspace(0, side - length, count).round().astype(np.int64))
+    return starts
+
+
+def windows_to_boxes(
+    windows: IntArray, grid: CellGrid, scaled_hw: tuple[int, int], size_hw: tuple[int, int]
+) -> Floats:
+    """The image boxes (n, 4) in whose middle windows of cells lie: half a cell around their centres."""
+    corners = windows * float(grid.stride) + (grid.center0 + 0.5 - grid.stride / 2)
+    (height, width), (scaled_height, scaled_width) = size_hw, scaled_hw
+    boxes = corners * np.array([width / scaled_width, height / scaled_height] * 2)
+    # What touches the map's border reaches to the image's.
+    boxes[:, :2] = np.where(windows[:, :2] == 0, 0, boxes[:, :2])
+    limit = np.array([width, height])
+    boxes[:, 2:] = np.where(windows[:, 2:] == windows[:, 2:].max(axis=0), limit, boxes[:, 2:])
+    return clip_boxes(boxes, size_hw)
+
+
+def describe(boxes: Floats, size_hw: tuple[int, int]) -> Floats:
+    """(n, GEOMETRY): centre and size as shares of the image, log area and log shape."""
+    height, width = size_hw
+    sides = (boxes[:, 2:] - boxes[:, :2]) / np.array([width, height], np.float32)
+    centres = (boxes[:, 2:] + boxes[:, :2]) / np.array([2 * width, 2 * height], np.float32)
+    logs = np.log(np.maximum(sides, 1e-4))
+    return np.hstack([centres, sides, logs.sum(1, keepdims=True), logs[:, :1] - logs[:, 1:]]).astype(np.float32)
+
+
+# --- the head ------------------------------------------------------------------------------------
+
+
+class WindowHead(nn.Module):
+    """Pooled vectors and geometry of windows → how well they fit an object, and where to move."""
+
+    def __init__(self, channels: int, config: WindowConfig) -> None:
+        super().__init__()
+        self.config = config
+        length = channels * count_bins(config.levels) + GEOMETRY
+        self.first = nn.Linear(length, config.hidden)
+        self.second = nn.Linear(config.hidden, 5)
+
+    def forward(self, pooled: Tensor, geometry: Tensor) -> Tensor:
+        """(n, channels × bins) and (n, GEOMETRY) → (n, 5): a score (above 0: an object), then box deltas."""
+        length = pooled.shape[1]
+        hidden = torch.addmm(self.first.bias, geometry, self.first.weight[:, length:].T)
+        hidden = hidden.addmm(pooled, self.first.weight[:, :length].T)
+        result: Tensor = self.second(hidden.relu())
+        return result
+
+    @torch.inference_mode()
+    def propose(
+        self, features: Tensor, grid: CellGrid, scaled_hw: tuple[int, int], size_hw: tuple[int, int], most: int
+    ) -> Proposals:
+        """The best windows of one map (c, h, w), at most `most`."""
+        windows = dense_windows((features.shape[1], features.shape[2]), self.config)
+        boxes = windows_to_boxes(windows, grid, scaled_hw, size_hw)
+        outputs = self._judge(features.float(), windows, describe(boxes, size_hw))
+        scores, order = outputs[:, 0].topk(min(SURPLUS * most, len(outputs)))
+        deltas = outputs[order, 1:].numpy() * DELTA_UNIT
+        moved = clip_boxes(decode_boxes(boxes[order.numpy()], deltas), size_hw)
+        kept = nms(torch.from_numpy(moved), scores, self.config.overlap)[:most].numpy()
+        return Proposals(moved[kept], scores.numpy()[kept])
+
+    def _judge(self, features: Tensor, windows: IntArray, geometry: Floats) -> Tensor:
+        """Outputs for all windows, a cache full at a time."""
+        return torch.cat(
+            [
+                self(
+                    pyramid_pool(features[None], torch.tensor(windows[rows]), self.config.levels),
+                    torch.from_numpy(geometry[rows]),
+                )
+                for rows in (slice(start, start + CHUNK) for start in range(0, len(windows), CHUNK))
+            ]
+        )
+
+
+# --- learning ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class WindowSample:
+    """Windows of one image to learn from."""
+
+    pooled: Tensor
+    """(n, channels × bins)"""
+    geometry: Tensor
+    """(n, GEOMETRY)"""
+    positive: npt.NDArray[np.bool_]
+    """(n,)"""
+    deltas: Floats
+    """(n, 4) to the object each overlaps most; meaningless for negatives."""
+
+
+def draw_windows(
+    features: Tensor,
+    grid: CellGrid,
+    scaled_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    truth: GroundTruth,
+    config: WindowConfig,
+    index: int,
+) -> WindowSample:
+    """Positives and negatives of one image, a pure function of the seed and its index.
+
+    Windows on difficult objects and crowds are neither.
+    """
+    windows = dense_windows((features.shape[1], features.shape[2]), config)
+    boxes = windows_to_boxes(windows, grid, scaled_hw, size_hw)
+    shared = overlaps(boxes, truth.boxes) if len(truth) else np.zeros((len(boxes), 1), np.float32)
+    plain = ~(truth.difficult | truth.crowd)
+    clear = np.where(plain[None], shared, 0) if len(truth) else shared
+    best = clear.max(axis=1)
+    positive = best >= config.positive
+    if plain.any():  # the best window of every object is positive, however small the object
+        positive[clear.argmax(axis=0)[plain]] = True
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(index,)))
+    chosen = _choose(positive, ~positive & (shared.max(axis=1) < config.negative), clear, config, rng)
+    nearest = clear[chosen].argmax(axis=1)
+    targets = truth.boxes[nearest] if len(truth) else boxes[chosen]
+    return WindowSample(
+        pyramid_pool(features[None].float(), torch.tensor(windows[chosen]), config.levels),
+        torch.from_numpy(describe(boxes[chosen], size_hw)),
+        positive[chosen],
+        (encode_boxes(boxes[chosen], targets) / DELTA_UNIT).astype(np.float32),
+    )
+
+
+def _choose(
+    positive: npt.NDArray[np.bool_],
+    negative: npt.NDArray[np.bool_],
+    shared: Floats,
+    config: WindowConfig,
+    rng: np.random.Generator,
+) -> IntArray:
+    """Indices: as many positives of each object as of another, and the rest negatives."""
+    ones = np.flatnonzero(positive)
+    owner = shared[ones].argmax(axis=1)
+    weight = 1 / np.bincount(owner)[owner] if len(ones) else np.empty(0)
+    half = min(len(ones), config.per_image // 2)
+    drawn = rng.choice(ones, half, replace=False, p=weight / weight.sum()) if half else ones
+    others = np.flatnonzero(negative)
+    rest = rng.choice(others, min(len(others), config.per_image - half), replace=False)
+    return np.concatenate([drawn, rest])
+
+
+def train_head(samples: Sequence[WindowSample], channels: int, config: WindowConfig) -> WindowHead:
+    """A head from the windows of all images; the same on every run."""
+    vectors = torch.cat([torch.cat([sample.pooled, sample.geometry], 1) for sample in samples])
+    positive = torch.from_numpy(np.concatenate([sample.positive for sample in samples])).float()
+    deltas = torch.from_numpy(np.concatenate([sample.deltas for sample in samples]))
+    if not positive.any():
+        raise DataError("no window lies on an object; check the boxes of the data set")
+    mean, std = vectors.mean(0), vectors.std(0).clamp_min(1e-3)
+    vectors.sub_(mean).div_(std)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = WindowHead(channels, config)
+        _descend(head, vectors, positive, deltas, config)
+    with torch.no_grad():  # the standardisation becomes part of the first layer
+        head.first.weight /= std
+        head.first.bias -= head.first.weight @ mean
+    return head.eval()
+
+
+def _descend(head: WindowHead, vectors: Tensor, positive: Tensor, deltas: Tensor, config: WindowConfig) -> None:
+    optimizer = torch.optim.AdamW(head.parameters(), config.learning_rate, weight_decay=1e-2)
+    batch = 1024
+    steps = config.epochs * ((len(vectors) + batch - 1) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
+    for _ in range(config.epochs):
+        for rows in torch.randperm(len(vectors)).split(batch):
+            seen = nn.functional.dropout(vectors[rows], 0.2)
+            outputs = head(seen[:, :-GEOMETRY], seen[:, -GEOMETRY:])
+            wanted = positive[rows]
+            loss = nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], wanted)
+            moves = nn.functional.smooth_l1_loss(outputs[:, 1:], deltas[rows], reduction="none").sum(1)
+            loss = loss + 0.5 * (moves * wanted).sum() / wanted.sum().clamp_min(1)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
