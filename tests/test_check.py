@@ -1,13 +1,16 @@
 """The report on a folder: what it counts, and what it finds wrong."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sppnet.cli.app import main
 from sppnet.data.check import SideRange, check_folder
+from sppnet.data.check_marks import BoxRange, check_annotated
 from sppnet.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -120,3 +123,105 @@ def test_a_real_data_set_is_sound():
     assert sum(report.splits[""].values()) == 873
     assert report.damaged == ()
     assert report.modes["RGB"] + report.modes["L"] == 873
+
+
+# --- annotated images ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    """COCO files with one of every trouble; the images are 40×30, the widest 300×20."""
+    categories = [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}, {"id": 9, "name": "eel"}]
+    names = {
+        "train": ["1.png", "2.png", "10.png", "broken.png"],
+        "val": ["3.png", "4.png"],
+    }
+    boxes = {
+        "train": [
+            (0, 3, [0, 0, 10, 10], {}),
+            (0, 5, [5, 5, 20, 20], {"ignore": 1}),
+            (1, 3, [0, 0, 40, 10], {}),
+        ],
+        "val": [(0, 3, [0, 0, 30, 30], {"iscrowd": 1}), (0, 8, [0, 0, 1, 1], {})],
+    }
+    for split in names:
+        images = [
+            {"id": i, "file_name": name, "width": 40, "height": 30} for i, name in enumerate(names[split])
+        ]
+        for i, name in enumerate(names[split]):
+            wide = name == "10.png"
+            save(tmp_path / split / name, *((20, 300) if wide else (30, 40)), seed=i + 4 * (split == "val"))
+        annotations = [
+            {"id": i, "image_id": image, "category_id": category, "bbox": box, **more}
+            for i, (image, category, box, more) in enumerate(boxes[split])
+        ]
+        data = {"images": images, "annotations": annotations, "categories": categories}
+        (tmp_path / f"{split}.json").write_text(json.dumps(data))
+    for original, copy in (("train/1.png", "val/4.png"), ("train/2.png", "val/3.png")):
+        (tmp_path / copy).write_bytes((tmp_path / original).read_bytes())
+    save(tmp_path / "train/2.png", 30, 20, seed=20)  # narrower than the file says
+    (tmp_path / "train/broken.png").write_bytes(b"no image")
+    return tmp_path
+
+
+def test_annotated_images_are_reported(annotated):
+    before = {path: path.read_bytes() for path in annotated.rglob("*") if path.is_file()}
+    report = check_annotated(annotated)
+    train, val = report.splits["train"], report.splits["val"]
+    assert (report.layout, list(report.splits)) == ("COCO", ["train", "val"])
+    assert (train.images, train.objects) == (4, {"cat": 2, "dog": 1, "eel": 0})
+    assert (train.difficult, train.crowds, val.difficult, val.crowds) == (1, 0, 0, 1)
+    assert train.without_objects == ("train/10.png", "train/broken.png")
+    assert val.without_objects == ("val/4.png",)
+    assert report.boxes == {"cat": BoxRange(10, 20, 30), "dog": BoxRange(20, 20, 20)}
+    assert (report.width, report.height) == (SideRange(20, 40, 300), SideRange(20, 30, 30))
+    assert report.most_extreme == ("train/10.png", 300, 20)
+    assert report.modes == {"RGB": 5}
+    assert [(item.path, "known format" in item.reason) for item in report.damaged] == [
+        ("train/broken.png", True)
+    ]
+    assert [(item.paths, item.across_splits, item.across_classes) for item in report.duplicates] == [
+        (("train/1.png", "val/4.png"), True, True)
+    ]
+    assert report.problems == {
+        "train": ("train/2.png is 20×30 (width×height), and some of its boxes reach beyond it",),
+        "val": (
+            "val.json: 1 annotations are of categories that are not listed, the first annotations[1]; "
+            "they are left out",
+        ),
+    }
+    assert json.loads(json.dumps(report.to_json()))["boxes"]["cat"] == {"min": 10, "median": 20, "max": 30}
+    assert {path: path.read_bytes() for path in annotated.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_progress_counts_every_annotated_image(annotated, workers):
+    steps = []
+    check_annotated(annotated, workers, lambda *step: steps.append(step))
+    assert steps == [(i, 6) for i in range(1, 7)]
+
+
+def test_the_command_tells_annotated_images_from_classes(annotated, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sppnet", "check", str(annotated)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1  # a file is damaged
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        "layout: COCO",
+        "train: 4 images, 3 objects (1 difficult)",
+        "  cat 2, dog 1, eel 0",
+        "  without objects: 2, such as train/10.png, train/broken.png",
+    ]
+    assert "boxes of cat: √area 10 to 30 pixels, median 20" in lines
+    assert "duplicates across splits marked differently: train/1.png, val/4.png" in lines
+    assert sum(line.startswith("problem (train): train/2.png is 20×30") for line in lines) == 1
+    assert lines[-1] == "1 damaged, 1 duplicated"
+
+
+def test_annotated_images_without_splits_or_objects(tmp_path):
+    save(tmp_path / "1.png", 5, 6)
+    (tmp_path / "1.xml").write_text("<annotation/>")
+    report = check_annotated(tmp_path)
+    assert list(report.splits) == [""]
+    assert (report.splits[""].images, report.boxes, report.problems) == (1, {}, {"": ()})

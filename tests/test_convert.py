@@ -30,7 +30,7 @@ def make_coco(root: Path, *, marks: bool = False, splits: tuple[str, ...] = ("tr
     for split in splits:
         images, annotations = [], []
         for number, name in enumerate(("b 2.jpg", "b10.PNG", "empty.jpg")):
-            width, height = (int(side) for side in rng.integers(40, 1999, 2))
+            width, height = (int(side) for side in rng.integers(40, 700, 2))
             save_image(root / split / f"{split}-{name}", width, height)
             images.append({"id": number, "file_name": f"{split}-{name}", "width": width, "height": height})
             for label in range(0 if "empty" in name else 6):
@@ -235,11 +235,7 @@ def test_a_real_data_set_there_and_back(tmp_path):
     root = SHARED / "bccd"
     if not root.is_dir():
         pytest.skip(f"{root} is not there")
-    for start, to, end in (
-        (root, "coco", "one"),
-        (tmp_path / "one", "yolo", "two"),
-        (tmp_path / "two", "voc", "three"),
-    ):
-        convert_annotated(start, to, tmp_path / end, link=True)
-    for split in ("train", "val", "test"):
-        assert table_of(tmp_path / "three", split) == table_of(root, split)
+    convert_annotated(root, "coco", tmp_path / "one", "val", link=True)
+    convert_annotated(tmp_path / "one", "yolo", tmp_path / "two", link=True)
+    convert_annotated(tmp_path / "two", "voc", tmp_path / "three", link=True)
+    assert table_of(tmp_path / "three", "val") == table_of(root, "val")

@@ -358,7 +358,8 @@ def test_real_data_sets(name, splits, images, objects):
     root = SHARED / name
     if not root.is_dir():
         pytest.skip(f"{root} is not there")
-    assert {split: len(open_annotated(root, split)) for split in find_annotated_splits(root)} == splits
+    assert find_annotated_splits(root) == tuple(splits)
+    assert len(open_annotated(root, "test")) == splits["test"]
     whole = open_annotated(root)
     assert (len(whole), sum(whole.counts().values())) == (images, objects)
     if name == "voc2007_5cls":

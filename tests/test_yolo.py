@@ -85,12 +85,12 @@ def test_shares_are_of_the_upright_image(tmp_path):
     assert open_annotated(tmp_path).truths[0].boxes.tolist() == [[0, 0, 60, 80]]
 
 
-def test_a_damaged_image_has_no_size_and_is_left_out(tmp_path):
+def test_a_damaged_image_has_no_size_and_so_no_objects(tmp_path):
     make_yolo(tmp_path, a="0 .5 .5 .5 .5", b="0 .5 .5 .5 .5")
     (tmp_path / "images/a.jpg").write_bytes(b"no image")
     images = open_annotated(tmp_path)
-    assert [path.stem for path in images.paths] == ["b"]
-    assert images.problems[0].endswith("it is left out, since its size is not known")
+    assert [len(truth) for truth in images.truths] == [0, 1]
+    assert images.problems[0].endswith("so its size is not known, and its objects are left out")
 
 
 def test_key_points_are_left_aside(tmp_path):

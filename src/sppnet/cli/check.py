@@ -8,15 +8,22 @@ import typer
 
 if TYPE_CHECKING:
     from sppnet.data.check import FolderReport
+    from sppnet.data.check_marks import AnnotatedReport
+
+SHOWN_PROBLEMS = 20
 
 
 def check(
-    data: Annotated[Path, typer.Argument(help="Folder of class folders.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder of class folders, or annotated images: VOC, COCO or YOLO.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Report sizes, classes, damaged and duplicate files. Exits with 1 if a file is damaged."""
+    """Report sizes, classes, boxes, damaged and duplicate files. Exits with 1 if a file is damaged."""
     from sppnet.cli.output import Bars, print_json
+    from sppnet.data.annotated import is_annotated
     from sppnet.data.check import check_folder
+    from sppnet.data.check_marks import check_annotated
 
     with Bars() as bars:
         bars.begin("reading", 0)
@@ -26,7 +33,7 @@ def check(
             bars.drawn.update(bars.task, total=total)
             bars.advance()
 
-        report = check_folder(data, progress=follow)
+        report = (check_annotated if is_annotated(data) else check_folder)(data, progress=follow)
     if as_json:
         print_json(report.to_json())
     else:
@@ -36,12 +43,11 @@ def check(
         raise typer.Exit(1)
 
 
-def _describe(report: "FolderReport") -> Iterator[str]:
+def _describe(report: "FolderReport | AnnotatedReport") -> Iterator[str]:
     """The report in lines of text."""
-    for split, classes in report.splits.items():
-        yield f"{split or 'images'}: {sum(classes.values())} in {len(classes)} classes"
-        counts = sorted(classes.items(), key=lambda item: item[1])
-        yield f"  fewest: {_count(counts[:3])}; most: {_count(counts[:-4:-1])}"
+    from sppnet.data.check import FolderReport
+
+    yield from _describe_classes(report) if isinstance(report, FolderReport) else _describe_objects(report)
     if report.width and report.height:
         for name, side in (("width", report.width), ("height", report.height)):
             yield f"{name}: {side.min} to {side.max} pixels, median {side.median:g}"
@@ -50,14 +56,53 @@ def _describe(report: "FolderReport") -> Iterator[str]:
     yield f"modes: {_count(report.modes.items())}"
     for damaged in report.damaged:
         yield f"damaged: {damaged.path}: {damaged.reason}"
+    differing = " across classes" if isinstance(report, FolderReport) else " marked differently"
     for same in report.duplicates:
-        across = " across splits" * same.across_splits + " across classes" * same.across_classes
+        across = " across splits" * same.across_splits + differing * same.across_classes
         yield f"duplicates{across}: {', '.join(same.paths)}"
+    yield from _describe_oddities(report) if isinstance(report, FolderReport) else _describe_problems(report)
+    yield f"{len(report.damaged)} damaged, {len(report.duplicates)} duplicated"
+
+
+def _describe_classes(report: "FolderReport") -> Iterator[str]:
+    for split, classes in report.splits.items():
+        yield f"{split or 'images'}: {sum(classes.values())} in {len(classes)} classes"
+        counts = sorted(classes.items(), key=lambda item: item[1])
+        yield f"  fewest: {_count(counts[:3])}; most: {_count(counts[:-4:-1])}"
+
+
+def _describe_oddities(report: "FolderReport") -> Iterator[str]:
     for name in report.empty_classes:
         yield f"empty class: {name}"
     if report.not_images:
         yield f"not images: {len(report.not_images)}, such as {', '.join(report.not_images[:3])}"
-    yield f"{len(report.damaged)} damaged, {len(report.duplicates)} duplicated"
+
+
+def _describe_objects(report: "AnnotatedReport") -> Iterator[str]:
+    yield f"layout: {report.layout}"
+    others = "images" if len(report.splits) == 1 else "in no split"
+    for split, counts in report.splits.items():
+        total, bare = sum(counts.objects.values()), counts.without_objects
+        special = [f"{counts.difficult} difficult"] * bool(counts.difficult)
+        special += [f"{counts.crowds} crowds"] * bool(counts.crowds)
+        more = f" ({', '.join(special)})" if special else ""
+        yield f"{split or others}: {counts.images} images, {total} objects{more}"
+        yield f"  {_count(counts.objects.items())}"
+        if bare:
+            yield f"  without objects: {len(bare)}, such as {', '.join(bare[:3])}"
+    for name, box in report.boxes.items():
+        yield f"boxes of {name}: √area {box.min:g} to {box.max:g} pixels, median {box.median:g}"
+
+
+def _describe_problems(report: "AnnotatedReport") -> Iterator[str]:
+    problems = [
+        f"problem{f' ({split})' if split else ''}: {problem}"
+        for split, sentences in report.problems.items()
+        for problem in sentences
+    ]
+    yield from problems[:SHOWN_PROBLEMS]
+    if len(problems) > SHOWN_PROBLEMS:
+        yield f"… and {len(problems) - SHOWN_PROBLEMS} problems more; --json lists all"
 
 
 def _count(counts: Iterable[tuple[str, int]]) -> str:

@@ -111,6 +111,25 @@ def find_annotated_splits(data: str | Path) -> tuple[str, ...]:
     return _offered(find_source(data))
 
 
+def open_splits(data: str | Path) -> dict[str, AnnotatedImages]:
+    """The images of every split, each image in one, those in none under the name "".
+
+    "trainval" is left out where it is made of train and val.
+    """
+    whole, offered = open_annotated(data), find_annotated_splits(data)
+    if {"train", "val"} <= set(offered):
+        offered = tuple(name for name in offered if name != "trainval")
+    sets: dict[str, AnnotatedImages] = {}
+    seen: set[Path] = set()
+    for name in offered:
+        images = open_annotated(data, name)
+        sets[name] = images.take(i for i, path in enumerate(images.paths) if path not in seen)
+        seen.update(images.paths)
+    if rest := [i for i, path in enumerate(whole.paths) if path not in seen]:
+        sets[""] = whole.take(rest)
+    return sets
+
+
 def split_annotated(
     images: AnnotatedImages, fraction: float = HOLD_OUT, seed: int = 0
 ) -> tuple[AnnotatedImages, AnnotatedImages]:
@@ -131,7 +150,8 @@ def split_annotated(
 
 def is_annotated(data: str | Path) -> bool:
     """Whether `open_annotated` knows the layout."""
-    return _find(Path(data)) is not None
+    here = Path(data)
+    return here.exists() and _find(here) is not None
 
 
 def find_source(data: str | Path) -> Source:

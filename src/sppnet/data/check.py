@@ -6,7 +6,7 @@ Every image is decoded, on threads. Nothing is changed: the report names the fil
 import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class Duplicates:
     across_splits: bool
     """In training and validation both: the validation score flatters."""
     across_classes: bool
-    """One image, two labels."""
+    """One image, two labels; where boxes are marked, marked in two ways."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,17 @@ class FolderReport:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """One image file and its place."""
 
     path: Path
     split: str
-    class_name: str
+    label: str
+    """Its class; where boxes are marked, a text that differs where they do."""
 
 
 @dataclass(frozen=True)
-class _Finding:
+class Finding:
     """What reading one image file gave; `reason` says why it could not be read."""
 
     digest: str = ""
@@ -98,19 +99,20 @@ def check_folder(root: str | Path, workers: int = 2, progress: Progress | None =
     here = existing_folder(root)
     splits = {split: list_classes(folder) for split, folder in (find_splits(here) or {"": here}).items()}
     entries = [
-        _Entry(path, split, name)
+        Entry(path, split, name)
         for split, classes in splits.items()
         for name, paths in classes.items()
         for path in paths
     ]
     if not entries:
         raise DataError(f"{root} holds no images in class folders; expected ROOT/class/image.jpg")
-    findings = _examine_all(entries, workers, progress)
+    findings = examine_all(entries, workers, progress)
     return _report(here, splits, dict(zip(entries, findings, strict=True)))
 
 
-def _examine_all(entries: list[_Entry], workers: int, progress: Progress | None) -> list[_Finding]:
-    findings: list[_Finding] = []
+def examine_all(entries: Sequence[Entry], workers: int, progress: Progress | None) -> list[Finding]:
+    """Decodes every image, on threads."""
+    findings: list[Finding] = []
     with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="sppnet-check") as pool:
         try:
             for finding in pool.map(_examine, (entry.path for entry in entries)):
@@ -122,22 +124,22 @@ def _examine_all(entries: list[_Entry], workers: int, progress: Progress | None)
     return findings
 
 
-def _examine(path: Path) -> _Finding:
+def _examine(path: Path) -> Finding:
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         header = read_header(path)
         read_image(path)
     except (ImageError, OSError) as error:
-        return _Finding(reason=str(error))
-    return _Finding(digest, header.size_hw, header.mode)
+        return Finding(reason=str(error))
+    return Finding(digest, header.size_hw, header.mode)
 
 
 # --- the report ----------------------------------------------------------------------------------
 
 
 def _report(
-    root: Path, splits: dict[str, dict[str, list[Path]]], findings: dict[_Entry, _Finding]
+    root: Path, splits: dict[str, dict[str, list[Path]]], findings: dict[Entry, Finding]
 ) -> FolderReport:
     readable = {entry.path: finding for entry, finding in findings.items() if not finding.reason}
     sizes = {path: finding.size_hw for path, finding in readable.items()}
@@ -146,17 +148,13 @@ def _report(
         splits={
             split: {name: len(paths) for name, paths in classes.items()} for split, classes in splits.items()
         },
-        width=_side_range(width for _, width in sizes.values()),
-        height=_side_range(height for height, _ in sizes.values()),
-        most_extreme=_most_extreme(root, sizes),
+        width=side_range(width for _, width in sizes.values()),
+        height=side_range(height for height, _ in sizes.values()),
+        most_extreme=most_extreme(root, sizes),
         modes=dict(Counter(finding.mode for finding in readable.values()).most_common()),
-        damaged=tuple(
-            DamagedFile(_relative(entry.path, root), finding.reason)
-            for entry, finding in findings.items()
-            if finding.reason
-        ),
-        duplicates=_find_duplicates(root, findings),
-        not_images=tuple(_relative(path, root) for path in walk_files(root) if not is_image_name(path)),
+        damaged=find_damaged(root, findings),
+        duplicates=find_duplicates(root, findings),
+        not_images=tuple(relative_name(path, root) for path in walk_files(root) if not is_image_name(path)),
         empty_classes=tuple(
             "/".join(filter(None, (split, name)))
             for split, classes in splits.items()
@@ -166,33 +164,46 @@ def _report(
     )
 
 
-def _relative(path: Path, root: Path) -> str:
+def relative_name(path: Path, root: Path) -> str:
+    """As reports name a file."""
     return path.relative_to(root).as_posix()
 
 
-def _side_range(lengths: Iterable[int]) -> SideRange | None:
+def side_range(lengths: Iterable[int]) -> SideRange | None:
+    """None where there are no lengths."""
     known = list(lengths)
     return SideRange(min(known), statistics.median(known), max(known)) if known else None
 
 
-def _most_extreme(root: Path, sizes: dict[Path, tuple[int, int]]) -> tuple[str, int, int] | None:
+def most_extreme(root: Path, sizes: dict[Path, tuple[int, int]]) -> tuple[str, int, int] | None:
+    """Path, width and height of the image whose sides differ most."""
     if not sizes:
         return None
     path = max(sizes, key=lambda path: max(sizes[path]) / min(sizes[path]))
     height, width = sizes[path]
-    return _relative(path, root), width, height
+    return relative_name(path, root), width, height
 
 
-def _find_duplicates(root: Path, findings: dict[_Entry, _Finding]) -> tuple[Duplicates, ...]:
-    groups: dict[str, list[_Entry]] = {}
+def find_damaged(root: Path, findings: dict[Entry, Finding]) -> tuple[DamagedFile, ...]:
+    """The images that could not be read."""
+    return tuple(
+        DamagedFile(relative_name(entry.path, root), finding.reason)
+        for entry, finding in findings.items()
+        if finding.reason
+    )
+
+
+def find_duplicates(root: Path, findings: dict[Entry, Finding]) -> tuple[Duplicates, ...]:
+    """The images that are byte for byte the same."""
+    groups: dict[str, list[Entry]] = {}
     for entry, finding in findings.items():
         if not finding.reason:
             groups.setdefault(finding.digest, []).append(entry)
     return tuple(
         Duplicates(
-            tuple(_relative(entry.path, root) for entry in group),
+            tuple(relative_name(entry.path, root) for entry in group),
             across_splits=len({entry.split for entry in group}) > 1,
-            across_classes=len({entry.class_name for entry in group}) > 1,
+            across_classes=len({entry.label for entry in group}) > 1,
         )
         for group in groups.values()
         if len(group) > 1

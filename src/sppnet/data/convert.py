@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 import numpy as np
 import yaml
 
-from sppnet.data.annotated import AnnotatedImages, find_annotated_splits, find_source, open_annotated
+from sppnet.data.annotated import AnnotatedImages, find_source, open_annotated, open_splits
 from sppnet.data.image import read_header
 from sppnet.errors import ConfigError, ImageError
 from sppnet.structures import GroundTruth
@@ -95,20 +95,11 @@ def _check_target(target: Path, root: Path) -> None:
 
 def _read_splits(data: str | Path, split: str | None) -> tuple[dict[str, AnnotatedImages], list[str]]:
     """The images to convert, each in one split, and a sentence if some are in none."""
-    offered = find_annotated_splits(data)
-    if split is not None or not offered:
-        return {split or "": open_annotated(data, split)}, []
-    if {"train", "val"} <= set(offered):
-        offered = tuple(name for name in offered if name != "trainval")
-    sets: dict[str, AnnotatedImages] = {}
-    seen: set[Path] = set()
-    for name in offered:
-        images = open_annotated(data, name)
-        new = [i for i, path in enumerate(images.paths) if path not in seen]
-        sets[name] = images.take(new)
-        seen.update(images.paths)
-    others = len(set(open_annotated(data).paths) - seen)
-    return sets, [f"{others} images are in no split and are left out"] if others else []
+    if split is not None:
+        return {split: open_annotated(data, split)}, []
+    sets = open_splits(data)
+    others = sets.pop("", None) if len(sets) > 1 else None
+    return sets, [f"{len(others)} images are in no split and are left out"] if others else []
 
 
 # --- images --------------------------------------------------------------------------------------

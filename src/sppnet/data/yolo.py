@@ -64,8 +64,7 @@ class YoloSource:
         if images and not labels:
             reading.problems.append(f"none of {len(images)} images has a label file, so none has an object")
         for image in images:
-            if marked := self._read_one(image, labels.get(image), reading.problems):
-                reading.images.append(marked)
+            reading.images.append(self._read_one(image, labels.get(image), reading.problems))
         return reading
 
     def _images_of(self, entry: str, split: str, problems: list[str]) -> Iterator[Path]:
@@ -101,15 +100,15 @@ class YoloSource:
         found = (path.with_suffix(".txt") for path in (*candidates, image))
         return next((path for path in found if path.is_file()), None)
 
-    def _read_one(self, image: Path, label: Path | None, problems: list[str]) -> MarkedImage | None:
+    def _read_one(self, image: Path, label: Path | None, problems: list[str]) -> MarkedImage:
         lines = _text(label).splitlines() if label else []
         if label is None or not any(map(str.strip, lines)):
             return MarkedImage(image, ())
         try:
             size_hw = read_header(image).size_hw
         except ImageError as error:
-            problems.append(f"{error}; it is left out, since its size is not known")
-            return None
+            problems.append(f"{error}; so its size is not known, and its objects are left out")
+            return MarkedImage(image, ())
         name = label.relative_to(self.root).as_posix()
         return MarkedImage(image, tuple(self._marks(lines, size_hw, name, problems)))
 
