@@ -121,7 +121,7 @@ def scenes(draw):
     return found, truths
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(scenes(), st.sampled_from(["voc07", "voc"]), st.sampled_from([0.3, 0.5, 0.75]))
 def test_average_precision_is_the_devkits(scene, rule, iou):
     found, truths = scene

@@ -185,7 +185,9 @@ def test_no_image_outside_the_data_set_is_named(tmp_path):
         pytest.param("names: !!python/object/apply:os.getcwd []", "is not YAML", id="code"),
         pytest.param("names: 3", "has no names", id="names of another type"),
         pytest.param("names: {a: b}", "has no names", id="names by letters"),
-        pytest.param("names: " + "[" * 400, "is not YAML", id="too deep"),
+        pytest.param("names: " + "[" * 2**19, "nested more than 20 deep", id="too deep"),
+        pytest.param("a: &a [x, x]\nnames: [*a, *a]", r"uses the alias \*a", id="what could be a bomb"),
+        pytest.param("a: &a {x: 1}\nb: {<<: [*a, *a]}\nnames: [x]", "uses the alias", id="another"),
         pytest.param("x: '" + "a" * 2**20 + "'", "is larger than", id="too large"),
     ],
 )

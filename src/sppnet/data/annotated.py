@@ -97,7 +97,8 @@ def open_annotated(data: str | Path, split: str | None = None) -> AnnotatedImage
         raise DataError(f"{data} holds no images with {source.layout} annotations{first}")
     classes = _listed_classes(source) or source.class_names()
     images = sorted(_without_repeats(reading.images), key=lambda image: path_key(image.path))
-    truths = tuple(_truth(image.marks, classes) for image in images)
+    labels = {name: label for label, name in enumerate(classes)}
+    truths = tuple(_truth(image.marks, labels) for image in images)
     foreign = _foreign_classes(images, classes)
     paths = tuple(image.path for image in images)
     return AnnotatedImages(source.root, classes, paths, truths, (*reading.problems, *foreign))
@@ -227,11 +228,11 @@ def _listed_classes(source: Source) -> tuple[str, ...]:
     return ()
 
 
-def _truth(marks: tuple[Mark, ...], classes: tuple[str, ...]) -> GroundTruth:
-    own = [mark for mark in marks if mark.name in classes]
+def _truth(marks: tuple[Mark, ...], labels: dict[str, int]) -> GroundTruth:
+    own = [mark for mark in marks if mark.name in labels]
     return GroundTruth(
         np.array([mark.box for mark in own], np.float32).reshape(-1, 4),
-        np.array([classes.index(mark.name) for mark in own], np.int64),
+        np.array([labels[mark.name] for mark in own], np.int64),
         np.array([mark.difficult for mark in own], np.bool_),
         np.array([mark.crowd for mark in own], np.bool_),
     )
@@ -247,7 +248,8 @@ def _without_repeats(images: Iterable[MarkedImage]) -> list[MarkedImage]:
 
 def _foreign_classes(images: Iterable[MarkedImage], classes: tuple[str, ...]) -> list[str]:
     """One sentence that counts the objects of classes that are not asked for."""
-    names = Counter(mark.name for image in images for mark in image.marks if mark.name not in classes)
+    known = set(classes)
+    names = Counter(mark.name for image in images for mark in image.marks if mark.name not in known)
     if not names:
         return []
     listed = ", ".join(f"{name} {count}" for name, count in names.most_common())

@@ -24,6 +24,8 @@ SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
 MAX_YAML_BYTES = 2**20
 
+MAX_YAML_DEPTH = 20
+
 SLACK = 0.1
 """Shares may exceed 1 by this and be clipped; beyond it they must be pixels, or something else."""
 
@@ -178,17 +180,30 @@ def _from_folders(root: Path) -> YoloSource | None:
 def _load(file: Path) -> dict[str, Any]:
     if file.stat().st_size > MAX_YAML_BYTES:
         raise DataError(f"{file} is larger than {MAX_YAML_BYTES:,} bytes; a data.yaml has a few lines")
+    text = _text(file)
     try:
-        settings = yaml.safe_load(_text(file))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+        _check_events(text)
+        settings = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise DataError(f"{file} is not YAML that can be used: {' '.join(str(error).split())}") from error
     return settings if isinstance(settings, dict) else {}
+
+
+def _check_events(text: str) -> None:
+    """Refuses what makes a small file grow without bound when it is read: aliases, and nesting."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it uses the alias *{event.anchor}; write out what it stands for")
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
 
 
 def _names(settings: dict[str, Any], file: Path) -> dict[int, str]:
     """Class names by number: a list, a mapping, or only how many there are."""
     names, count = settings.get("names"), settings.get("nc")
-    if isinstance(names, list):
+    if isinstance(names, list) and names:
         return {number: str(name) for number, name in enumerate(names)}
     if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
         return {int(key): str(name) for key, name in names.items()}
