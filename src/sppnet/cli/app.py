@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sppnet import __version__
-from sppnet.cli import benchmark, check, classify, convert, demo, doctor
+from sppnet.cli import benchmark, check, classify, convert, demo, doctor, proposals
 from sppnet.errors import SppnetError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("check")(check.check)
 app.command("convert")(convert.convert)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
+app.command("proposals")(proposals.proposals)
 
 
 def _print_version(wanted: bool) -> None:

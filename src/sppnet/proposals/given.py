@@ -75,7 +75,7 @@ class GivenBoxes:
 def read_boxes(file: str | Path) -> GivenBoxes:
     """The boxes in a .json or .csv file. Raises DataError that names the file and the line or key."""
     path = Path(file)
-    _check_format(path)
+    check_format(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -89,7 +89,7 @@ def read_boxes(file: str | Path) -> GivenBoxes:
 def write_boxes(file: str | Path, boxes: Mapping[str, npt.ArrayLike]) -> None:
     """Writes boxes by image name, in order, as .json or .csv, for `read_boxes`."""
     path = Path(file)
-    _check_format(path)
+    check_format(path)
     lists = {name: _plain(check_boxes(array)) for name, array in boxes.items()}
     if path.suffix.lower() == ".json":
         entries = [f"{_dump(name)}: {_dump(rows)}" for name, rows in lists.items()]
@@ -104,7 +104,8 @@ def write_boxes(file: str | Path, boxes: Mapping[str, npt.ArrayLike]) -> None:
                 writer.writerow([name, *[""] * 4])
 
 
-def _check_format(path: Path) -> None:
+def check_format(path: Path) -> None:
+    """Raises ConfigError unless the name ends in .json or .csv."""
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"a file of boxes ends in .json or .csv; got {path.name}")
 

@@ -1,0 +1,150 @@
+"""sppnet proposals"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sppnet.data.annotated import AnnotatedImages
+    from sppnet.metrics.recall import RecallCurve
+
+DRAWN = 20
+"""Boxes on a drawing: of more, none can be told from another."""
+
+
+class Kind(StrEnum):
+    """What proposes."""
+
+    search = "selective-search"
+    opencv = "opencv"
+
+
+class Mode(StrEnum):
+    """How many ways of grouping are tried."""
+
+    fast = "fast"
+    quality = "quality"
+
+
+def proposals(
+    images: Annotated[list[str], typer.Argument(help="Images, folders of images, or patterns.")],
+    out: Annotated[Path, typer.Option(help="File of boxes to write: .json or .csv.")],
+    kind: Annotated[Kind, typer.Option(help="What proposes.")] = Kind.search,
+    mode: Annotated[Mode, typer.Option(help="8 or 80 ways of grouping.")] = Mode.fast,
+    most: Annotated[int | None, typer.Option(min=1, help="Boxes an image, the best. Default: all.")] = None,
+    draw: Annotated[
+        Path | None, typer.Option(help=f"Folder for the images with the best {DRAWN} boxes drawn on them.")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Data set that marks objects in the images: print how many are found.")
+    ] = None,
+) -> None:
+    """Write boxes that may hold an object. Exits with 1 if an image cannot be read."""
+    from sppnet.cli.output import notes
+    from sppnet.data.files import find_images
+    from sppnet.proposals.given import check_format, write_boxes
+
+    check_format(out)  # before the work, not after it
+    marked = _open_truth(truth)
+    paths = find_images(images)
+    found, skipped = _propose(paths, _proposer(kind, mode, most), draw)
+    write_boxes(out, {path.as_posix(): boxes for path, boxes in found.items()})
+    for reason in skipped:
+        notes.print(f"left out: {reason}", soft_wrap=True)
+    typer.echo(out)
+    if marked is not None:
+        _print_recall(_measure(found, marked))
+    if skipped:
+        raise typer.Exit(1)
+
+
+def _proposer(kind: Kind, mode: Mode, most: int | None) -> Callable[[Any], Any]:
+    """From an image (h, w, 3) to its boxes. Further kinds get a branch here, and their options above."""
+    if kind is Kind.opencv:
+        from sppnet.proposals.opencv import opencv_search
+
+        return lambda image: opencv_search(image, mode.value, most=most)
+    from sppnet.proposals.selective_search import selective_search
+
+    return lambda image: selective_search(image, mode.value, most=most)
+
+
+def _propose(
+    paths: list[Path], propose: Callable[[Any], Any], draw: Path | None
+) -> tuple[dict[Path, Any], list[str]]:
+    """The boxes of each image, and why some have none."""
+    from sppnet.cli.output import Bars
+    from sppnet.data.image import read_image
+    from sppnet.errors import ImageError
+
+    found: dict[Path, Any] = {}
+    skipped = []
+    names = _free_names(paths)
+    with Bars() as bars:
+        bars.begin("proposing", len(paths))
+        for path in paths:
+            try:
+                image = read_image(path)
+            except ImageError as error:
+                skipped.append(str(error))
+            else:
+                found[path] = propose(image)
+                if draw is not None:
+                    _draw(draw / names[path], image, found[path])
+            bars.advance()
+    return found, skipped
+
+
+def _free_names(paths: list[Path]) -> dict[Path, str]:
+    """A name for the drawing of each image: name.png, of further ones name-2.png and so on."""
+    names: dict[Path, str] = {}
+    for path in paths:
+        choices = (f"{path.stem}{end}.png" for end in ("", *(f"-{n}" for n in range(2, len(paths) + 2))))
+        names[path] = next(name for name in choices if name not in names.values())
+    return names
+
+
+def _draw(file: Path, image: Any, boxes: Any) -> None:
+    from PIL import Image
+
+    from sppnet.drawing import draw_boxes
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(draw_boxes(image, boxes[:DRAWN][::-1])).save(file)  # the best is on top
+
+
+# --- recall --------------------------------------------------------------------------------------
+
+
+def _open_truth(data: Path | None) -> "AnnotatedImages | None":
+    if data is None:
+        return None
+    from sppnet.data.annotated import open_annotated
+
+    return open_annotated(data)
+
+
+def _measure(found: dict[Path, Any], marked: "AnnotatedImages") -> "RecallCurve":
+    """Recall on those of the images that the data set knows."""
+    from sppnet.errors import DataError
+    from sppnet.metrics.recall import recall_curve
+
+    truths = {path.resolve(): truth for path, truth in zip(marked.paths, marked.truths, strict=True)}
+    known = [(boxes, truths[path.resolve()]) for path, boxes in found.items() if path.resolve() in truths]
+    if not known:
+        raise DataError(f"{marked.root} marks none of these images; name images that lie in it")
+    return recall_curve(*zip(*known, strict=True))
+
+
+def _print_recall(curve: "RecallCurve") -> None:
+    from sppnet.cli.output import print_table
+
+    rows = [
+        [str(count), *(f"{share:.1%}" for share in shares)]
+        for count, shares in zip(curve.counts, curve.recall, strict=True)
+    ]
+    title = f"recall of {curve.objects} objects; {curve.boxes_per_image:.0f} boxes an image"
+    print_table(title, ["first boxes", *(f"IoU {iou:g}" for iou in curve.ious)], rows)
