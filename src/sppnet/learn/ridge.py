@@ -1,9 +1,9 @@
 """Box regression: a linear correction of a window towards its object (paper section 4.1).
 
-A window is told how far to move, in its own widths and heights, and by what factor to grow, in
-logarithms, from its vector; one ridge regression a class. The released code whitens the four
-targets first. Ridge commutes with any linear map of its targets, so this changes no prediction; here
-they are whitened where it matters only, to weigh the four against each other when alpha is chosen.
+A window is told how far to move, in its own widths and heights, and by what factor to grow, in logarithms,
+from its vector; one ridge regression a class. The released code whitens the four targets first. Ridge
+commutes with any linear map of its targets, so this changes no prediction; here they are whitened where
+it matters only, to weigh the four against each other when alpha is chosen.
 
 The system that is solved is the smaller of two: n×n, inner products of windows, or d×d, of features.
 It is made of pieces in float32 that are summed in float64, so the vectors are never copied whole.
