@@ -294,8 +294,7 @@ def _as_rows(vectors: Vectors) -> Array:
 
 
 def _as_labels(labels: npt.ArrayLike, k: int) -> npt.NDArray[np.int64]:
-    array = np.asarray(labels)
-    array = array.astype(np.int64) if array.size == 0 else array
+    array = np.asarray(labels) if np.size(labels) else np.zeros(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu" or not ((array >= 0) & (array < k)).all():
         raise DataError(f"labels must be a row of integers 0..{k - 1}; got {array} {array.dtype}")
     return array.astype(np.int64)
