@@ -87,9 +87,10 @@ def test_what_becomes_of_a_box(tmp_path, bbox, box, problem):
     assert [problem in sentence for sentence in images.problems] == ([True] if problem else [])
 
 
-def test_boxes_are_clipped_to_the_image_where_the_file_has_no_size(tmp_path):
+@pytest.mark.parametrize("width", [None, 0, -5, "80", 80.5, 10**12])
+def test_boxes_are_clipped_to_the_image_where_the_file_has_no_size(tmp_path, width):
     data = coco(annotations=[(100, 7, [70, 50, 20, 20])])
-    del data["images"][0]["width"]
+    data["images"][0]["width"] = width
     write(tmp_path / "a.json", data, tmp_path)
     assert open_annotated(tmp_path).truths[0].boxes.tolist() == [[70, 50, 80, 60]]
 
@@ -150,6 +151,14 @@ def test_no_image_outside_the_data_set_is_named(tmp_path, name):
     images = open_annotated(root)
     assert [path.name for path in images.paths] == ["a.jpg"]
     assert "not in the data set" in images.problems[0]
+
+
+def test_an_image_that_is_listed_twice(tmp_path):
+    data = coco(["a.jpg", "a.jpg"], [(100, 7, [1, 2, 3, 4]), (103, 7, [5, 6, 7, 8])])
+    images = open_annotated(write(tmp_path / "a.json", data, tmp_path))
+    assert [truth.boxes.tolist() for truth in images.truths] == [[[1, 2, 4, 6]]]
+    (sentence,) = images.problems
+    assert sentence.endswith("a.jpg is annotated twice, and not alike; the first counts")
 
 
 # --- layouts -------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import numpy as np
 
 from sppnet.data.coco import find_coco
 from sppnet.data.files import natural_key, path_key
-from sppnet.data.marks import Mark, MarkedImage, Source
+from sppnet.data.marks import Mark, MarkedImage, Reading, Source
 from sppnet.data.voc import find_voc
 from sppnet.data.yolo import find_yolo
 from sppnet.errors import ConfigError, DataError, did_you_mean
@@ -96,7 +96,7 @@ def open_annotated(data: str | Path, split: str | None = None) -> AnnotatedImage
         first = f"; {reading.problems[0]}" if reading.problems else ""
         raise DataError(f"{data} holds no images with {source.layout} annotations{first}")
     classes = _listed_classes(source) or source.class_names()
-    images = sorted(_without_repeats(reading.images), key=lambda image: path_key(image.path))
+    images = sorted(_without_repeats(reading), key=lambda image: path_key(image.path))
     labels = {name: label for label, name in enumerate(classes)}
     truths = tuple(_truth(image.marks, labels) for image in images)
     foreign = _foreign_classes(images, classes)
@@ -238,11 +238,12 @@ def _truth(marks: tuple[Mark, ...], labels: dict[str, int]) -> GroundTruth:
     )
 
 
-def _without_repeats(images: Iterable[MarkedImage]) -> list[MarkedImage]:
-    """Of several entries for one file, as where splits overlap, the first."""
+def _without_repeats(reading: Reading) -> list[MarkedImage]:
+    """Of several entries for one file, as where splits overlap, the first; a problem if they differ."""
     found: dict[Path, MarkedImage] = {}
-    for image in images:
-        found.setdefault(image.path, image)
+    for image in reading.images:
+        if found.setdefault(image.path, image).marks != image.marks:
+            reading.problems.append(f"{image.path} is annotated twice, and not alike; the first counts")
     return list(found.values())
 
 

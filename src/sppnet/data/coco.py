@@ -7,9 +7,10 @@ Boxes are x, y, width, height, 0-based. Ids may have gaps; they only join the li
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,6 +39,9 @@ KEYS = ("images", "annotations", "categories")
 
 HEAD_BYTES = 2**16
 
+MAX_SIDE = 2**24
+"""Of an image in pixels, up to which float32 keeps every one apart."""
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -45,8 +49,8 @@ class _Entry:
 
     name: str
     size_hw: tuple[int, int] | None
-    marks: tuple[Any, ...]
-    """The annotations, as they are."""
+    marks: tuple[Mark, ...]
+    """With the boxes as they are written, not yet held against the size."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class CocoSource:
             if image is None:
                 missing.append(entry.name)
                 continue
-            marks = _marks(entry, image, table.categories, path.name, reading.problems)
+            marks = _fitted(entry, image, path.name, reading.problems)
             reading.images.append(MarkedImage(image, marks))
         if missing:
             names = ", ".join(missing[:3])
@@ -190,7 +194,7 @@ def _read_table(path: Path) -> _Table:
     """Raises DataError for a file that is no COCO."""
     data = _load(path)
     categories = {item["id"]: str(item["name"]) for item in _items(data["categories"], "id", "name")}
-    by_image: dict[Any, list[Any]] = {}
+    by_image: dict[Any, list[Mark]] = {}
     known = {item["id"] for item in _items(data["images"], "id", "file_name")}
     faults = _Faults(path.name)
     for number, item in enumerate(data["annotations"]):
@@ -200,10 +204,11 @@ def _read_table(path: Path) -> _Table:
             faults.add("are of images that are not listed", number)
         elif item.get("category_id") not in categories:
             faults.add("are of categories that are not listed", number)
-        elif _corners(item.get("bbox")) is None:
+        elif (box := _corners(item.get("bbox"))) is None:
             faults.add("have no bbox of four numbers", number)
         else:
-            by_image.setdefault(item["image_id"], []).append(item)
+            name, difficult, crowd = categories[item["category_id"]], item.get("ignore"), item.get("iscrowd")
+            by_image.setdefault(item["image_id"], []).append(Mark(name, box, bool(difficult), bool(crowd)))
     images = tuple(
         _Entry(str(item["file_name"]), _said_size(item), tuple(by_image.get(item["id"], ())))
         for item in _items(data["images"], "id", "file_name")
@@ -256,20 +261,18 @@ class _Faults:
             yield f"{self.name}: {len(numbers)} annotations {reason}, the first {first}; they are left out"
 
 
-def _marks(
-    entry: _Entry, image: Path, categories: dict[Any, str], name: str, problems: list[str]
-) -> tuple[Mark, ...]:
+def _fitted(entry: _Entry, image: Path, name: str, problems: list[str]) -> tuple[Mark, ...]:
+    """The marks with boxes that lie in the image."""
     marks = []
     size_hw = entry.size_hw or size_of(image, problems)
-    for item in entry.marks:
-        class_name, written = categories[item["category_id"]], _corners(item["bbox"])
-        assert written is not None, "checked when the file was read"
-        box, done = fit_box(written, size_hw)
+    for mark in entry.marks:
+        box, done = fit_box(mark.box, size_hw)
         if done:
-            bbox = ", ".join(f"{value:g}" for value in item["bbox"])
-            problems.append(f"{name}, {entry.name}: the bbox of {class_name} ({bbox}) {done}")
+            x0, y0, x1, y1 = mark.box
+            bbox = f"({x0:g}, {y0:g}, {x1 - x0:g}, {y1 - y0:g})"
+            problems.append(f"{name}, {entry.name}: the bbox of {mark.name} {bbox} {done}")
         if box:
-            marks.append(Mark(class_name, box, bool(item.get("ignore")), bool(item.get("iscrowd"))))
+            marks.append(mark if box == mark.box else replace(mark, box=box))
     return tuple(marks)
 
 
@@ -277,15 +280,16 @@ def _corners(bbox: Any) -> Box | None:
     """xyxy of x, y, width, height."""
     if not isinstance(bbox, list) or len(bbox) != 4:
         return None
-    if not all(isinstance(value, int | float) and abs(value) < 1e12 for value in bbox):
+    x, y, width, height = bbox
+    try:
+        box = float(x + 0), float(y + 0), float(x + width), float(y + height)  # text has no sum with 0
+    except (TypeError, OverflowError):
         return None
-    x, y, width, height = map(float, bbox)
-    return x, y, x + width, y + height
+    return box if all(map(math.isfinite, box)) else None
 
 
 def _said_size(item: dict[str, Any]) -> tuple[int, int] | None:
     """Height and width as the file says, which spares reading the image."""
     height, width = item.get("height"), item.get("width")
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
-        return height, width
-    return None
+    sides = isinstance(height, int) and isinstance(width, int)
+    return (height, width) if sides and 0 < min(height, width) <= max(height, width) < MAX_SIDE else None

@@ -101,9 +101,12 @@ def fit_box(written: Box, size_hw: tuple[int, int] | None, one_based: bool = Fal
 
     written: xyxy, 0-based and half-open; if `one_based`, 1-based with the last pixel inside (VOC).
     """
+    x0, y0, x1, y1 = written
+    height, width = size_hw or (0, 0)
+    if not one_based and 0 <= x0 <= x1 - 1 < x1 <= width and 0 <= y0 <= y1 - 1 < y1 <= height:
+        return written, ""  # as nearly all are, and large files have a million
     if not all(map(math.isfinite, written)):
         return None, "is not finite; it is left out"
-    x0, y0, x1, y1 = written
     ordered = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
     done = [] if ordered == written else ["has its corners in the wrong order; they are exchanged"]
     first = 1 if one_based else 0
