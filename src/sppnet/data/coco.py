@@ -291,5 +291,6 @@ def _corners(bbox: Any) -> Box | None:
 def _said_size(item: dict[str, Any]) -> tuple[int, int] | None:
     """Height and width as the file says, which spares reading the image."""
     height, width = item.get("height"), item.get("width")
-    sides = isinstance(height, int) and isinstance(width, int)
-    return (height, width) if sides and 0 < min(height, width) <= max(height, width) < MAX_SIDE else None
+    if isinstance(height, int) and isinstance(width, int) and 0 < min(height, width):
+        return (height, width) if max(height, width) < MAX_SIDE else None
+    return None
