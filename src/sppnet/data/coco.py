@@ -291,6 +291,6 @@ def _corners(bbox: Any) -> Box | None:
 def _said_size(item: dict[str, Any]) -> tuple[int, int] | None:
     """Height and width as the file says, which spares reading the image."""
     height, width = item.get("height"), item.get("width")
-    if isinstance(height, int) and isinstance(width, int) and 0 < min(height, width):
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
         return (height, width) if max(height, width) < MAX_SIDE else None
     return None

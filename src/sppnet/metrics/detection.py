@@ -157,7 +157,7 @@ def _judge_class(
     all_scores, matched = np.concatenate(scores), np.concatenate(objects)
     hit = matched >= 0
     ignored = hit & np.append(difficult, False)[matched]
-    is_right = _first_of_each(all_scores, np.where(hit & ~ignored, matched, -1))
+    is_right = _first_of_each(all_scores, matched)
     return all_scores, is_right, ignored, int((~difficult).sum())
 
 
