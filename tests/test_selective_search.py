@@ -80,8 +80,8 @@ def plain_histograms(planes: np.ndarray, smoothed: np.ndarray, mask: np.ndarray)
         half = math.sqrt(0.5)
         for slope in (across, (across + down) * half, down, (down - across) * half):
             for sign in (1, -1):
-                one_sided = np.clip(sign * slope[mask], 0, 63.9)
-                textures.append(np.histogram(one_sided, bins=10, range=(0, 64))[0])
+                one_sided = np.clip(sign * slope[mask], 0, 127.9)
+                textures.append(np.histogram(one_sided, bins=10, range=(0, 128))[0])
     pixels = mask.sum()
     return np.concatenate([np.concatenate(colours) / (3 * pixels), np.concatenate(textures) / (24 * pixels)])
 
