@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from sppnet.classify.classifier import Classifier, Testing
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.evaluate import evaluate
-from sppnet.classify.progress import Silent
+from sppnet.progress import Silent
 from sppnet.classify.sgd import Trainer
 from sppnet.classify.train import train
 from sppnet.data.folder import open_folder

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sppnet import demo
-from sppnet.classify.progress import Silent
+from sppnet.progress import Silent
 from sppnet.data.folder import open_folder
 from sppnet.data.image import read_header
 

@@ -13,9 +13,9 @@ from PIL import Image
 from sppnet.classify.classifier import Classifier
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.evaluate import evaluate
-from sppnet.classify.progress import Progress, Silent
 from sppnet.classify.train import train
 from sppnet.data.folder import open_folder
+from sppnet.progress import Progress, Silent
 from sppnet.report.plots import draw_accuracy_by_size, draw_contact_sheet
 
 TEST_IMAGES = 20

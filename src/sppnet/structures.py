@@ -69,6 +69,30 @@ class GroundTruth:
 
 
 @dataclass(frozen=True, eq=False)
+class Proposals:
+    """Boxes of one image that may hold an object, best first."""
+
+    boxes: Floats
+    """(n, 4)"""
+    scores: Floats
+    """(n,) falling; zeros where boxes come without."""
+
+    def __post_init__(self) -> None:
+        boxes = check_boxes(self.boxes)
+        object.__setattr__(self, "boxes", boxes)
+        object.__setattr__(self, "scores", _column("scores", self.scores, np.float32, len(boxes)))
+
+    @staticmethod
+    def of(boxes: npt.ArrayLike) -> "Proposals":
+        """Boxes without scores."""
+        array = check_boxes(boxes)
+        return Proposals(array, np.zeros(len(array), np.float32))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, eq=False)
 class Detections:
     """What a detector found in one image."""
 

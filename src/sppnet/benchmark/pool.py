@@ -16,9 +16,9 @@ from torch import Tensor
 from torchvision.ops import roi_pool
 
 from sppnet.benchmark.rows import Row, compare
-from sppnet.classify.progress import Progress, Silent
 from sppnet.geometry.grid import CellGrid, IntArray, boxes_to_cells, scaled_size
 from sppnet.ops import pyramid_pool
+from sppnet.progress import Progress, Silent
 
 LEVELS = (1, 2, 3, 6)
 IMAGE_HW = (375, 500)

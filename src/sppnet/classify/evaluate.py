@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 
 from sppnet.classify.classifier import Classifier
-from sppnet.classify.progress import Progress, Silent
 from sppnet.classify.views import score_images
 from sppnet.data.folder import ImageFolder
 from sppnet.data.image import ImageArray, read_image
 from sppnet.errors import DataError, ImageError
 from sppnet.metrics.classification import ClassificationResult, judge_scores
+from sppnet.progress import Progress, Silent
 
 Item = TypeVar("Item")
 

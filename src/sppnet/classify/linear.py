@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from sppnet.classify.config import TrainingConfig
-from sppnet.classify.progress import Progress
 from sppnet.data import transforms
 from sppnet.data.folder import ImageFolder
 from sppnet.data.image import read_header, read_image
@@ -16,6 +15,7 @@ from sppnet.errors import ImageError
 from sppnet.geometry.grid import VIEW_PX
 from sppnet.learn.svm import choose_C, fit_svm, gram_matrix
 from sppnet.nn.network import SPPNet, VectorSVM
+from sppnet.progress import Progress
 
 BATCH = 16
 

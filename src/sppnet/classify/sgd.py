@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sppnet.classify.config import TrainingConfig
-from sppnet.classify.progress import Progress
 from sppnet.classify.run import RunFolder
 from sppnet.data import transforms
 from sppnet.data.folder import ImageFolder
@@ -27,6 +26,7 @@ from sppnet.data.loader import Batch, Damaged, ImageCache, batches, bucket_by_si
 from sppnet.errors import DataError, ImageError, SppnetError
 from sppnet.geometry.grid import VIEW_PX
 from sppnet.nn.network import SPPNet
+from sppnet.progress import Progress
 
 CACHE_BYTES = 2 << 30
 """Memory for decoded images; a thousand photographs at a shorter side of 256 take 0.3 GB."""

@@ -12,7 +12,6 @@ from sppnet.classify.classifier import Classifier, Testing
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.evaluate import evaluate
 from sppnet.classify.linear import train_svm
-from sppnet.classify.progress import Progress, Silent
 from sppnet.classify.run import RunFolder
 from sppnet.classify.sgd import Trainer, Workers
 from sppnet.data.folder import ImageFolder, split_folder
@@ -21,6 +20,7 @@ from sppnet.errors import ConfigError
 from sppnet.metrics.classification import ClassificationResult
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk
+from sppnet.progress import Progress, Silent
 
 
 @dataclass(frozen=True)

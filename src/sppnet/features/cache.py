@@ -42,7 +42,13 @@ def cache_folder() -> Path:
 def recipe_of(trunk: Trunk, scales: tuple[int, ...]) -> str:
     """What, with an image's bytes, decides its maps: the trunk with its weights, and the scales."""
     digest = hashlib.sha256()
-    described = {"format": FORMAT, "trunk": trunk.spec, "scales": scales, "mean": trunk.mean, "std": trunk.std}
+    described = {
+        "format": FORMAT,
+        "trunk": trunk.spec,
+        "scales": scales,
+        "mean": trunk.mean,
+        "std": trunk.std,
+    }
     digest.update(json.dumps(described, sort_keys=True).encode())
     for name, tensor in sorted(trunk.state_dict().items()):
         digest.update(name.encode())

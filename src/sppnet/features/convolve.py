@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ def folded(body: nn.Module) -> nn.Module:
 
 def _fold_neighbours(part: nn.Sequential) -> None:
     names = list(part._modules)
-    for name, following in zip(names, names[1:], strict=False):
+    for name, following in pairwise(names):
         conv, norm = part._modules[name], part._modules[following]
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             part._modules[name] = fuse_conv_bn_eval(conv, norm)

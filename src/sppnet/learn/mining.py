@@ -18,9 +18,9 @@ from torch import Tensor
 
 from sppnet.errors import ConfigError, DataError
 from sppnet.learn.svm import LinearSVM, Loss, fit_svm
+from sppnet.progress import Progress, Silent
 
 Signs = npt.NDArray[np.int8]
-Progress = Callable[[str, int, int], None]
 
 NORM = 20.0
 """Vectors are scaled so that their mean length is this (paper's code, after R-CNN)."""
@@ -84,14 +84,15 @@ def mine_svms(
     Raises DataError for a class without positives.
     """
     config = config or MiningConfig()
-    progress = progress or (lambda *_: None)
+    progress = progress or Silent()
     store = _gather(source, images, classes, config, progress)
     svm = store.fit(classes, config)
     for turn in range(1, config.rounds):
         before = len(store)
+        progress.begin(f"mining, round {turn + 1}", images)
         for image in range(images):
             store.add_hard(image, source(image), svm, config)
-            progress(f"mining, round {turn + 1}", image + 1, images)
+            progress.advance(note=f"{len(store)} vectors")
         store.settle()
         if len(store) - before <= config.enough * before:
             break
@@ -106,6 +107,7 @@ def _gather(
     """All positives, and the first negatives."""
     rng = np.random.default_rng(config.seed)
     store: _Store | None = None
+    progress.begin("mining, round 1", images)
     for image in range(images):
         candidates = source(image)
         if store is None:
@@ -114,7 +116,7 @@ def _gather(
         others = np.flatnonzero(~positive & (candidates.signs < 0).any(axis=1))
         drawn = rng.choice(others, min(config.first, len(others)), replace=False)
         store.add(image, candidates, np.sort(np.concatenate([np.flatnonzero(positive), drawn])))
-        progress("mining, round 1", image + 1, images)
+        progress.advance()
     if store is None:
         raise DataError("there are no images to train on")
     store.settle()
@@ -137,7 +139,7 @@ class _Store:
         self.scale = 1.0
 
     def __len__(self) -> int:
-        return self.count
+        return self.count + sum(len(signs) for _, signs, _ in self.pending)
 
     def add(self, image: int, candidates: Candidates, rows: npt.NDArray[np.int64]) -> None:
         """Remember these windows of an image, until `settle`."""
@@ -163,7 +165,11 @@ class _Store:
         for vectors, signs, origin in self.pending:
             take = min(len(vectors), self.limit - self.count)
             here = slice(self.count, self.count + take)
-            self.vectors[here], self.signs[here], self.origin[here] = vectors[:take], signs[:take], origin[:take]
+            self.vectors[here], self.signs[here], self.origin[here] = (
+                vectors[:take],
+                signs[:take],
+                origin[:take],
+            )
             self.count += take
             self.known.difference_update((int(i), int(w)) for i, w in origin[take:])
         self.pending = []

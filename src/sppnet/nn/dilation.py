@@ -31,7 +31,7 @@ def dilate_stages(stages: Sequence[nn.Module], strides: Sequence[int], stride: i
 
 
 def _spread_stage(stage: nn.Module, spread: int, factor: int) -> None:
-    """Inside a stage the layers up to the strided one see as far as before; those behind it, `factor` as far."""
+    """The layers of a stage up to the strided one see as far as before; those behind it, `factor` as far."""
     passed = factor == 1
     for name, layer in stage.named_modules():
         if not isinstance(layer, Windowed):
@@ -51,7 +51,9 @@ def _spread(layer: Windowed, name: str, spread: int) -> None:
     if isinstance(layer, nn.AvgPool2d) or (isinstance(layer, nn.MaxPool2d) and layer.ceil_mode):
         raise ModelError(f"{name} ({layer}) cannot be dilated; cut the network before it")
     if _pair(layer.dilation) != (1, 1) or isinstance(layer.padding, str):
-        raise ModelError(f"{name} ({layer}) is dilated or padded in a way of its own; cut the network before it")
+        raise ModelError(
+            f"{name} ({layer}) is dilated or padded in a way of its own; cut the network before it"
+        )
     layer.dilation = (spread, spread)
     down, across = _pair(layer.padding)
     layer.padding = (down * spread, across * spread)

@@ -6,8 +6,8 @@ step from SPP-net towards region proposal networks, taken with the pyramid itsel
 seconds on the data set's own boxes.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from sppnet.errors import ConfigError, DataError
+from sppnet.errors import DataError
+from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import CellGrid, count_bins
 from sppnet.learn.deltas import clip_boxes, decode_boxes, encode_boxes
 from sppnet.ops.pooling import pyramid_pool
-from sppnet.structures import GroundTruth, overlaps
+from sppnet.progress import Progress, Silent
+from sppnet.structures import GroundTruth, Proposals, overlaps
 
 IntArray = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -63,18 +65,13 @@ class WindowConfig:
     """Of two proposals that overlap more, the better one stays."""
     seed: int = 0
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
-@dataclass(frozen=True, eq=False)
-class Proposals:
-    """Boxes that may hold an object, best first."""
-
-    boxes: Floats
-    """(n, 4)"""
-    scores: Floats
-    """(n,)"""
-
-    def __len__(self) -> int:
-        return len(self.boxes)
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "WindowConfig":
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        return WindowConfig(**values)
 
 
 # --- the windows ---------------------------------------------------------------------------------
@@ -125,7 +122,9 @@ def describe(boxes: Floats, size_hw: tuple[int, int]) -> Floats:
     sides = (boxes[:, 2:] - boxes[:, :2]) / np.array([width, height], np.float32)
     centres = (boxes[:, 2:] + boxes[:, :2]) / np.array([2 * width, 2 * height], np.float32)
     logs = np.log(np.maximum(sides, 1e-4))
-    return np.hstack([centres, sides, logs.sum(1, keepdims=True), logs[:, :1] - logs[:, 1:]]).astype(np.float32)
+    return np.hstack([centres, sides, logs.sum(1, keepdims=True), logs[:, :1] - logs[:, 1:]]).astype(
+        np.float32
+    )
 
 
 # --- the head ------------------------------------------------------------------------------------
@@ -150,12 +149,11 @@ class WindowHead(nn.Module):
         return result
 
     @torch.inference_mode()
-    def propose(
-        self, features: Tensor, grid: CellGrid, scaled_hw: tuple[int, int], size_hw: tuple[int, int], most: int
-    ) -> Proposals:
-        """The best windows of one map (c, h, w), at most `most`."""
+    def propose(self, maps: FeatureMaps, most: int) -> Proposals:
+        """The best windows of an image's first map, at most `most`."""
+        features, size_hw = maps.maps[0], maps.size_hw
         windows = dense_windows((features.shape[1], features.shape[2]), self.config)
-        boxes = windows_to_boxes(windows, grid, scaled_hw, size_hw)
+        boxes = windows_to_boxes(windows, maps.grid, maps.sizes_hw[0], size_hw)
         outputs = self._judge(features.float(), windows, describe(boxes, size_hw))
         scores, order = outputs[:, 0].topk(min(SURPLUS * most, len(outputs)))
         deltas = outputs[order, 1:].numpy() * DELTA_UNIT
@@ -193,21 +191,14 @@ class WindowSample:
     """(n, 4) to the object each overlaps most; meaningless for negatives."""
 
 
-def draw_windows(
-    features: Tensor,
-    grid: CellGrid,
-    scaled_hw: tuple[int, int],
-    size_hw: tuple[int, int],
-    truth: GroundTruth,
-    config: WindowConfig,
-    index: int,
-) -> WindowSample:
+def draw_windows(maps: FeatureMaps, truth: GroundTruth, config: WindowConfig, index: int) -> WindowSample:
     """Positives and negatives of one image, a pure function of the seed and its index.
 
     Windows on difficult objects and crowds are neither.
     """
+    features, size_hw = maps.maps[0], maps.size_hw
     windows = dense_windows((features.shape[1], features.shape[2]), config)
-    boxes = windows_to_boxes(windows, grid, scaled_hw, size_hw)
+    boxes = windows_to_boxes(windows, maps.grid, maps.sizes_hw[0], size_hw)
     shared = overlaps(boxes, truth.boxes) if len(truth) else np.zeros((len(boxes), 1), np.float32)
     plain = ~(truth.difficult | truth.crowd)
     clear = np.where(plain[None], shared, 0) if len(truth) else shared
@@ -245,7 +236,9 @@ def _choose(
     return np.concatenate([drawn, rest])
 
 
-def train_head(samples: Sequence[WindowSample], channels: int, config: WindowConfig) -> WindowHead:
+def train_head(
+    samples: Sequence[WindowSample], channels: int, config: WindowConfig, progress: Progress | None = None
+) -> WindowHead:
     """A head from the windows of all images; the same on every run."""
     vectors = torch.cat([torch.cat([sample.pooled, sample.geometry], 1) for sample in samples])
     positive = torch.from_numpy(np.concatenate([sample.positive for sample in samples])).float()
@@ -257,18 +250,26 @@ def train_head(samples: Sequence[WindowSample], channels: int, config: WindowCon
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         head = WindowHead(channels, config)
-        _descend(head, vectors, positive, deltas, config)
+        _descend(head, vectors, positive, deltas, config, progress or Silent())
     with torch.no_grad():  # the standardisation becomes part of the first layer
-        head.first.weight /= std
-        head.first.bias -= head.first.weight @ mean
+        head.first.weight.div_(std)
+        head.first.bias.sub_(head.first.weight @ mean)
     return head.eval()
 
 
-def _descend(head: WindowHead, vectors: Tensor, positive: Tensor, deltas: Tensor, config: WindowConfig) -> None:
+def _descend(
+    head: WindowHead,
+    vectors: Tensor,
+    positive: Tensor,
+    deltas: Tensor,
+    config: WindowConfig,
+    progress: Progress,
+) -> None:
     optimizer = torch.optim.AdamW(head.parameters(), config.learning_rate, weight_decay=1e-2)
     batch = 1024
     steps = config.epochs * ((len(vectors) + batch - 1) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
+    progress.begin("learning windows", config.epochs)
     for _ in range(config.epochs):
         for rows in torch.randperm(len(vectors)).split(batch):
             seen = nn.functional.dropout(vectors[rows], 0.2)
@@ -281,3 +282,4 @@ def _descend(head: WindowHead, vectors: Tensor, positive: Tensor, deltas: Tensor
             loss.backward()
             optimizer.step()
             schedule.step()
+        progress.advance(note=f"loss {loss.item():.3f}")

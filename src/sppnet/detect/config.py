@@ -1,0 +1,92 @@
+"""Everything that decides what a detector becomes."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from sppnet.errors import ConfigError, did_you_mean
+from sppnet.geometry.grid import MappingRule, check_levels
+from sppnet.learn.svm import Loss
+
+Layer = Literal["pool", "fc6", "fc7"]
+Finetune = Literal["none", "fc", "all"]
+Method = Literal["spp", "rcnn"]
+
+PROPOSALS = ("learned", "selective-search", "opencv")
+"""Kinds of proposals by name; anything else is a file of boxes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """How a detector is built and trained. Lengths are in pixels."""
+
+    trunk: str = "mobilenet_v2:18"
+    stride: int | None = 16
+    width: float = 1.0
+    weights: str | None = None
+    """A file, or "imagenet"."""
+    scales: tuple[int, ...] = (688,)
+    """Shorter sides at which an image is convolved."""
+    levels: tuple[int, ...] = (1, 2, 3, 6)
+    method: Method = "spp"
+    """rcnn: the baseline, which crops, warps and convolves every proposal."""
+    rule: MappingRule = "paper"
+    """Which cells a box covers."""
+    proposals: str = "learned"
+    """One of PROPOSALS, or a file."""
+    most: int = 1000
+    """Proposals of an image, at most."""
+    finetune: Finetune = "none"
+    """fc: new fc layers on frozen maps. all: through the pooling into the trunk."""
+    layer: Layer = "pool"
+    """What SVMs and box regression stand on."""
+    hidden: int = 1024
+    """Outputs of fc6 and fc7."""
+    steps: int = 3000
+    """Of fine-tuning, a batch of 128 windows each."""
+    learning_rate: float = 1e-2
+    """Of fine-tuning."""
+    loss: Loss = "squared_hinge"
+    C: float = 1e-4
+    positive_weight: float = 2.0
+    positive: float = 0.7
+    """Proposals that overlap an object as much are positives beside the object's own box; 1 for the paper's
+    way, objects alone."""
+    negative: float = 0.3
+    """Proposals that overlap an object of the class less are negatives."""
+    rounds: int = 3
+    """Passes of mining over the images."""
+    alpha: float = 1000.0
+    """Of the ridge regression of boxes."""
+    nms: float = 0.3
+    """Of two detections of a class that overlap more, the surer one stays."""
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_levels(self.levels)
+        for name, kind in (("method", Method), ("finetune", Finetune), ("layer", Layer), ("loss", Loss)):
+            given = getattr(self, name)
+            if given not in get_args(kind):
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(get_args(kind))}; got {given!r}: "
+                    f"{did_you_mean(str(given), get_args(kind))}"
+                )
+        if self.layer != "pool" and self.finetune == "none":
+            raise ConfigError(f"layer {self.layer} needs fc layers: give --finetune fc or all")
+        if self.method == "rcnn" and self.finetune != "none":
+            raise ConfigError("the R-CNN baseline has no fine-tuning here; leave --finetune at none")
+        if self.finetune == "all" and len(self.scales) > 1:
+            raise ConfigError("fine-tuning all layers works at one scale; give one --scales")
+        for name in ("most", "steps", "rounds", "hidden"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be 1 or more; got {getattr(self, name)}")
+        for name in ("positive", "negative", "nms"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is an overlap above 0 and up to 1; got {getattr(self, name)}")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "DetectorConfig":
+        return DetectorConfig(**{**data, "scales": tuple(data["scales"]), "levels": tuple(data["levels"])})

@@ -1,0 +1,224 @@
+"""A trained detector: one value that finds objects in images of any size, and one file it lives in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from sppnet.data.image import ImageSource
+from sppnet.detect.config import DetectorConfig
+from sppnet.detect.vectors import BoxVectors, RcnnVectors, SppVectors, Vectoriser, layers_up_to
+from sppnet.errors import ModelError
+from sppnet.features.convolve import Convolver
+from sppnet.features.photo import Photo
+from sppnet.geometry.grid import count_bins
+from sppnet.learn.finetune import detection_head
+from sppnet.learn.ridge import BoxRegressor
+from sppnet.learn.svm import LinearSVM
+from sppnet.nn.model_file import load_model, save_model
+from sppnet.nn.trunks import Trunk, empty_trunk
+from sppnet.proposals.learned import WindowConfig, WindowHead
+from sppnet.proposals.proposers import LearnedWindows, Proposer, make_proposer
+from sppnet.structures import Detections, Floats
+
+Indices = npt.NDArray[np.int64]
+
+KIND = "detector"
+
+LEAST_SCORE = -1.5
+"""Below this a window is no candidate even for evaluation (spp_test.m of the released code)."""
+
+MOST_PER_CLASS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What training makes, and a model file holds."""
+
+    classes: tuple[str, ...]
+    config: DetectorConfig
+    trunk: Trunk
+    windows: WindowHead | None
+    """Of learned proposals."""
+    head: nn.Sequential | None
+    """Fine-tuned fc layers."""
+    svm: LinearSVM
+    regressor: BoxRegressor
+
+
+class Detector:
+    """Image → Detections.
+
+    Detector.load(path)("photo.jpg") finds objects; `found.draw("photo.jpg").save("drawn.jpg")` shows them.
+    """
+
+    def __init__(self, parts: Parts, device: str = "cpu") -> None:
+        self.parts, self.config, self.classes = parts, parts.config, parts.classes
+        self.convolver = Convolver(parts.trunk.to(device), self.config.scales)
+        self.proposer: Proposer = (
+            make_proposer(self.config.proposals, self.config.most)
+            if parts.windows is None
+            else LearnedWindows(parts.windows, self.config.most)
+        )
+        self.vectoriser = make_vectoriser(self.config, self.convolver, parts.head)
+
+    def __repr__(self) -> str:
+        return f"Detector({', '.join(self.classes)}; {self.parts.trunk.name})"
+
+    def __call__(self, image: ImageSource, *, min_score: float = 0.0) -> Detections:
+        """Objects in an image: a path, a PIL image, an array or a tensor, of any size; the surest first.
+
+        min_score: an SVM's; above 0 a window is rather of the class than not. Raises ImageError.
+        """
+        return self.detect(Photo(image, self.convolver), min_score)
+
+    def detect(self, photo: Photo, min_score: float = LEAST_SCORE) -> Detections:
+        """Objects in a photograph whose maps may be there already."""
+        return self.select([self.candidates(photo, min_score)], photo.size_hw)
+
+    def candidates(self, photo: Photo, min_score: float = LEAST_SCORE) -> "Candidates":
+        """All windows that score at least `min_score` for a class, best of their neighbours, corrected."""
+        boxes = self.proposer(photo).boxes
+        vectors = self.vectoriser(photo, boxes)
+        return self.judge(boxes, vectors, photo.size_hw, min_score)
+
+    def judge(
+        self, boxes: Floats, vectors: BoxVectors, size_hw: tuple[int, int], min_score: float
+    ) -> "Candidates":
+        """Scores for every class; suppression; box regression of what is left (paper section 4.1)."""
+        scores = self.parts.svm.scores(vectors.distinct).numpy()[vectors.of_box]
+        found = []
+        for label in range(len(self.classes)):
+            own = np.flatnonzero(scores[:, label] >= min_score)
+            own = own[suppress(boxes[own], scores[own, label], self.config.nms)]
+            labels = np.full(len(own), label)
+            moved = self.parts.regressor.apply(vectors.take(own), boxes[own], labels, size_hw)
+            found.append(Candidates(moved, scores[own, label], labels))
+        return Candidates.joined(found)
+
+    def select(self, several: Sequence["Candidates"], size_hw: tuple[int, int]) -> Detections:
+        """Detections out of the candidates of one detector, or of several for the same classes."""
+        every = Candidates.joined(several)
+        kept = []
+        for label in range(len(self.classes)):
+            own = np.flatnonzero(every.labels == label)
+            kept.append(own[suppress(every.boxes[own], every.scores[own], self.config.nms)])
+        index = np.concatenate(kept) if kept else np.empty(0, np.int64)
+        index = index[np.argsort(-every.scores[index], kind="stable")]
+        return Detections(every.boxes[index], every.scores[index], every.labels[index], self.classes)
+
+    # --- the file --------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, trained: dict[str, Any] | None = None) -> None:
+        """trained: what else the header should say."""
+        parts = self.parts
+        header = {
+            "classes": list(parts.classes),
+            "config": {**parts.config.to_json(), "device": "auto"},
+            "trunk": parts.trunk.spec,
+            "windows": None if parts.windows is None else parts.windows.config.to_json(),
+            "trained": trained or {},
+        }
+        save_model(path, KIND, header, _tensors(parts))
+
+    @staticmethod
+    def load(path: str | Path, device: str = "cpu") -> "Detector":
+        """Raises ModelError naming what is wrong with the file."""
+        header, tensors = load_model(path, KIND)
+        try:
+            return Detector(_parts(header, tensors), device)
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise ModelError(f"{path} does not hold what its header describes: {error}") from error
+
+
+def _tensors(parts: Parts) -> dict[str, Tensor]:
+    modules = {"trunk": parts.trunk, "windows": parts.windows, "head": parts.head}
+    tensors = {
+        f"{name}.{key}": tensor
+        for name, module in modules.items()
+        if module is not None
+        for key, tensor in module.state_dict().items()
+    }
+    svm, regressor = parts.svm, parts.regressor
+    return tensors | {
+        "svm.weight": svm.weight,
+        "svm.bias": svm.bias,
+        "regressor.weight": regressor.weight,
+        "regressor.bias": regressor.bias,
+    }
+
+
+def _parts(header: dict[str, Any], tensors: dict[str, Tensor]) -> Parts:
+    config, classes = DetectorConfig.from_json(header["config"]), tuple(header["classes"])
+    trunk = empty_trunk(**header["trunk"])
+    trunk.load_state_dict(_own(tensors, "trunk"), assign=True)
+    windows = None
+    if header["windows"] is not None:
+        windows = WindowHead(trunk.channels, WindowConfig.from_json(header["windows"]))
+        windows.load_state_dict(_own(tensors, "windows"))
+    head = None
+    if config.finetune != "none":
+        length = trunk.channels * count_bins(config.levels)
+        with torch.device("meta"):
+            head = detection_head(length, config.hidden, len(classes))
+        head.load_state_dict(_own(tensors, "head"), assign=True)
+    return Parts(
+        classes,
+        config,
+        trunk.eval(),
+        windows if windows is None else windows.eval(),
+        head if head is None else head.eval(),
+        LinearSVM(tensors["svm.weight"], tensors["svm.bias"], classes),
+        BoxRegressor(tensors["regressor.weight"], tensors["regressor.bias"], classes),
+    )
+
+
+def _own(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+
+
+# --- candidates ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Scored windows of one image, before the last suppression."""
+
+    boxes: Floats
+    """(n, 4)"""
+    scores: Floats
+    """(n,)"""
+    labels: npt.NDArray[np.int64]
+    """(n,)"""
+
+    @staticmethod
+    def joined(several: Sequence["Candidates"]) -> "Candidates":
+        return Candidates(
+            np.concatenate([np.empty((0, 4), np.float32), *(one.boxes for one in several)]),
+            np.concatenate([np.empty(0, np.float32), *(one.scores for one in several)]),
+            np.concatenate([np.empty(0, np.int64), *(one.labels for one in several)]),
+        )
+
+
+def suppress(boxes: Floats, scores: Floats, overlap: float, most: int = MOST_PER_CLASS) -> Indices:
+    """Indices that greedy non-maximum suppression keeps, the surest first; of equal ones the earlier."""
+    order = np.argsort(-scores, kind="stable")
+    # Scores that fall by rank, so that ties cannot be taken in another order.
+    ranks = torch.arange(len(order), 0, -1, dtype=torch.float64)
+    kept = nms(torch.from_numpy(boxes[order].astype(np.float64)), ranks, overlap)[:most].numpy()
+    result: Indices = order[kept]
+    return result
+
+
+def make_vectoriser(config: DetectorConfig, convolver: Convolver, head: nn.Sequential | None) -> Vectoriser:
+    """What turns boxes into vectors, as the configuration asks."""
+    if config.method == "rcnn":
+        return RcnnVectors(convolver, config.levels)
+    layers = layers_up_to(head, config.layer) if head is not None and config.layer != "pool" else None
+    return SppVectors(config.levels, config.rule, layers)

@@ -1,0 +1,88 @@
+"""The windows of the training photographs, and what each of them is an example of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sppnet.data.annotated import AnnotatedImages
+from sppnet.detect.config import DetectorConfig
+from sppnet.features.cache import MapCache
+from sppnet.features.convolve import Convolver
+from sppnet.features.photo import Photo
+from sppnet.structures import Floats, GroundTruth, overlaps
+
+Signs = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPhotos:
+    """The photographs that could be read, with their objects."""
+
+    images: AnnotatedImages
+    convolver: Convolver
+    cache: MapCache | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.images.classes
+
+    def photo(self, index: int) -> Photo:
+        return Photo(self.images.paths[index], self.convolver, self.cache)
+
+    def truth(self, index: int) -> GroundTruth:
+        return self.images.truths[index]
+
+
+def training_boxes(truth: GroundTruth, proposals: Floats) -> Floats:
+    """(m + n, 4): the objects' own boxes, then the proposals."""
+    return np.concatenate([truth.boxes, proposals])
+
+
+def label_boxes(boxes: Floats, truth: GroundTruth, classes: int, config: DetectorConfig) -> Signs:
+    """(n, k) of 1, −1, 0: what each of `training_boxes` is to each class (paper section 4.1).
+
+    Positive: an object's own box, and what overlaps the object by `config.positive` or more. Negative:
+    what overlaps no object of the class by `config.negative` or more. Difficult objects and crowds, and
+    what overlaps them, are not used for their class.
+    """
+    signs = np.full((len(boxes), classes), -1, np.int8)
+    if not len(truth):
+        return signs
+    shared = overlaps(boxes, truth.boxes)
+    plain = ~(truth.difficult | truth.crowd)
+    for label in range(classes):
+        own = truth.labels == label
+        if own.any():
+            signs[shared[:, own].max(axis=1) >= config.negative, label] = 0
+        if (own & plain).any():
+            signs[shared[:, own & plain].max(axis=1) >= config.positive, label] = 1
+    # The boxes of the objects themselves stand first: positive whatever the rounding of an overlap of 1.
+    for index in np.flatnonzero(plain):
+        signs[index, truth.labels[index]] = 1
+    return signs
+
+
+def match_boxes(boxes: Floats, truth: GroundTruth) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """(n,) overlap of each box with the plain object it overlaps most, and that object's index or −1."""
+    plain = np.flatnonzero(~(truth.difficult | truth.crowd))
+    if not len(plain):
+        return np.zeros(len(boxes), np.float32), np.full(len(boxes), -1)
+    shared = overlaps(boxes, truth.boxes[plain])
+    best = shared.argmax(axis=1)
+    return shared[np.arange(len(boxes)), best], plain[best]
+
+
+def joined_boxes(several: Sequence[Floats]) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """The boxes of all images in one array, and how many each has."""
+    counts = np.array([len(boxes) for boxes in several], np.int64)
+    return np.concatenate([np.empty((0, 4), np.float32), *several]), counts
+
+
+def split_boxes(boxes: Floats, counts: npt.NDArray[np.int64]) -> list[Floats]:
+    """The inverse of `joined_boxes`."""
+    return np.split(boxes, np.cumsum(counts)[:-1])

@@ -1,0 +1,64 @@
+"""The folder of a detector's training: its configuration, a file a stage, and the model."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sppnet.detect.config import DetectorConfig
+from sppnet.errors import ConfigError
+from sppnet.nn.model_file import load_model, save_model, write_file
+
+KIND = "stage"
+FREE = ("device",)
+"""What may change when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class DetectorRun:
+    """detector.safetensors, config.json, times.json, and stages/ to resume from."""
+
+    root: Path
+
+    @property
+    def model(self) -> Path:
+        return self.root / "detector.safetensors"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    def start(self, config: DetectorConfig, data: Mapping[str, Any], resume: bool) -> None:
+        """Take the folder for a run; raises ConfigError if another run's results would be lost."""
+        described = json.loads(json.dumps({**data, **config.to_json()}))
+        if resume and self.config.exists():
+            self._check_same(described)
+        elif self.config.exists() or self.model.exists():
+            raise ConfigError(
+                f"{self.root} holds a run already; resume it (--resume) or choose another --out"
+            )
+        write_file(self.config, (json.dumps(described, indent=2) + "\n").encode())
+
+    def _check_same(self, described: dict[str, Any]) -> None:
+        before = json.loads(self.config.read_text())
+        changed = [key for key in described if key not in FREE and described[key] != before.get(key)]
+        if changed:
+            was = ", ".join(f"{key} was {before.get(key)!r}" for key in changed)
+            raise ConfigError(f"{self.root} was started with other settings: {was}. Resume with those")
+
+    def save_stage(self, name: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        save_model(self._stage(name), KIND, header, tensors)
+
+    def load_stage(self, name: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """What a stage left behind; None if it has not ended."""
+        path = self._stage(name)
+        return load_model(path, KIND) if path.exists() else None
+
+    def write_times(self, seconds: Mapping[str, float]) -> None:
+        write_file(self.root / "times.json", (json.dumps(dict(seconds), indent=2) + "\n").encode())
+
+    def _stage(self, name: str) -> Path:
+        return self.root / "stages" / f"{name}.safetensors"

@@ -1,0 +1,291 @@
+"""From annotated photographs to a detector file, stage by stage."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sppnet import __version__
+from sppnet.data.annotated import AnnotatedImages, find_annotated_splits, open_annotated
+from sppnet.detect.config import DetectorConfig
+from sppnet.detect.detector import Detector, Parts, make_vectoriser
+from sppnet.detect.examples import (
+    TrainingPhotos,
+    joined_boxes,
+    label_boxes,
+    match_boxes,
+    split_boxes,
+    training_boxes,
+)
+from sppnet.detect.run import DetectorRun
+from sppnet.detect.vectors import Vectoriser
+from sppnet.errors import ConfigError, DataError, ImageError
+from sppnet.features.cache import MapCache, recipe_of
+from sppnet.features.convolve import Convolver
+from sppnet.learn.mining import Candidates, MiningConfig, mine_svms
+from sppnet.learn.ridge import BoxRegressor, fit_boxes, mean_length_scale
+from sppnet.learn.svm import LinearSVM
+from sppnet.nn.trunks import Trunk, load_trunk
+from sppnet.progress import Progress, Silent
+from sppnet.proposals.learned import WindowConfig, WindowHead, draw_windows, train_head
+from sppnet.proposals.proposers import LearnedWindows, make_proposer
+from sppnet.structures import Floats
+
+REGRESSED = 0.5
+"""Windows that overlap an object as much learn to correct their box (paper section 4.1)."""
+
+REGRESSED_PER_IMAGE = 64
+"""At most: more of the same objects add little."""
+
+
+@dataclass(frozen=True)
+class DetectorTraining:
+    """What a run left behind."""
+
+    model: Path
+    detector: Detector
+    images: int
+    """That were trained on."""
+    skipped: tuple[str, ...]
+    """Why images were left out."""
+    seconds: dict[str, float]
+    """Of every stage, in their order."""
+
+
+def train_detector(
+    data: str | Path | AnnotatedImages,
+    out: str | Path,
+    config: DetectorConfig | None = None,
+    *,
+    split: str | None = None,
+    resume: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> DetectorTraining:
+    """Train a detector on a VOC, COCO or YOLO data set, or on images opened already.
+
+    out: the run folder (see `DetectorRun`). split: by default trainval, else train, else everything.
+    resume: go on with the run there, at the stage it was in. cache: folder of feature maps.
+    Raises DataError, ModelError or ConfigError for what cannot be trained; damaged images are left out.
+    """
+    config = config or DetectorConfig()
+    images = data if isinstance(data, AnnotatedImages) else open_annotated(data, split or default_split(data))
+    run = DetectorRun(Path(out))
+    _check_objects(images)
+    run.start(config, {"data": str(images.root), "split": split, "images": len(images)}, resume)
+    return _Training(images, config, run, cache, progress or Silent()).run_stages()
+
+
+def default_split(data: str | Path, wanted: tuple[str, ...] = ("trainval", "train")) -> str | None:
+    """The first of the wanted splits that a data set has; None if it has no splits."""
+    offered = find_annotated_splits(data)
+    found = next((name for name in wanted if name in offered), None)
+    if found is None and offered:
+        raise DataError(f"{data} has the splits {', '.join(offered)}; choose one with --split")
+    return found
+
+
+def _check_objects(images: AnnotatedImages) -> None:
+    counts = images.counts()
+    without = [name for name, count in counts.items() if not count]
+    if without:
+        raise DataError(
+            f"no objects of {', '.join(without)} in the {len(images)} images to train on; "
+            "leave those classes out of classes.txt, or choose another split"
+        )
+
+
+class _Training:
+    """One run; every stage is read from the run folder if it ended before."""
+
+    def __init__(
+        self,
+        images: AnnotatedImages,
+        config: DetectorConfig,
+        run: DetectorRun,
+        cache: Path | None,
+        progress: Progress,
+    ) -> None:
+        self.config, self.run, self.progress = config, run, progress
+        self.trunk = _frozen_trunk(config)
+        convolver = Convolver(self.trunk, config.scales)
+        maps = MapCache(recipe_of(self.trunk, config.scales), cache)
+        self.photos = TrainingPhotos(images, convolver, maps)
+        self.skipped: tuple[str, ...] = ()
+        self.seconds: dict[str, float] = {}
+
+    def run_stages(self) -> DetectorTraining:
+        windows = self._learn_windows()
+        proposals = self._propose(windows)
+        head: nn.Sequential | None = None
+        vectoriser = make_vectoriser(self.config, self.photos.convolver, head)
+        svm = self._train_svms(vectoriser, proposals)
+        regressor = self._regress_boxes(vectoriser, proposals)
+        detector = Detector(
+            Parts(self.photos.classes, self.config, self.trunk, windows, head, svm, regressor)
+        )
+        trained = {"sppnet": __version__, "images": len(self.photos), "seconds": self.seconds}
+        detector.save(self.run.model, trained)
+        self.run.write_times(self.seconds)
+        return DetectorTraining(self.run.model, detector, len(self.photos), self.skipped, self.seconds)
+
+    # --- stages ----------------------------------------------------------------------------------
+
+    def _learn_windows(self) -> WindowHead | None:
+        """Feature maps of all photographs, and the head of the learned windows if those are asked for."""
+        learned = self.config.proposals == "learned"
+        with self._timed("windows") as stage:
+            if stage is not None:
+                self._leave_out(stage.header["skipped"])
+                return _window_head(stage, self.trunk.channels) if learned else None
+            config, samples, skipped = WindowConfig(seed=self.config.seed), [], {}
+            self.progress.begin("convolving photographs", len(self.photos))
+            for index in range(len(self.photos)):
+                try:
+                    maps = self.photos.photo(index).maps
+                except ImageError as error:
+                    skipped[str(index)] = str(error)
+                else:
+                    if learned:
+                        samples.append(draw_windows(maps, self.photos.truth(index), config, index))
+                self.progress.advance()
+            self._leave_out(skipped)
+            head = train_head(samples, self.trunk.channels, config, self.progress) if learned else None
+            header = {"skipped": skipped, "windows": config.to_json()}
+            self.run.save_stage("windows", header, {} if head is None else head.state_dict())
+            return head
+
+    def _propose(self, windows: WindowHead | None) -> list[Floats]:
+        with self._timed("proposals") as stage:
+            if stage is not None:
+                return split_boxes(stage.tensors["boxes"].numpy(), stage.tensors["counts"].numpy())
+            most, kind = self.config.most, self.config.proposals
+            proposer = make_proposer(kind, most) if windows is None else LearnedWindows(windows, most)
+            self.progress.begin("proposing windows", len(self.photos))
+            found = []
+            for index in range(len(self.photos)):
+                found.append(proposer(self.photos.photo(index)).boxes)
+                self.progress.advance()
+            boxes, counts = joined_boxes(found)
+            tensors = {"boxes": torch.from_numpy(boxes), "counts": torch.from_numpy(counts)}
+            self.run.save_stage("proposals", {}, tensors)
+            return found
+
+    def _train_svms(self, vectoriser: Vectoriser, proposals: list[Floats]) -> LinearSVM:
+        with self._timed("svm") as stage:
+            if stage is not None:
+                return LinearSVM(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
+
+            def source(index: int) -> Candidates:
+                truth = self.photos.truth(index)
+                boxes = training_boxes(truth, proposals[index])
+                signs = label_boxes(boxes, truth, len(self.photos.classes), self.config)
+                vectors = vectoriser(self.photos.photo(index), boxes)
+                return Candidates(
+                    vectors.distinct, _merge_signs(signs, vectors.of_box, len(vectors.distinct))
+                )
+
+            config = self.config
+            mining = MiningConfig(
+                loss=config.loss, C=config.C, positive_weight=config.positive_weight,
+                rounds=config.rounds, seed=config.seed,
+            )  # fmt: skip
+            svm = mine_svms(source, len(self.photos), self.photos.classes, mining, self.progress)
+            self.run.save_stage("svm", {}, {"weight": svm.weight, "bias": svm.bias})
+            return svm
+
+    def _regress_boxes(self, vectoriser: Vectoriser, proposals: list[Floats]) -> BoxRegressor:
+        with self._timed("boxes") as stage:
+            if stage is not None:
+                return BoxRegressor(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
+            regressor = self._fit_regressor(vectoriser, proposals)
+            self.run.save_stage("boxes", {}, {"weight": regressor.weight, "bias": regressor.bias})
+            return regressor
+
+    def _fit_regressor(self, vectoriser: Vectoriser, proposals: list[Floats]) -> BoxRegressor:
+        vectors, boxes, targets, labels = [], [], [], []
+        self.progress.begin("box regression", len(self.photos))
+        for index in range(len(self.photos)):
+            truth = self.photos.truth(index)
+            overlap, nearest = match_boxes(proposals[index], truth)
+            chosen = np.flatnonzero(overlap >= REGRESSED)
+            rng = np.random.default_rng(np.random.SeedSequence(self.config.seed, spawn_key=(7, index)))
+            chosen = np.sort(rng.permutation(chosen)[:REGRESSED_PER_IMAGE])
+            if len(chosen):
+                own = proposals[index][chosen]
+                found = vectoriser(self.photos.photo(index), own)
+                vectors.append(found.take(np.arange(len(own))).numpy())
+                boxes.append(own)
+                targets.append(truth.boxes[nearest[chosen]])
+                labels.append(truth.labels[nearest[chosen]])
+            self.progress.advance()
+        if not vectors:
+            raise DataError("no proposal overlaps an object by half; propose more windows (--most)")
+        rows = np.concatenate(vectors)
+        scale = mean_length_scale(rows)
+        rows *= np.float32(scale)
+        fitted = fit_boxes(
+            rows, np.concatenate(boxes), np.concatenate(targets), np.concatenate(labels),
+            self.photos.classes, alpha=self.config.alpha,
+        )  # fmt: skip
+        return BoxRegressor(fitted.weight * scale, fitted.bias, fitted.classes)
+
+    # --- keeping books ---------------------------------------------------------------------------
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator["_Stage | None"]:
+        """A stage that ended before, or None; the time of one that runs now."""
+        stored = self.run.load_stage(name)
+        start = time.perf_counter()
+        yield None if stored is None else _Stage(*stored)
+        if stored is None:
+            self.seconds[name] = round(time.perf_counter() - start, 1)
+
+    def _leave_out(self, skipped: dict[str, str]) -> None:
+        """Damaged images, by their index; from here on the others are all there are."""
+        self.skipped = tuple(skipped.values())
+        good = [index for index in range(len(self.photos)) if str(index) not in skipped]
+        if not good:
+            raise DataError("none of the images could be read")
+        self.photos = replace(self.photos, images=self.photos.images.take(good))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What a stage left behind in an earlier run."""
+
+    header: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def _window_head(stage: _Stage, channels: int) -> WindowHead:
+    head = WindowHead(channels, WindowConfig.from_json(stage.header["windows"]))
+    head.load_state_dict(stage.tensors)
+    return head.eval()
+
+
+def _frozen_trunk(config: DetectorConfig) -> Trunk:
+    if config.weights is None and config.finetune != "all":
+        raise ConfigError(
+            "a trunk that stays as it is needs trained weights: give --weights imagenet (downloads them) or "
+            "a file, such as a classifier's best.safetensors; or train it (--finetune all)"
+        )
+    trunk = load_trunk(config.trunk, stride=config.stride, width=config.width, weights=config.weights)
+    return trunk.eval()
+
+
+def _merge_signs(signs: Any, of_box: Any, count: int) -> Any:
+    """(u, k) signs of distinct vectors: positive if a box of it is, else unused if one is."""
+    merged = np.full((count, signs.shape[1]), -1, np.int8)
+    unused, positive = np.zeros(merged.shape, bool), np.zeros(merged.shape, bool)
+    np.logical_or.at(unused, of_box, signs == 0)
+    np.logical_or.at(positive, of_box, signs == 1)
+    merged[unused] = 0
+    merged[positive] = 1
+    return merged

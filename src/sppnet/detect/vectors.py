@@ -1,0 +1,110 @@
+"""From boxes of an image to the vectors that are learned on: SPP-net's way, and R-CNN's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from sppnet.data.transforms import resize_to, to_tensor
+from sppnet.features.convolve import Convolver
+from sppnet.features.photo import Photo
+from sppnet.geometry.grid import MappingRule
+from sppnet.ops.pooling import pyramid_pool
+from sppnet.structures import Floats
+
+CROP_PX = 227
+CONTEXT_PX = 16
+"""R-CNN's input, and the context around the box within it."""
+CROPS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class BoxVectors:
+    """The vectors of an image's boxes; boxes that look alike share one."""
+
+    distinct: Tensor
+    """(u, d) float32."""
+    of_box: npt.NDArray[np.int64]
+    """(n,) the vector of each box."""
+
+    def take(self, boxes: npt.NDArray[np.int64]) -> Tensor:
+        """(m, d) of these boxes."""
+        return self.distinct[torch.from_numpy(self.of_box[boxes])]
+
+
+class Vectoriser(Protocol):
+    """Makes vectors of one length."""
+
+    def __call__(self, photo: Photo, boxes: Floats) -> BoxVectors: ...
+
+
+@dataclass(frozen=True, eq=False)
+class SppVectors:
+    """Windows of the image's feature maps, pooled (paper section 4.1)."""
+
+    levels: tuple[int, ...]
+    rule: MappingRule = "paper"
+    layers: nn.Sequential | None = None
+    """fc layers up to the one that is asked for."""
+
+    def __call__(self, photo: Photo, boxes: Floats) -> BoxVectors:
+        windows = photo.maps.windows(boxes, self.rule)
+        vectors = photo.maps.pool_windows(windows, self.levels).float()
+        return BoxVectors(_through(self.layers, vectors), windows.of_box)
+
+
+@dataclass(frozen=True, eq=False)
+class RcnnVectors:
+    """Every box cut out with its context, warped to a square and convolved by itself."""
+
+    convolver: Convolver
+    levels: tuple[int, ...]
+
+    def __call__(self, photo: Photo, boxes: Floats) -> BoxVectors:
+        parts = [
+            self._convolved(photo, boxes[start : start + CROPS_AT_ONCE])
+            for start in range(0, len(boxes), CROPS_AT_ONCE)
+        ]
+        length = self.convolver.trunk.channels * sum(n * n for n in self.levels)
+        vectors = torch.cat(parts) if parts else torch.empty(0, length)
+        return BoxVectors(vectors, np.arange(len(boxes)))
+
+    @torch.inference_mode()
+    def _convolved(self, photo: Photo, boxes: Floats) -> Tensor:
+        trunk = self.convolver.trunk
+        crops = [to_tensor(warp_crop(photo.pixels, box), trunk.mean, trunk.std) for box in boxes]
+        batch = torch.stack(crops).to(self.convolver.device, memory_format=torch.channels_last)
+        return pyramid_pool(self.convolver.body(batch).contiguous(), None, self.levels).float().cpu()
+
+
+def warp_crop(pixels: npt.NDArray[np.uint8], box: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    """(227, 227, 3): the box warped to a square with 16 pixels of context on every side.
+
+    What the context shows beyond the image is the mean colour of the border's nearest pixels, 128 grey
+    in R-CNN's code: here the border itself, repeated.
+    """
+    height, width = pixels.shape[:2]
+    inner = CROP_PX - 2 * CONTEXT_PX
+    margin = (box[2:] - box[:2]) * (CONTEXT_PX / inner)
+    low, high = np.floor(box[:2] - margin).astype(int), np.ceil(box[2:] + margin).astype(int)
+    rows = np.clip(np.arange(low[1], max(high[1], low[1] + 1)), 0, height - 1)
+    columns = np.clip(np.arange(low[0], max(high[0], low[0] + 1)), 0, width - 1)
+    return resize_to(np.ascontiguousarray(pixels[rows[:, None], columns]), (CROP_PX, CROP_PX))
+
+
+@torch.inference_mode()
+def _through(layers: nn.Sequential | None, vectors: Tensor) -> Tensor:
+    return vectors if layers is None else layers(vectors)
+
+
+def layers_up_to(head: nn.Sequential, layer: str) -> nn.Sequential:
+    """fc6 … `layer` of a detection head, ReLU included, without dropout."""
+    names: Sequence[str] = ("fc6", "relu6") if layer == "fc6" else ("fc6", "relu6", "fc7", "relu7")
+    part = nn.Sequential()
+    for name in names:
+        part.add_module(name, head.get_submodule(name))
+    return part.eval()
