@@ -63,10 +63,8 @@ def describe(labels: Array, count: int, codes: Array) -> Regions:
     sizes, boxes = np.zeros(count, np.int64), np.empty((count, 4), np.int32)
     counts = np.zeros((count, BINS), np.int32)
     _count(labels, codes, sizes, boxes, counts)
-    _complete(sizes, counts)
-    # The sums are known: a pixel counts once in each plane, and for each direction and sign.
-    parts = np.where(np.arange(BINS) < COLOURS, 3, 24) * sizes[:, None]
-    histograms = (counts / parts).astype(np.float32)
+    histograms = np.empty((count, BINS), np.float32)
+    _share(sizes, counts, histograms)
     return Regions(boxes, sizes, histograms, _find_neighbours(labels, count), labels.size)
 
 
@@ -118,11 +116,17 @@ def _count(labels: Array, codes: Array, sizes: Array, boxes: Array, counts: Arra
 
 
 @_compiled
-def _complete(sizes: Array, counts: Array) -> None:
-    """A slope that has one sign is 0 for the other: it belongs in the first bin there."""
+def _share(sizes: Array, counts: Array, histograms: Array) -> None:
+    """Counts as shares of their sums: a pixel counts once for each plane, direction and sign."""
     for region in range(len(sizes)):
+        row, size = counts[region], sizes[region]
         for first in range(COLOURS, BINS, TEXTURE_BINS):
-            counts[region, first] += sizes[region] - counts[region, first : first + TEXTURE_BINS].sum()
+            # A slope that has one sign is 0 for the other: it belongs in the first bin there.
+            row[first] += size - row[first : first + TEXTURE_BINS].sum()
+        for i in range(COLOURS):
+            histograms[region, i] = row[i] / (3 * size)
+        for i in range(COLOURS, BINS):
+            histograms[region, i] = row[i] / (24 * size)
 
 
 def _find_neighbours(labels: Array, count: int) -> Array:
