@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sppnet import __version__
-from sppnet.cli import benchmark, check, classify, convert, demo, doctor, proposals
+from sppnet.cli import benchmark, check, classify, convert, demo, detect, doctor, proposals
 from sppnet.errors import SppnetError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(classify.app, name="classify", help="Train, evaluate and use classifiers.")
+app.add_typer(detect.app, name="detect", help="Train, evaluate and use detectors.")
 app.add_typer(benchmark.app, name="benchmark", help="Measure us against the alternatives, in one run.")
 app.command("check")(check.check)
 app.command("convert")(convert.convert)

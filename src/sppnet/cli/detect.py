@@ -1,0 +1,274 @@
+"""sppnet detect …"""
+
+import csv
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sppnet.detect.detector import Detector
+    from sppnet.detect.ensemble import Ensemble
+    from sppnet.metrics.coco import CocoResult
+    from sppnet.metrics.detection import DetectionResult
+    from sppnet.structures import Detections
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+
+NAMED_IN_LINES = 5
+"""Detections that a line of text names before it counts the rest."""
+
+
+class Metric(StrEnum):
+    """How average precision is counted."""
+
+    voc07 = "voc07"
+    voc = "voc"
+    coco = "coco"
+
+
+Data = Annotated[Path, typer.Argument(help="Annotated images: a VOC, COCO or YOLO folder or file.")]
+Models = Annotated[
+    list[Path], typer.Option("--model", help="Model file made by training; twice: two detectors as one.")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, … Default: auto.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run folder: model, configuration, times, stages.")],
+    split: Annotated[str | None, typer.Option(help="Default: trainval or train, if there.")] = None,
+    trunk: Annotated[
+        str | None,
+        typer.Option(help="A torchvision name, zf5, …, or timm:<name>. Default: mobilenet_v2:18."),
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Image pixels a cell of the map: 16, 32. Default: 16.")
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option(help="Multiplies the channels of the paper's trunks. Default: 1.0.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Trunk weights: a file (a classifier's too), or imagenet (downloaded once)."),
+    ] = None,
+    scales: Annotated[
+        str | None, typer.Option(help="Shorter sides; the paper's: 480,576,688,864,1200. Default: 688.")
+    ] = None,
+    levels: Annotated[str | None, typer.Option(help="Pyramid. Default: 1,2,3,6.")] = None,
+    proposals: Annotated[
+        str | None,
+        typer.Option(help="learned, selective-search, opencv, or a file of boxes. Default: learned."),
+    ] = None,
+    most: Annotated[int | None, typer.Option(help="Proposals an image, at most. Default: 1000.")] = None,
+    finetune: Annotated[
+        str | None, typer.Option(help="none, fc (new layers), all (the trunk too). Default: none.")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="What SVMs stand on: pool, fc6, fc7. Default: pool.")
+    ] = None,
+    hidden: Annotated[int | None, typer.Option(help="Outputs of fc6 and fc7. Default: 1024.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Of fine-tuning, 128 windows each. Default: 3000.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="spp, or rcnn: the baseline that crops and warps. Default: spp.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Of SVMs: squared_hinge, hinge. Default: squared_hinge.")
+    ] = None,
+    c: Annotated[
+        float | None, typer.Option("--C", help="Of SVMs: weight of errors. Default: 0.0001.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random. Default: 0.")] = None,
+    device: Device = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, at its stage.")
+    ] = False,
+) -> None:
+    """Train a detector on annotated images."""
+    from sppnet.cli.output import Bars
+    from sppnet.detect.config import DetectorConfig
+    from sppnet.detect.train import train_detector
+
+    options = {
+        "trunk": trunk, "stride": stride, "width": width, "weights": weights,
+        "scales": _integers("--scales", scales), "levels": _integers("--levels", levels),
+        "proposals": proposals, "most": most, "finetune": finetune, "layer": layer, "hidden": hidden,
+        "steps": steps, "method": method, "loss": loss, "C": c, "seed": seed, "device": device,
+    }  # fmt: skip
+    # What is not given is the configuration's own default, so that it stands in one place.
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    config = DetectorConfig(**given)
+    with Bars() as bars:
+        result = train_detector(data, out, config, split=split, resume=resume, progress=bars)
+    _tell_skipped(result.skipped)
+    _tell_times(result.seconds, result.images)
+    typer.echo(result.model)
+
+
+@app.command()
+def evaluate(
+    data: Data,
+    model: Models,
+    split: Annotated[str | None, typer.Option(help="Default: test or val, if there.")] = None,
+    metric: Annotated[
+        Metric, typer.Option(help="voc07: 11 points. voc: area, 2010 on. coco: ten overlaps.")
+    ] = Metric.voc07,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a detector, or two as one, on annotated images."""
+    from sppnet.cli.output import Bars, print_json
+    from sppnet.data.annotated import open_annotated
+    from sppnet.detect.evaluate import evaluate_detector
+    from sppnet.detect.train import default_split
+
+    detector = _open(model, device)
+    images = open_annotated(data, split or default_split(data, ("test", "val")))
+    with Bars() as bars:
+        result = evaluate_detector(detector, images, metric.value, bars)
+    _tell_skipped(result.skipped)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _print_result(result, metric)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Files, folders, or patterns such as 'photos/*.jpg'.")],
+    model: Models,
+    out: Annotated[Path | None, typer.Option(help="Folder for drawings: name.png of each image.")] = None,
+    min_score: Annotated[
+        float, typer.Option(help="Surer ones only. SVMs say 0 where they are of two minds.")
+    ] = 0.0,
+    device: Device = None,
+    as_json: Json = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write CSV to this file.")] = None,
+) -> None:
+    """Find objects in images. Exits with 1 if an image could not be read, after all others."""
+    from sppnet.cli.output import print_json
+    from sppnet.data.files import find_images
+
+    detector = _open(model, device)
+    paths = find_images(images)
+    for folder in filter(None, (out, csv_file and csv_file.parent)):
+        folder.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    found, skipped = _predict(detector, paths, min_score, out)
+    _tell_skipped(skipped)
+    if csv_file:
+        _write_csv(csv_file, found)
+    if as_json:
+        results = [{"image": str(path), **each.to_json()} for path, each in found.items()]
+        print_json({"predictions": results, "skipped": skipped})
+    elif not csv_file:
+        for path, each in found.items():
+            typer.echo(f"{path}  {_in_words(each)}")
+    if skipped:
+        raise typer.Exit(1)
+
+
+# --- predicting ----------------------------------------------------------------------------------
+
+
+def _open(models: list[Path], device: str | None) -> "Detector | Ensemble":
+    from sppnet.classify.train import find_device
+    from sppnet.detect.detector import Detector
+    from sppnet.detect.ensemble import Ensemble
+
+    where = str(find_device(device or "auto"))
+    detectors = [Detector.load(path, where) for path in models]
+    return detectors[0] if len(detectors) == 1 else Ensemble(tuple(detectors))
+
+
+def _predict(
+    detector: "Detector | Ensemble", paths: list[Path], min_score: float, out: Path | None
+) -> "tuple[dict[Path, Detections], list[str]]":
+    """What is in each image, drawn on the way, and why some could not be read."""
+    from sppnet.cli.drawings import drawing_files
+    from sppnet.cli.output import Bars
+    from sppnet.data.image import read_image
+    from sppnet.errors import ImageError
+
+    drawings = drawing_files(paths, out) if out else {}
+    found: dict[Path, Detections] = {}
+    skipped = []
+    with Bars() as bars:
+        bars.begin("detecting", len(paths))
+        for path in paths:
+            try:
+                found[path] = detector(path, min_score=min_score)
+                if out:
+                    found[path].draw(read_image(path)).save(drawings[path])
+            except ImageError as error:
+                skipped.append(str(error))
+            bars.advance()
+    return found, skipped
+
+
+def _in_words(found: "Detections") -> str:
+    named = [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores, strict=True)]
+    more = len(named) - NAMED_IN_LINES
+    return ", ".join(named[:NAMED_IN_LINES]) + (f" and {more} more" if more > 0 else "") or "nothing"
+
+
+def _write_csv(path: Path, found: "dict[Path, Detections]") -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "score", "x0", "y0", "x1", "y1"])
+        for image, each in found.items():
+            for name, score, box in zip(each.names, each.scores, each.boxes.tolist(), strict=True):
+                writer.writerow([image, name, f"{score:.6f}", *(f"{side:.2f}" for side in box)])
+
+
+# --- telling -------------------------------------------------------------------------------------
+
+
+def _tell_skipped(skipped: Any) -> None:
+    from sppnet.cli.output import notes
+
+    for reason in skipped:
+        notes.print(f"left out: {reason}", soft_wrap=True, markup=False)
+
+
+def _tell_times(seconds: dict[str, float], images: int) -> None:
+    """A line a stage; stages that an earlier run ended are not among them."""
+    from sppnet.cli.output import notes
+
+    notes.print(f"trained on {images} images", markup=False)
+    for stage, spent in {**seconds, "in all": sum(seconds.values())}.items():
+        notes.print(f"{stage:<12}{spent:>8.1f} s", markup=False)
+
+
+def _print_result(result: "DetectionResult | CocoResult", metric: Metric) -> None:
+    from sppnet.cli.output import print_table
+    from sppnet.metrics.coco import CocoResult
+
+    columns = {"AP": result.per_class}
+    if isinstance(result, CocoResult):
+        columns["AP50"] = result.per_class50
+    left_out = f"{len(result.skipped)} could not be read" if result.skipped else "none skipped"
+    print_table(
+        f"mAP {result.map:.1%} ({metric.value}) of {result.images} images; {left_out}",
+        ["class", *columns],
+        [[name, *(_share(values[name]) for values in columns.values())] for name in result.per_class],
+    )
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _integers(option: str, text: str | None) -> tuple[int, ...] | None:
+    from sppnet.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f'{option} must be integers such as 1,2,3,6; got "{text}"') from None

@@ -1,0 +1,88 @@
+"""How well a detector finds the objects of annotated images."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from sppnet.data.annotated import AnnotatedImages
+from sppnet.detect.detector import LEAST_SCORE, Detector
+from sppnet.detect.ensemble import Ensemble
+from sppnet.errors import ConfigError, DataError, ImageError, MissingExtraError, did_you_mean
+from sppnet.features.cache import MapCache
+from sppnet.features.photo import Photo
+from sppnet.metrics.coco import CocoResult, judge_coco
+from sppnet.metrics.detection import DetectionResult, judge_detections
+from sppnet.progress import Progress, Silent
+from sppnet.structures import Detections, GroundTruth
+
+Metric = Literal["voc07", "voc", "coco"]
+
+
+def evaluate_detector(
+    detector: Detector | Ensemble,
+    images: AnnotatedImages,
+    metric: Metric = "voc07",
+    progress: Progress | None = None,
+    cache: MapCache | None = None,
+) -> DetectionResult | CocoResult:
+    """Average precision of what the detector finds, by name of class.
+
+    metric: "voc07", the mean precision at eleven recalls; "voc", the area under the curve (VOC 2010 on);
+    "coco", the mean over ten overlaps.
+    cache: of the detector's own feature maps; an ensemble has none. Images that cannot be read are left
+    out and named. Raises ConfigError for another metric, DataError for objects of a class the detector
+    does not know and where no image can be read, MissingExtraError where "coco" lacks its package.
+    """
+    _check_metric(metric)
+    truths = match_classes(images, detector.classes)
+    progress = progress or Silent()
+    progress.begin("detecting", len(images))
+    found, known, skipped = [], [], []
+    for path, truth in zip(images.paths, truths, strict=True):
+        try:
+            found.append(_detect(detector, path, cache))
+        except ImageError as error:
+            skipped.append(str(error))
+        else:
+            known.append(truth)
+        progress.advance()
+    if not found:
+        raise DataError(f"none of the {len(images)} images of {images.root} could be read")
+    if metric == "coco":
+        return judge_coco(found, known, detector.classes, skipped)
+    return judge_detections(found, known, detector.classes, metric, skipped=skipped)
+
+
+def match_classes(images: AnnotatedImages, classes: tuple[str, ...]) -> tuple[GroundTruth, ...]:
+    """The truths with labels that count in `classes`; raises DataError naming objects of other classes."""
+    unknown = [name for name, count in images.counts().items() if count and name not in classes]
+    if unknown:
+        raise DataError(
+            f"{images.root} marks objects the model was not trained on: {', '.join(unknown)} "
+            f"(it knows {', '.join(classes)}); leave them out of classes.txt, or train on them"
+        )
+    # A class without objects is never looked up, so what stands for it does not matter.
+    labels = np.array([classes.index(name) if name in classes else -1 for name in images.classes], np.int64)
+    return tuple(
+        GroundTruth(truth.boxes, labels[truth.labels], truth.difficult, truth.crowd)
+        for truth in images.truths
+    )
+
+
+def _detect(detector: Detector | Ensemble, path: Path, cache: MapCache | None) -> Detections:
+    if isinstance(detector, Ensemble):
+        return detector(path, min_score=LEAST_SCORE)
+    return detector.detect(Photo(path, detector.convolver, cache))
+
+
+def _check_metric(metric: str) -> None:
+    """Before the work, not after it."""
+    if metric not in get_args(Metric):
+        known = get_args(Metric)
+        raise ConfigError(
+            f"the metric must be one of {', '.join(known)}; got {metric!r}: {did_you_mean(metric, known)}"
+        )
+    if metric == "coco" and find_spec("faster_coco_eval") is None:
+        raise MissingExtraError("faster-coco-eval", "coco")
