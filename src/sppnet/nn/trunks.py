@@ -20,7 +20,7 @@ from sppnet.errors import MissingExtraError, ModelError, did_you_mean
 from sppnet.nn.backbones import BACKBONES, build_backbone
 from sppnet.nn.dilation import dilate_stages
 from sppnet.nn.receptive import derive_grid, follow_stages
-from sppnet.nn.weights import current_names, load_weights, read_weights
+from sppnet.nn.weights import current_names, load_weights, read_weights, trunk_names
 
 Weights = str | Path | Mapping[str, Tensor]
 Rgb = tuple[float, float, float]
@@ -98,7 +98,8 @@ def load_trunk(
     width: multiplies the channels of the paper's backbones; the others have names for their widths.
     weights: None for random ones, "imagenet" for those that torchvision or timm publish (downloaded once,
     to their own caches), a file as `read_weights` takes it, or tensors by name (these are copied).
-    Those of the whole network fit too, and names are as in the whole network.
+    Those of the whole network fit too, and names are as in the whole network; of a classifier or detector
+    file of ours the trunk is taken.
     Raises ModelError for names, strides, weights that do not fit, and networks that are not convolutional.
     """
     if name.startswith(TIMM):
@@ -274,7 +275,7 @@ def _state(name: str, weights: Weights) -> dict[str, Tensor]:
     if isinstance(weights, Mapping):
         return {key: tensor.detach().clone() for key, tensor in weights.items()}
     if weights != "imagenet":
-        return current_names(read_weights(weights))
+        return current_names(trunk_names(read_weights(weights)))
     base = name.partition(":")[0]
     if base in BACKBONES:
         raise ModelError(

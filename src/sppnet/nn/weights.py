@@ -38,6 +38,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     raise ModelError(f"weights are read from .safetensors, .pth or .pt files; got {path}")
 
 
+def trunk_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a model file of ours, the trunk's weights under its own names; others as they are."""
+    for prefix in ("trunk.body.network.", "trunk.body."):  # timm's network is one level further down
+        own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+        if own:
+            return own
+    return dict(state)
+
+
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, known: Collection[str] = ()) -> None:
     """Set the parameters and buffers of `module` from `state`, which may be a larger network's.
 
