@@ -4,7 +4,7 @@ A photograph has thousands of windows without an object, nearly all of them easy
 trained on all positives and a few negatives; every image is scored; the negatives that come within
 the margin join; and again, from where the last fit ended, until hardly any new ones come (paper
 section 4.1, after R-CNN). A vector that joined for one class serves all classes it is negative for.
-Memory is bounded: when the store is full, the vectors that are farthest from every margin leave.
+Memory is bounded: when the store fills up, the vectors that are farthest from every margin leave.
 """
 
 from collections.abc import Callable, Sequence
@@ -81,7 +81,7 @@ def mine_svms(
 
     source: gives the windows of image 0 … images − 1; called once an image and round, in order.
     The weights are for vectors as they come: the scaling to a mean length of 20 is folded into them.
-    Raises DataError for a class without positives.
+    Raises DataError for a class without positives, and for more positives than max_bytes holds.
     """
     config = config or MiningConfig()
     progress = progress or Silent()
@@ -93,7 +93,6 @@ def mine_svms(
         for image in range(images):
             store.add_hard(image, source(image), svm, config)
             progress.advance(note=f"{len(store)} vectors")
-        store.settle()
         if len(store) - before <= config.enough * before:
             break
         svm = store.fit(classes, config)
@@ -115,11 +114,12 @@ def _gather(
         positive = (candidates.signs > 0).any(axis=1)
         others = np.flatnonzero(~positive & (candidates.signs < 0).any(axis=1))
         drawn = rng.choice(others, min(config.first, len(others)), replace=False)
-        store.add(image, candidates, np.sort(np.concatenate([np.flatnonzero(positive), drawn])))
+        store.add_positives(image, candidates, np.flatnonzero(positive))
+        if len(store) < store.limit // 2:  # the rest is for positives to come, and for hard negatives
+            store.add(image, candidates, np.sort(drawn))
         progress.advance()
     if store is None:
         raise DataError("there are no images to train on")
-    store.settle()
     store.fix_scale()
     return store
 
@@ -134,45 +134,41 @@ class _Store:
         self.origin = np.zeros((self.limit, 2), np.int64)  # image, window
         self.count = 0
         self.known: set[tuple[int, int]] = set()
-        self.pending: list[tuple[npt.NDArray[Any], Signs, npt.NDArray[Any]]] = []
         self.dual: npt.NDArray[Any] | None = None
         self.scale = 1.0
 
     def __len__(self) -> int:
-        return self.count + sum(len(signs) for _, signs, _ in self.pending)
+        return self.count
 
     def add(self, image: int, candidates: Candidates, rows: npt.NDArray[np.int64]) -> None:
-        """Remember these windows of an image, until `settle`."""
-        rows = np.array([row for row in rows if (image, int(row)) not in self.known], np.int64)
-        if len(rows) == 0:
-            return
-        self.known.update((image, int(row)) for row in rows)
-        taken = candidates.vectors[torch.from_numpy(rows)].float().numpy() * np.float32(self.scale)
-        self.pending.append((taken, candidates.signs[rows], np.stack([np.full(len(rows), image), rows], 1)))
+        """Take in these windows of an image, as far as there is room."""
+        rows = rows[: self.limit - self.count]
+        here = slice(self.count, self.count + len(rows))
+        taken = candidates.vectors[torch.from_numpy(rows)].float().numpy()
+        self.vectors[here] = taken * np.float32(self.scale)
+        self.signs[here] = candidates.signs[rows]
+        self.origin[here, 0], self.origin[here, 1] = image, rows
+        self.known.update((image, row) for row in rows.tolist())
+        self.count += len(rows)
+
+    def add_positives(self, image: int, candidates: Candidates, rows: npt.NDArray[np.int64]) -> None:
+        if len(rows) > self.limit - self.count:
+            raise DataError(
+                f"{self.limit} vectors of {self.vectors.shape[1]} numbers fit into max_bytes, and positives "
+                f"do not; image {image} brings {len(rows)} more: raise max_bytes, or take fewer positives"
+            )
+        self.add(image, candidates, rows)
 
     def add_hard(self, image: int, candidates: Candidates, svm: LinearSVM, config: MiningConfig) -> None:
-        """The negatives within a margin, at most `most` for each class."""
+        """The new negatives within a margin, at most `most` for each class."""
         scores = svm.scores(candidates.vectors.float() * self.scale).numpy()
-        scores = np.where(candidates.signs < 0, scores, -np.inf)
+        new = np.array([(image, row) not in self.known for row in range(len(scores))], np.bool_)
+        scores = np.where((candidates.signs < 0) & new[:, None], scores, -np.inf)
         chosen: list[npt.NDArray[np.int64]] = []
         for column in scores.T:
             best = np.argsort(-column, kind="stable")[: config.most]
             chosen.append(best[column[best] > config.margin])
         self.add(image, candidates, np.unique(np.concatenate(chosen)))
-
-    def settle(self) -> None:
-        """Put what was remembered into the store, as far as there is room."""
-        for vectors, signs, origin in self.pending:
-            take = min(len(vectors), self.limit - self.count)
-            here = slice(self.count, self.count + take)
-            self.vectors[here], self.signs[here], self.origin[here] = (
-                vectors[:take],
-                signs[:take],
-                origin[:take],
-            )
-            self.count += take
-            self.known.difference_update((int(i), int(w)) for i, w in origin[take:])
-        self.pending = []
 
     def fix_scale(self) -> None:
         """From here on vectors have a mean length of NORM."""
@@ -199,17 +195,22 @@ class _Store:
         return svm
 
     def make_room(self, svm: LinearSVM, config: MiningConfig) -> None:
-        """Where less than a quarter of the store is free, let the easiest negatives go."""
+        """Where less than a quarter of the store is free, let the easiest negatives go.
+
+        Those within a margin stay as long as a quarter becomes free, and positives always do.
+        """
         if self.count < 0.75 * self.limit:
             return
         scores = svm.scores(self.vectors[: self.count]).numpy()
         signs = self.signs[: self.count]
-        ease = np.where(signs < 0, scores, -np.inf).max(axis=1)
-        ease[(signs > 0).any(axis=1)] = np.inf
-        kept = np.sort(np.argsort(-ease, kind="stable")[: self.limit // 2])
-        self.known.difference_update(
-            (int(i), int(w)) for i, w in np.delete(self.origin[: self.count], kept, axis=0)
-        )
+        hardness = np.where(signs < 0, scores, -np.inf).max(axis=1)
+        positive = (signs > 0).any(axis=1)
+        hardness[positive] = np.inf
+        within = int(np.count_nonzero(hardness > config.margin))
+        most = max(int(np.clip(within, self.limit // 2, self.limit * 3 // 4)), np.count_nonzero(positive))
+        kept = np.sort(np.argsort(-hardness, kind="stable")[:most])
+        gone = np.delete(self.origin[: self.count], kept, axis=0)
+        self.known.difference_update((int(image), int(row)) for image, row in gone)
         for array in (self.vectors, self.signs, self.origin):
             array[: len(kept)] = array[kept]
         assert self.dual is not None

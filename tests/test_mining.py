@@ -1,0 +1,219 @@
+"""Mined SVMs against those trained on every window there is, and what mining keeps in memory."""
+
+import numpy as np
+import pytest
+import torch
+
+from sppnet.errors import ConfigError, DataError
+from sppnet.learn import mining
+from sppnet.learn.mining import Candidates, MiningConfig, mine_svms
+from sppnet.learn.svm import fit_svm
+
+LENGTH = 5.0
+"""Of every vector, so that the scale is known: 20 / 5."""
+NAMES = ("cat", "dog")
+IMAGES, WINDOWS, NUMBERS = 12, 150, 8
+
+
+def windows_of(image, apart=1.0):
+    """The windows of one image: a few of each class, many of none, some not used."""
+    rng = np.random.default_rng(image)
+    labels = rng.choice([0, 1, 2], WINDOWS, p=[0.03, 0.03, 0.94])
+    labels[:2] = 0, 1
+    vectors = rng.normal(size=(WINDOWS, NUMBERS)) + apart * np.eye(3, NUMBERS)[labels]
+    vectors *= LENGTH / np.linalg.norm(vectors, axis=1, keepdims=True)
+    signs = np.where(labels[:, None] == np.arange(2), 1, -1).astype(np.int8)
+    signs[2::17, 0] = 0
+    return Candidates(torch.from_numpy(vectors).float(), signs)
+
+
+def every_window(source=windows_of):
+    parts = [source(image) for image in range(IMAGES)]
+    return torch.cat([part.vectors for part in parts]), np.concatenate([part.signs for part in parts])
+
+
+def objectives(svm, config, scale):
+    """(k,) on every window, by the definition; scale: what mining multiplied vectors by."""
+    vectors, signs = every_window()
+    weight, bias = svm.weight.double().numpy() / scale, svm.bias.double().numpy()
+    scores = (vectors.double().numpy() * scale) @ weight.T + bias
+    short = np.maximum(1 - signs * scores, 0)
+    losses = short if config.loss == "hinge" else short**2
+    costs = config.C * np.where(signs > 0, config.positive_weight, 1.0) * (signs != 0)
+    return 0.5 * ((weight**2).sum(1) + (bias / config.bias_multiplier) ** 2) + (costs * losses).sum(0)
+
+
+class Watched:
+    """A source that counts its calls, and stores that say what is in them."""
+
+    def __init__(self, monkeypatch):
+        self.calls, self.stores = [], []
+        opened, made = mining._Store, self.stores
+
+        class Store(opened):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                self.left = []
+                made.append(self)
+
+            def make_room(self, svm, config):
+                before = {tuple(row) for row in self.origin[: self.count].tolist()}
+                super().make_room(svm, config)
+                gone = before - {tuple(row) for row in self.origin[: self.count].tolist()}
+                self.left.append((svm, gone))
+
+        monkeypatch.setattr(mining, "_Store", Store)
+
+    def __call__(self, image):
+        self.calls.append(image)
+        return windows_of(image)
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    return Watched(monkeypatch)
+
+
+PATIENT = {"rounds": 30, "enough": 0.0, "tolerance": 1e-3}
+
+
+@pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])
+@pytest.mark.parametrize("C", [1e-3, 0.02])
+@pytest.mark.parametrize("most", [pytest.param(2, id="two a round"), pytest.param(200, id="all at once")])
+def test_mining_to_the_end_equals_training_on_every_window(loss, C, most):
+    config = MiningConfig(loss=loss, C=C, most=most, **{**PATIENT, "rounds": 100})
+    mined = mine_svms(windows_of, IMAGES, NAMES, config)
+    vectors, signs = every_window()
+    whole = fit_svm(
+        vectors * (mining.NORM / LENGTH), signs, C=C, loss=loss, positive_weight=config.positive_weight,
+        bias_multiplier=config.bias_multiplier, tolerance=1e-5, max_sweeps=20_000,
+    )  # fmt: skip
+    ours = objectives(mined, config, mining.NORM / LENGTH)
+    assert (ours <= whole.fit.objective * (1 + 2e-3)).all()
+    assert (ours >= whole.fit.objective * (1 - 1e-4)).all()
+
+
+def test_the_scale_is_folded_into_the_weights():
+    def halved(image):
+        windows = windows_of(image)
+        return Candidates(windows.vectors / 2, windows.signs)
+
+    config = MiningConfig(**PATIENT)
+    one, other = mine_svms(windows_of, IMAGES, NAMES, config), mine_svms(halved, IMAGES, NAMES, config)
+    torch.testing.assert_close(other.weight, 2 * one.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(other.bias, one.bias, rtol=1e-4, atol=1e-5)
+
+
+def test_vectors_in_half_precision_are_taken():
+    def halves(image):
+        windows = windows_of(image)
+        return Candidates(windows.vectors.half(), windows.signs)
+
+    svm = mine_svms(halves, IMAGES, NAMES)
+    assert svm.weight.dtype == torch.float32
+    assert svm.classes == NAMES
+    torch.testing.assert_close(svm.weight, mine_svms(windows_of, IMAGES, NAMES).weight, rtol=0.1, atol=0.02)
+
+
+def test_the_first_round_has_all_positives_and_a_few_negatives(watched):
+    mine_svms(watched, IMAGES, NAMES, MiningConfig(rounds=1, first=3))
+    (store,) = watched.stores
+    positive = sum(int((windows_of(image).signs > 0).any(1).sum()) for image in range(IMAGES))
+    assert len(store) == positive + 3 * IMAGES
+    assert watched.calls == list(range(IMAGES))
+
+
+def test_what_is_known_leaves_its_place_to_the_next(watched):
+    # Two a class and round: what joined before still scores highest, and must not count again.
+    mine_svms(watched, IMAGES, NAMES, MiningConfig(C=0.02, most=2, rounds=4, enough=0.0))
+    (store,) = watched.stores
+    known = store.origin[: store.count]
+    assert len(np.unique(known, axis=0)) == len(known)
+    first = MiningConfig(C=0.02, most=2, rounds=2, enough=0.0)
+    mine_svms(watched, IMAGES, NAMES, first)
+    assert len(store) - len(watched.stores[1]) > IMAGES
+
+
+def test_mining_ends_when_nothing_new_comes(watched):
+    mine_svms(watched, IMAGES, NAMES, MiningConfig(**PATIENT))
+    rounds = len(watched.calls) // IMAGES
+    assert watched.calls == list(range(IMAGES)) * rounds
+    assert 2 <= rounds < 10
+
+
+def test_mining_twice_gives_the_same_bits():
+    first, second = (mine_svms(windows_of, IMAGES, NAMES, MiningConfig(seed=3)) for _ in range(2))
+    assert torch.equal(first.weight, second.weight)
+    assert torch.equal(first.bias, second.bias)
+    other = mine_svms(windows_of, IMAGES, NAMES, MiningConfig(seed=4, rounds=1))
+    assert not torch.equal(first.weight, other.weight)
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def test_the_store_stays_within_its_bytes(watched):
+    config = MiningConfig(C=0.02, most=200, max_bytes=300 * NUMBERS * 4, rounds=6, enough=0.0)
+    svm = mine_svms(watched, IMAGES, NAMES, config)
+    (store,) = watched.stores
+    assert store.vectors.shape == (300, NUMBERS)
+    assert len(store) <= 300
+    assert len(store.known) == len(store)
+    assert torch.isfinite(svm.weight).all()
+
+
+def test_only_easy_negatives_leave(watched):
+    config = MiningConfig(C=0.01, most=40, max_bytes=600 * NUMBERS * 4, rounds=6, enough=0.0, first=30)
+    mine_svms(watched, IMAGES, NAMES, config)
+    (store,) = watched.stores
+    assert any(gone for _, gone in store.left)
+    for svm, gone in store.left:
+        for image, row in gone:
+            windows = windows_of(image)
+            scores = svm.scores(windows.vectors[row : row + 1] * store.scale)[0].numpy()
+            assert not (windows.signs[row] > 0).any()
+            assert (scores[windows.signs[row] < 0] <= config.margin).all()
+
+
+def test_positives_stay_whatever_leaves(watched):
+    config = MiningConfig(C=0.05, most=200, max_bytes=200 * NUMBERS * 4, rounds=5, enough=0.0)
+    mine_svms(watched, IMAGES, NAMES, config)
+    (store,) = watched.stores
+    positive = sum(int((windows_of(image).signs > 0).any(1).sum()) for image in range(IMAGES))
+    assert int((store.signs[: store.count] > 0).any(1).sum()) == positive
+
+
+def test_positives_beyond_the_memory_are_told():
+    with pytest.raises(DataError, match=r"64 vectors of 8 numbers fit .* raise max_bytes"):
+        mine_svms(windows_of, IMAGES, NAMES, MiningConfig(max_bytes=1))
+
+
+# --- what cannot be mined ------------------------------------------------------------------------
+
+
+def test_an_image_without_windows_gives_none():
+    def source(image):
+        windows = windows_of(image)
+        return Candidates(windows.vectors[:0], windows.signs[:0]) if image % 2 else windows
+
+    assert torch.isfinite(mine_svms(source, IMAGES, NAMES).weight).all()
+
+
+def test_a_class_without_positives_is_named():
+    def source(image):
+        windows = windows_of(image)
+        return Candidates(windows.vectors, np.minimum(windows.signs, np.array([1, -1], np.int8)))
+
+    with pytest.raises(DataError, match="dog"):
+        mine_svms(source, IMAGES, NAMES)
+
+
+def test_no_images_are_refused():
+    with pytest.raises(DataError, match="no images to train on"):
+        mine_svms(windows_of, 0, NAMES)
+
+
+@pytest.mark.parametrize("name", ["rounds", "first", "most", "max_bytes"])
+def test_numbers_below_one_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name} must be 1 or more; got 0"):
+        MiningConfig(**{name: 0})
