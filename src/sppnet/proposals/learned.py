@@ -103,17 +103,25 @@ def _starts(side: int, length: int, step: float) -> IntArray:
 
 
 def windows_to_boxes(
-    windows: IntArray, grid: CellGrid, scaled_hw: tuple[int, int], size_hw: tuple[int, int]
+    windows: IntArray,
+    map_hw: tuple[int, int],
+    grid: CellGrid,
+    scaled_hw: tuple[int, int],
+    size_hw: tuple[int, int],
 ) -> Floats:
-    """The image boxes (n, 4) in whose middle windows of cells lie: half a cell around their centres."""
-    corners = windows * float(grid.stride) + (grid.center0 + 0.5 - grid.stride / 2)
+    """The image boxes (n, 4) of windows of cells: their centres, and half a cell around.
+
+    By rule "paper" these cells are the ones a box covers (`boxes_to_cells`), save that the first row and
+    column are not where their centres lie on the image's border, as with pads of half a kernel: no box
+    within the image has those strictly inside.
+    """
+    corners = windows * float(grid.stride) + (grid.center0 - grid.stride / 2)
     (height, width), (scaled_height, scaled_width) = size_hw, scaled_hw
     boxes = corners * np.array([width / scaled_width, height / scaled_height] * 2)
     # What touches the map's border reaches to the image's.
     boxes[:, :2] = np.where(windows[:, :2] == 0, 0, boxes[:, :2])
-    limit = np.array([width, height])
-    boxes[:, 2:] = np.where(windows[:, 2:] == windows[:, 2:].max(axis=0), limit, boxes[:, 2:])
-    return clip_boxes(boxes, size_hw)
+    boxes[:, 2:] = np.where(windows[:, 2:] == map_hw[::-1], (width, height), boxes[:, 2:])
+    return clip_boxes(boxes.astype(np.float32), size_hw)
 
 
 def describe(boxes: Floats, size_hw: tuple[int, int]) -> Floats:
@@ -152,8 +160,9 @@ class WindowHead(nn.Module):
     def propose(self, maps: FeatureMaps, most: int) -> Proposals:
         """The best windows of an image's first map, at most `most`."""
         features, size_hw = maps.maps[0], maps.size_hw
-        windows = dense_windows((features.shape[1], features.shape[2]), self.config)
-        boxes = windows_to_boxes(windows, maps.grid, maps.sizes_hw[0], size_hw)
+        map_hw = features.shape[1], features.shape[2]
+        windows = dense_windows(map_hw, self.config)
+        boxes = windows_to_boxes(windows, map_hw, maps.grid, maps.sizes_hw[0], size_hw)
         outputs = self._judge(features.float(), windows, describe(boxes, size_hw))
         scores, order = outputs[:, 0].topk(min(SURPLUS * most, len(outputs)))
         deltas = outputs[order, 1:].numpy() * DELTA_UNIT
@@ -197,8 +206,9 @@ def draw_windows(maps: FeatureMaps, truth: GroundTruth, config: WindowConfig, in
     Windows on difficult objects and crowds are neither.
     """
     features, size_hw = maps.maps[0], maps.size_hw
-    windows = dense_windows((features.shape[1], features.shape[2]), config)
-    boxes = windows_to_boxes(windows, maps.grid, maps.sizes_hw[0], size_hw)
+    map_hw = features.shape[1], features.shape[2]
+    windows = dense_windows(map_hw, config)
+    boxes = windows_to_boxes(windows, map_hw, maps.grid, maps.sizes_hw[0], size_hw)
     shared = overlaps(boxes, truth.boxes) if len(truth) else np.zeros((len(boxes), 1), np.float32)
     plain = ~(truth.difficult | truth.crowd)
     clear = np.where(plain[None], shared, 0) if len(truth) else shared
