@@ -2,7 +2,8 @@
 
 A network of stride 32 sees what a cell of stride 16 saw if, instead of leaving out every other cell,
 the later convolutions leave out every other of their inputs (dilation, "à trous"). The weights stay
-as they are and every cell of the coarse map is there unchanged, between three new ones.
+as they are and every cell of the coarse map is there unchanged, between three new ones. (Where a
+network weighs channels by their average over the map, that average is over the new cells too.)
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def _spread_stage(stage: nn.Module, spread: int, factor: int) -> None:
         if not isinstance(layer, Windowed):
             continue
         strided = factor > 1 and _pair(layer.stride) != (1, 1)
+        if strided and getattr(layer, "ceil_mode", False):
+            raise ModelError(f"{name} ({layer}) hangs over the border; cut the network before it")
         if strided and _pair(layer.stride) != (factor, factor):
             raise ModelError(f"{name} has stride {layer.stride}; only one step of {factor} can be taken out")
         _spread(layer, name, spread * factor if passed and not strided else spread)
