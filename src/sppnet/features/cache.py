@@ -65,41 +65,53 @@ class MapCache:
         self.root = folder or cache_folder()
         self.folder = self.root / recipe
         self.max_bytes = max_bytes
-        self.used = sum(path.stat().st_size for path in self.root.glob("*/*.safetensors"))
+        self.used = sum(map(_size_of, self.root.glob("*/*.safetensors")))
 
     def get(self, content: bytes, make: Callable[[], FeatureMaps]) -> FeatureMaps:
         """The maps of the image file of this content, made if they are not there."""
         path = self.folder / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
-        if path.exists():
-            try:
-                return _read(path)
-            except (SafetensorError, OSError, KeyError, ValueError) as error:
-                logger.warning("%s is damaged and made again: %s", path, error)
+        try:
+            return _read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            logger.warning("%s cannot be read and is made again: %s", path, error)
         maps = make()
         self._keep(path, maps)
         return maps
 
     def _keep(self, path: Path, maps: FeatureMaps) -> None:
         content = _encoded(maps)
-        if not self._has_room(len(content)):
-            return
         try:
-            write_file(path, content)
+            before = _size_of(path)
+            if self._has_room(len(content) - before):
+                write_file(path, content)
+                self.used += len(content) - before
         except OSError as error:  # a cache that cannot be written is only slower
             logger.warning("feature maps are not kept: %s", error)
             self.max_bytes = 0
-        self.used += len(content)
 
     def _has_room(self, size: int) -> bool:
         if self.used + size <= self.max_bytes:
             return True
+        if size > self.max_bytes:
+            return False
         others = [path for path in self.root.glob("*/*.safetensors") if path.parent != self.folder]
-        for path in sorted(others, key=lambda path: path.stat().st_mtime):
-            self.used -= path.stat().st_size
+        for path in sorted(others, key=lambda path: (path.stat().st_mtime, path)):
+            size_before = _size_of(path)
             path.unlink(missing_ok=True)
+            self.used -= size_before
             if self.used + size <= self.max_bytes:
                 return True
         return False
+
+
+def _size_of(path: Path) -> int:
+    """In bytes; 0 if there is no such file, any more or yet."""
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def _encoded(maps: FeatureMaps) -> bytes:
