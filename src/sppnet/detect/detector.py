@@ -98,7 +98,7 @@ class Detector:
             own = np.flatnonzero(scores[:, label] >= min_score)
             own = own[suppress(boxes[own], scores[own, label], self.config.nms)]
             labels = np.full(len(own), label)
-            moved = self.parts.regressor.apply(vectors.take(own), boxes[own], labels, size_hw)
+            moved = self.parts.regressor.apply(vectors.take_pooled(own), boxes[own], labels, size_hw)
             found.append(Candidates(moved, scores[own, label], labels))
         return Candidates.joined(found)
 
@@ -157,17 +157,17 @@ def _tensors(parts: Parts) -> dict[str, Tensor]:
 def _parts(header: dict[str, Any], tensors: dict[str, Tensor]) -> Parts:
     config, classes = DetectorConfig.from_json(header["config"]), tuple(header["classes"])
     trunk = empty_trunk(**header["trunk"])
-    trunk.load_state_dict(_own(tensors, "trunk"), assign=True)
+    trunk.load_state_dict(own_tensors(tensors, "trunk"), assign=True)
     windows = None
     if header["windows"] is not None:
         windows = WindowHead(trunk.channels, WindowConfig.from_json(header["windows"]))
-        windows.load_state_dict(_own(tensors, "windows"))
+        windows.load_state_dict(own_tensors(tensors, "windows"))
     head = None
     if config.finetune != "none":
         length = trunk.channels * count_bins(config.levels)
         with torch.device("meta"):
             head = detection_head(length, config.hidden, len(classes))
-        head.load_state_dict(_own(tensors, "head"), assign=True)
+        head.load_state_dict(own_tensors(tensors, "head"), assign=True)
     return Parts(
         classes,
         config,
@@ -179,7 +179,8 @@ def _parts(header: dict[str, Any], tensors: dict[str, Tensor]) -> Parts:
     )
 
 
-def _own(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def own_tensors(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Those of one part, under the names it gives them."""
     return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
 
 

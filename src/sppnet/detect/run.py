@@ -57,6 +57,9 @@ class DetectorRun:
         path = self._stage(name)
         return load_model(path, KIND) if path.exists() else None
 
+    def drop_stage(self, name: str) -> None:
+        self._stage(name).unlink(missing_ok=True)
+
     def write_times(self, seconds: Mapping[str, float]) -> None:
         write_file(self.root / "times.json", (json.dumps(dict(seconds), indent=2) + "\n").encode())
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sppnet import __version__
 from sppnet.data.annotated import AnnotatedImages, find_annotated_splits, open_annotated
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, Parts, make_vectoriser
+from sppnet.detect.detector import Detector, Parts, make_vectoriser, own_tensors
 from sppnet.detect.examples import (
     TrainingPhotos,
     joined_boxes,
@@ -24,10 +24,13 @@ from sppnet.detect.examples import (
     training_boxes,
 )
 from sppnet.detect.run import DetectorRun
+from sppnet.detect.tune import WindowsToTune, tune
 from sppnet.detect.vectors import Vectoriser
 from sppnet.errors import ConfigError, DataError, ImageError
 from sppnet.features.cache import MapCache, recipe_of
 from sppnet.features.convolve import Convolver
+from sppnet.geometry.grid import count_bins
+from sppnet.learn.finetune import TuningState, detection_head
 from sppnet.learn.mining import Candidates, MiningConfig, mine_svms
 from sppnet.learn.ridge import BoxRegressor, fit_boxes, mean_length_scale
 from sppnet.learn.svm import LinearSVM
@@ -117,13 +120,19 @@ class _Training:
         convolver = Convolver(self.trunk, config.scales)
         maps = MapCache(recipe_of(self.trunk, config.scales), cache)
         self.photos = TrainingPhotos(images, convolver, maps)
+        self.cache = cache
         self.skipped: tuple[str, ...] = ()
         self.seconds: dict[str, float] = {}
 
     def run_stages(self) -> DetectorTraining:
         windows = self._learn_windows()
         proposals = self._propose(windows)
-        head: nn.Sequential | None = None
+        head = None
+        if self.config.finetune != "none":
+            head = self._tune(proposals)
+        if self.config.finetune == "all":  # another trunk has other maps
+            windows = self._learn_windows(" again")
+            proposals = self._propose(windows, " again")
         vectoriser = make_vectoriser(self.config, self.photos.convolver, head)
         svm = self._train_svms(vectoriser, proposals)
         regressor = self._regress_boxes(vectoriser, proposals)
@@ -137,10 +146,10 @@ class _Training:
 
     # --- stages ----------------------------------------------------------------------------------
 
-    def _learn_windows(self) -> WindowHead | None:
+    def _learn_windows(self, again: str = "") -> WindowHead | None:
         """Feature maps of all photographs, and the head of the learned windows if those are asked for."""
         learned = self.config.proposals == "learned"
-        with self._timed("windows") as stage:
+        with self._timed(f"windows{again}") as stage:
             if stage is not None:
                 self._leave_out(stage.header["skipped"])
                 return _window_head(stage, self.trunk.channels) if learned else None
@@ -158,11 +167,11 @@ class _Training:
             self._leave_out(skipped)
             head = train_head(samples, self.trunk.channels, config, self.progress) if learned else None
             header = {"skipped": skipped, "windows": config.to_json()}
-            self.run.save_stage("windows", header, {} if head is None else head.state_dict())
+            self.run.save_stage(f"windows{again}", header, {} if head is None else head.state_dict())
             return head
 
-    def _propose(self, windows: WindowHead | None) -> list[Floats]:
-        with self._timed("proposals") as stage:
+    def _propose(self, windows: WindowHead | None, again: str = "") -> list[Floats]:
+        with self._timed(f"proposals{again}") as stage:
             if stage is not None:
                 return split_boxes(stage.tensors["boxes"].numpy(), stage.tensors["counts"].numpy())
             most, kind = self.config.most, self.config.proposals
@@ -174,8 +183,46 @@ class _Training:
                 self.progress.advance()
             boxes, counts = joined_boxes(found)
             tensors = {"boxes": torch.from_numpy(boxes), "counts": torch.from_numpy(counts)}
-            self.run.save_stage("proposals", {}, tensors)
+            self.run.save_stage(f"proposals{again}", {}, tensors)
             return found
+
+    def _tune(self, proposals: list[Floats]) -> nn.Sequential:
+        """Fine-tuned fc layers, and with finetune="all" another trunk."""
+        with self._timed("tuning") as stage:
+            if stage is not None:
+                return self._take_tuned(stage)
+            head = tune(
+                WindowsToTune(self.photos, proposals, self.config),
+                self._tuning_so_far(),
+                lambda state: self.run.save_stage("tuning so far", state.to_json(), state.tensors),
+                self.progress,
+            )
+            tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+            if self.config.finetune == "all":
+                tensors |= {f"trunk.{name}": tensor for name, tensor in self.trunk.state_dict().items()}
+                self._renew_maps()
+            self.run.save_stage("tuning", {}, tensors)
+            self.run.drop_stage("tuning so far")
+            return head
+
+    def _tuning_so_far(self) -> TuningState | None:
+        stored = self.run.load_stage("tuning so far")
+        return None if stored is None else TuningState.from_json(*stored)
+
+    def _take_tuned(self, stage: "_Stage") -> nn.Sequential:
+        length = self.trunk.channels * count_bins(self.config.levels)
+        head = detection_head(length, self.config.hidden, len(self.photos.classes))
+        head.load_state_dict(own_tensors(stage.tensors, "head"))
+        if self.config.finetune == "all":
+            self.trunk.load_state_dict(own_tensors(stage.tensors, "trunk"))
+            self._renew_maps()
+        return head.eval()
+
+    def _renew_maps(self) -> None:
+        """The trunk is another now, so its maps are."""
+        convolver = Convolver(self.trunk, self.config.scales)
+        maps = MapCache(recipe_of(self.trunk, self.config.scales), self.cache)
+        self.photos = replace(self.photos, convolver=convolver, cache=maps)
 
     def _train_svms(self, vectoriser: Vectoriser, proposals: list[Floats]) -> LinearSVM:
         with self._timed("svm") as stage:
@@ -220,7 +267,7 @@ class _Training:
             if len(chosen):
                 own = proposals[index][chosen]
                 found = vectoriser(self.photos.photo(index), own)
-                vectors.append(found.take(np.arange(len(own))).numpy())
+                vectors.append(found.take_pooled(np.arange(len(own))).numpy())
                 boxes.append(own)
                 targets.append(truth.boxes[nearest[chosen]])
                 labels.append(truth.labels[nearest[chosen]])
@@ -249,7 +296,7 @@ class _Training:
 
     def _leave_out(self, skipped: dict[str, str]) -> None:
         """Damaged images, by their index; from here on the others are all there are."""
-        self.skipped = tuple(skipped.values())
+        self.skipped += tuple(skipped.values())
         good = [index for index in range(len(self.photos)) if str(index) not in skipped]
         if not good:
             raise DataError("none of the images could be read")

@@ -27,13 +27,15 @@ class BoxVectors:
     """The vectors of an image's boxes; boxes that look alike share one."""
 
     distinct: Tensor
-    """(u, d) float32."""
+    """(u, d) float32: pooled, then through fc layers if there are any. What SVMs judge."""
+    pooled: Tensor
+    """(u, c × bins) float32: as pooled, which box regression stands on (paper section 4.1)."""
     of_box: npt.NDArray[np.int64]
     """(n,) the vector of each box."""
 
-    def take(self, boxes: npt.NDArray[np.int64]) -> Tensor:
-        """(m, d) of these boxes."""
-        return self.distinct[torch.from_numpy(self.of_box[boxes])]
+    def take_pooled(self, boxes: npt.NDArray[np.int64]) -> Tensor:
+        """(m, c × bins) of these boxes."""
+        return self.pooled[torch.from_numpy(self.of_box[boxes])]
 
 
 class Vectoriser(Protocol):
@@ -54,7 +56,7 @@ class SppVectors:
     def __call__(self, photo: Photo, boxes: Floats) -> BoxVectors:
         windows = photo.maps.windows(boxes, self.rule)
         vectors = photo.maps.pool_windows(windows, self.levels).float()
-        return BoxVectors(_through(self.layers, vectors), windows.of_box)
+        return BoxVectors(_through(self.layers, vectors), vectors, windows.of_box)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ class RcnnVectors:
         ]
         length = self.convolver.trunk.channels * sum(n * n for n in self.levels)
         vectors = torch.cat(parts) if parts else torch.empty(0, length)
-        return BoxVectors(vectors, np.arange(len(boxes)))
+        return BoxVectors(vectors, vectors, np.arange(len(boxes)))
 
     @torch.inference_mode()
     def _convolved(self, photo: Photo, boxes: Floats) -> Tensor:
@@ -102,8 +104,9 @@ def _through(layers: nn.Sequential | None, vectors: Tensor) -> Tensor:
 
 
 def layers_up_to(head: nn.Sequential, layer: str) -> nn.Sequential:
-    """fc6 … `layer` of a detection head, ReLU included, without dropout."""
-    names: Sequence[str] = ("fc6", "relu6") if layer == "fc6" else ("fc6", "relu6", "fc7", "relu7")
+    """A detection head as far as `layer`, fc6 or fc7, ReLU included, without dropout."""
+    last = ("fc7", "relu7") if layer == "fc7" else ()
+    names: Sequence[str] = ("standardise", "fc6", "relu6", *last)
     part = nn.Sequential()
     for name in names:
         part.add_module(name, head.get_submodule(name))

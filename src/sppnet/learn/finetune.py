@@ -25,6 +25,9 @@ Progress = Callable[[int, int], None]
 FC8_DEVIATION = 0.01
 """Of the new layer's normal distribution (paper section 4.1)."""
 
+LEAST_DEVIATION = 1e-4
+"""Below this a dimension is a constant."""
+
 BIAS_RATE = 2.0
 """Biases learn at twice the rate, without weight decay, as in the released prototxt."""
 
@@ -97,12 +100,41 @@ class _Options:
         return self.learning_rate * 0.1 ** sum(step >= share * self.steps for share in self.drops)
 
 
+class Standardise(nn.Module):
+    """Vectors less their mean, divided by their deviation, both measured once.
+
+    Features of trunks differ by orders of magnitude from channel to channel; the paper's nets, trained
+    to the end with the layers that follow, needed no such thing.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(length))
+        self.register_buffer("std", torch.ones(length))
+        self.mean: Tensor
+        self.std: Tensor
+
+    @torch.no_grad()
+    def measure(self, vectors: Tensor) -> None:
+        """Take mean and deviation from a sample (n, length); what never changes is left at its size."""
+        self.mean.copy_(vectors.mean(0))
+        deviation = vectors.std(0)
+        self.std.copy_(torch.where(deviation > LEAST_DEVIATION, deviation, torch.ones_like(deviation)))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(n, length) → (n, length)."""
+        return (vectors - self.mean) / self.std
+
+
 def detection_head(vector_length: int, hidden: int, num_classes: int, dropout: float = 0.5) -> nn.Sequential:
-    """fc6, fc7 and a new fc8 with an output for every class and, last, one for background.
+    """Standardise, fc6, fc7 and a new fc8 with an output for every class and, last, one for background.
 
     The released code begins fc8's biases at 1, which is the same to a softmax as the 0 here.
     """
-    head = build_head(vector_length, hidden, num_classes + 1, dropout)
+    head = nn.Sequential()
+    head.add_module("standardise", Standardise(vector_length))
+    for name, layer in build_head(vector_length, hidden, num_classes + 1, dropout).named_children():
+        head.add_module(name, layer)
     fc8 = head.get_submodule("fc8")
     assert isinstance(fc8, nn.Linear)
     nn.init.normal_(fc8.weight, std=FC8_DEVIATION)
