@@ -11,7 +11,13 @@ import sppnet
 PUBLIC = [
     "CellGrid",
     "Classifier",
+    "Detections",
+    "Detector",
+    "DetectorConfig",
+    "Ensemble",
+    "FeatureMaps",
     "Prediction",
+    "Proposals",
     "SPPNet",
     "SpatialPyramidPooling",
     "SppnetError",
@@ -21,10 +27,14 @@ PUBLIC = [
     "bin_edges",
     "boxes_to_cells",
     "evaluate",
+    "evaluate_detector",
     "load_trunk",
+    "open_annotated",
     "pyramid_pool",
     "read_image",
+    "selective_search",
     "train",
+    "train_detector",
     "warm_start_fc6",
 ]
 

@@ -4,6 +4,8 @@
 
     classifier = sppnet.Classifier.load("runs/flowers/best.safetensors")
     print(classifier("photo.jpg").label)
+    detector = sppnet.Detector.load("runs/street/detector.safetensors")
+    print(detector("photo.jpg").names)
 
 Names are imported when they are first used, so that `import sppnet` is instant.
 """
@@ -19,8 +21,15 @@ if TYPE_CHECKING:
     from sppnet.classify.config import TrainingConfig as TrainingConfig
     from sppnet.classify.evaluate import evaluate as evaluate
     from sppnet.classify.train import train as train
+    from sppnet.data.annotated import open_annotated as open_annotated
     from sppnet.data.image import read_image as read_image
+    from sppnet.detect.config import DetectorConfig as DetectorConfig
+    from sppnet.detect.detector import Detector as Detector
+    from sppnet.detect.ensemble import Ensemble as Ensemble
+    from sppnet.detect.evaluate import evaluate_detector as evaluate_detector
+    from sppnet.detect.train import train_detector as train_detector
     from sppnet.errors import SppnetError as SppnetError
+    from sppnet.features.maps import FeatureMaps as FeatureMaps
     from sppnet.geometry.grid import CellGrid as CellGrid
     from sppnet.geometry.grid import bin_edges as bin_edges
     from sppnet.geometry.grid import boxes_to_cells as boxes_to_cells
@@ -30,6 +39,9 @@ if TYPE_CHECKING:
     from sppnet.nn.trunks import Trunk as Trunk
     from sppnet.nn.trunks import load_trunk as load_trunk
     from sppnet.ops.pooling import pyramid_pool as pyramid_pool
+    from sppnet.proposals.selective_search import selective_search as selective_search
+    from sppnet.structures import Detections as Detections
+    from sppnet.structures import Proposals as Proposals
 
 _HOMES = {
     "Classifier": "sppnet.classify.classifier",
@@ -37,8 +49,15 @@ _HOMES = {
     "TrainingConfig": "sppnet.classify.config",
     "evaluate": "sppnet.classify.evaluate",
     "train": "sppnet.classify.train",
+    "open_annotated": "sppnet.data.annotated",
     "read_image": "sppnet.data.image",
+    "DetectorConfig": "sppnet.detect.config",
+    "Detector": "sppnet.detect.detector",
+    "Ensemble": "sppnet.detect.ensemble",
+    "evaluate_detector": "sppnet.detect.evaluate",
+    "train_detector": "sppnet.detect.train",
     "SppnetError": "sppnet.errors",
+    "FeatureMaps": "sppnet.features.maps",
     "CellGrid": "sppnet.geometry.grid",
     "bin_edges": "sppnet.geometry.grid",
     "boxes_to_cells": "sppnet.geometry.grid",
@@ -48,6 +67,9 @@ _HOMES = {
     "Trunk": "sppnet.nn.trunks",
     "load_trunk": "sppnet.nn.trunks",
     "pyramid_pool": "sppnet.ops.pooling",
+    "selective_search": "sppnet.proposals.selective_search",
+    "Detections": "sppnet.structures",
+    "Proposals": "sppnet.structures",
 }
 __all__ = ["__version__"]
 __all__ += list(_HOMES)
