@@ -6,9 +6,12 @@ import torch
 from PIL import Image
 
 from sppnet import demo
-from sppnet.progress import Silent
+from sppnet.classify.classifier import Classifier
+from sppnet.data.annotated import open_annotated
 from sppnet.data.folder import open_folder
 from sppnet.data.image import read_header
+from sppnet.detect.detector import Detector
+from sppnet.progress import Silent
 
 
 class Stages(Silent):
@@ -35,6 +38,9 @@ def small_demo(tmp_path_factory):
         patch.setattr(demo, "TEST_IMAGES", 2)
         patch.setattr(demo, "TRAINED_SIZES", (64, 48))
         patch.setattr(demo, "TESTED_SIZES", (56, 64))
+        patch.setattr(demo, "SCENES", {"train": 8, "test": 7})
+        patch.setattr(demo, "SCENE_SCALES", (160,))
+        patch.setattr(demo, "DRAWN_SCENES", 2)
         result = demo.run(out, epochs=1, images_per_class=4, progress=stages)
     torch.set_num_threads(threads)
     return result, out, stages
@@ -121,17 +127,49 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(small_demo):
     assert not (out / "images" / "train" / "of an earlier demo").exists()
     assert (out / "run" / "best.safetensors").is_file()
     assert (out / "mine.txt").read_text() == "somebody's own file"
-    assert sorted(path.name for path in out.iterdir()) == [
-        "accuracy.png",
-        "images",
-        "mine.txt",
-        "predictions.png",
-        "run",
-    ]
+    made = {"accuracy.png", "detections", "detector", "images", "predictions.png", "run", "scenes"}
+    assert {path.name for path in out.iterdir()} == {*made, "mine.txt"}
+
+
+def test_a_detector_is_trained_on_the_classifiers_trunk_and_tested_on_other_scenes(small_demo):
+    result, out, _ = small_demo
+    assert result.objects.images == 7
+    assert set(result.objects.per_class) == set(demo.PATTERNS)
+    assert 0 <= result.objects.map <= 1
+    trunk = Detector.load(out / "detector" / "detector.safetensors").parts.trunk.state_dict()
+    classifier = Classifier.load(out / "run" / "best.safetensors").network.trunk.state_dict()
+    assert all(torch.equal(trunk[name], tensor) for name, tensor in classifier.items())
+
+
+def test_scenes_are_drawn_with_what_was_found(small_demo):
+    result, out, _ = small_demo
+    scenes = open_annotated(out / "scenes", "test")
+    assert [path.parent for path in result.scenes] == [out / "detections"] * 2
+    for drawn, scene in zip(result.scenes, scenes.paths, strict=False):
+        with Image.open(drawn) as picture:
+            assert (picture.height, picture.width) == read_header(scene).size_hw
+
+
+def test_every_object_of_a_scene_is_marked_where_it_is(tmp_path):
+    demo.generate_scenes(tmp_path, "train", 12, 0)
+    scenes = open_annotated(tmp_path, "train")
+    assert scenes.problems == ()
+    assert all(scenes.counts().values())
+    assert max(map(len, scenes.truths)) > 2
+    for path, truth in scenes:
+        grey = np.asarray(Image.open(path).convert("L")).astype(float)
+        covered = np.zeros(grey.shape, int)
+        near = np.zeros(grey.shape, bool)  # where JPEG's blocks may show the object
+        for x0, y0, x1, y1 in truth.boxes.astype(int):
+            covered[y0:y1, x0:x1] += 1
+            near[max(y0 - 16, 0) : y1 + 16, max(x0 - 16, 0) : x1 + 16] = True
+            assert grey[y0:y1, x0:x1].std() > 25
+        assert covered.max() == 1  # objects do not lie on one another
+        assert grey[~near].std() < 15  # plain, but for noise
 
 
 def test_it_tells_of_every_stage(small_demo):
     _, _, stages = small_demo
     drawn = [name for name in stages.names if name.startswith("drawing")]
-    assert len(drawn) == 2
+    assert len(drawn) == 4
     assert sum(name.startswith("epoch 1/1") for name in stages.names) == 1

@@ -1,5 +1,6 @@
-"""The whole idea on images made here: train on two sizes, test at sizes never trained on."""
+"""The whole idea on images made here: train on two sizes, test at sizes never trained on, find objects."""
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -14,7 +15,13 @@ from sppnet.classify.classifier import Classifier
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.evaluate import evaluate
 from sppnet.classify.train import train
+from sppnet.data.annotated import open_annotated
 from sppnet.data.folder import open_folder
+from sppnet.detect.config import DetectorConfig
+from sppnet.detect.detector import Detector
+from sppnet.detect.evaluate import evaluate_detector
+from sppnet.detect.train import train_detector
+from sppnet.metrics.detection import DetectionResult
 from sppnet.progress import Progress, Silent
 from sppnet.report.plots import draw_accuracy_by_size, draw_contact_sheet
 
@@ -22,6 +29,15 @@ TEST_IMAGES = 20
 """Of each class."""
 TRAINED_SIZES = (128, 96)
 TESTED_SIZES = (80, 96, 112, 128, 160, 192, 224)
+TRUNK, WIDTH = "zf5", 0.125
+
+SCENES = {"train": 100, "test": 20}
+"""Images with several objects each, to train a detector on and to test it."""
+SCENE_SCALES = (256, 320)
+DRAWN_SCENES = 6
+
+MADE = ("images", "run", "scenes", "detector", "detections")
+"""Folders of a demo."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,10 @@ class DemoResult:
     """How it was tested, whether it trained at that size, and the accuracy."""
     pictures: list[Path]
     test_images: int
+    objects: DetectionResult
+    """Of the detector, on scenes it never saw."""
+    scenes: list[Path]
+    """Of those with what it found drawn on them."""
     seconds: float
 
 
@@ -47,12 +67,12 @@ def run(
     started = time.perf_counter()
     progress = progress or Silent()
     data, folder = out / "images", out / "run"
-    for old in (data, folder):
-        shutil.rmtree(old, ignore_errors=True)
+    for name in MADE:
+        shutil.rmtree(out / name, ignore_errors=True)
     generate(data / "train", images_per_class, seed, progress)
     generate(data / "val", TEST_IMAGES, seed + 1, progress)
     config = TrainingConfig(
-        trunk="zf5", width=0.125, hidden=128, dropout=0.3, sizes=",".join(map(str, TRAINED_SIZES)),
+        trunk=TRUNK, width=WIDTH, hidden=128, dropout=0.3, sizes=",".join(map(str, TRAINED_SIZES)),
         epochs=epochs, batch_size=32, learning_rate=0.004, schedule="cosine", crop="random", seed=seed,
     )  # fmt: skip
     result = train(data, folder, config, progress=progress)
@@ -60,7 +80,10 @@ def run(
     classifier = Classifier.load(result.model)
     rows = _test_sizes(classifier, data, progress)
     pictures = [draw_accuracy_by_size(rows, out / "accuracy.png"), _draw_predictions(classifier, data, out)]
-    return DemoResult(rows, pictures, result.validation.images, time.perf_counter() - started)
+    detector, objects = _find_objects(result.model, out, seed, progress)
+    scenes = _draw_scenes(detector, out)
+    seconds = time.perf_counter() - started
+    return DemoResult(rows, pictures, result.validation.images, objects, scenes, seconds)
 
 
 def _test_sizes(classifier: Classifier, data: Path, progress: Progress) -> list[tuple[str, bool, float]]:
@@ -95,6 +118,33 @@ def _draw_predictions(classifier: Classifier, data: Path, out: Path) -> Path:
     return draw_contact_sheet(shown, out / "predictions.png")
 
 
+def _find_objects(
+    weights: Path, out: Path, seed: int, progress: Progress
+) -> tuple[Detector, DetectionResult]:
+    """A detector on the trunk of the classifier, which stays as it is."""
+    data = out / "scenes"
+    for number, (split, count) in enumerate(SCENES.items()):
+        generate_scenes(data, split, count, seed + number, progress)
+    config = DetectorConfig(
+        trunk=TRUNK, width=WIDTH, weights=str(weights), scales=SCENE_SCALES, C=0.01, seed=seed
+    )
+    folder = out / "detector"
+    detector = train_detector(data, folder, config, cache=folder / "maps", progress=progress).detector
+    result = evaluate_detector(detector, open_annotated(data, "test"), "voc07", progress)
+    assert isinstance(result, DetectionResult)
+    return detector, result
+
+
+def _draw_scenes(detector: Detector, out: Path) -> list[Path]:
+    """The first test scenes, with what the detector is rather sure of."""
+    drawn = []
+    for path in open_annotated(out / "scenes", "test").paths[:DRAWN_SCENES]:
+        drawn.append(out / "detections" / f"{path.stem}.png")
+        drawn[-1].parent.mkdir(exist_ok=True)
+        detector(path).draw(path).save(drawn[-1])
+    return drawn
+
+
 # --- the images ----------------------------------------------------------------------------------
 
 Plane = npt.NDArray[np.float64]
@@ -125,7 +175,14 @@ def generate(root: Path, images_per_class: int, seed: int, progress: Progress | 
 
 def _draw_image(pattern: Pattern, rng: np.random.Generator) -> Image.Image:
     width, height = (int(side) for side in rng.integers(120, 420, 2))
-    period = min(width, height) / rng.uniform(4, 7)
+    pixels = _draw_pattern(pattern, (width, height), rng.uniform(4, 7), rng)
+    return _photographed(pixels, rng)
+
+
+def _draw_pattern(pattern: Pattern, size: tuple[int, int], periods: float, rng: np.random.Generator) -> Plane:
+    """(height, width, 3) from 0 to 255, in two colours; periods: along the shorter side."""
+    width, height = size
+    period = min(size) / periods
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     shift = (
         rng.uniform(0, 1, 2)
@@ -134,5 +191,67 @@ def _draw_image(pattern: Pattern, rng: np.random.Generator) -> Image.Image:
     )
     level = pattern(x / period + shift[0], y / period + shift[1])[..., None] * 0.5 + 0.5
     dark, bright = rng.uniform(0, 110, 3), rng.uniform(145, 255, 3)
-    pixels = dark + level * (bright - dark) + rng.normal(0, 12, (height, width, 3))
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    return np.asarray(dark + level * (bright - dark))
+
+
+def _photographed(pixels: Plane, rng: np.random.Generator) -> Image.Image:
+    noisy = pixels + rng.normal(0, 12, pixels.shape)
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+# --- images with several objects -----------------------------------------------------------------
+
+Place = tuple[int, int, int, int]
+"""x0, y0, width, height in pixels."""
+
+
+def generate_scenes(root: Path, split: str, count: int, seed: int, progress: Progress | None = None) -> None:
+    """Write ROOT/SPLIT/0.jpg … and ROOT/annotations/SPLIT.json (COCO): patterns on plain backgrounds."""
+    progress = progress or Silent()
+    progress.begin(f"drawing scenes to {split}", count)
+    names = list(PATTERNS)
+    (root / split).mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, object]] = []
+    objects: list[dict[str, object]] = []
+    for index in range(count):
+        rng = np.random.default_rng((seed, index))
+        picture, places = _draw_scene(index, rng)
+        file = root / split / f"{index}.jpg"
+        picture.save(file, quality=88)
+        images.append({"id": index, "file_name": file.name, "width": picture.width, "height": picture.height})
+        for label, place in places:
+            objects.append(
+                {"id": len(objects) + 1, "image_id": index, "category_id": label, "bbox": place, "iscrowd": 0}
+            )
+        progress.advance()
+    categories = [{"id": label, "name": name} for label, name in enumerate(names)]
+    table = {"images": images, "annotations": objects, "categories": categories}
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / f"{split}.json").write_text(json.dumps(table))
+
+
+def _draw_scene(index: int, rng: np.random.Generator) -> tuple[Image.Image, list[tuple[int, Place]]]:
+    """An image of any size, and the label and place of its objects; every pattern comes first in its turn."""
+    width, height = (int(side) for side in rng.integers(220, 420, 2))
+    pixels = np.empty((height, width, 3))
+    pixels[:] = rng.uniform(40, 215, 3)
+    patterns, placed = list(PATTERNS.values()), list[tuple[int, Place]]()
+    for number in range(rng.integers(2, 6)):
+        place = _free_place(width, height, [taken for _, taken in placed], rng)
+        if place is not None:
+            label = int(rng.integers(len(patterns))) if number else index % len(patterns)
+            x, y, *size = place
+            drawn = _draw_pattern(patterns[label], (size[0], size[1]), rng.uniform(3, 5), rng)
+            pixels[y : y + size[1], x : x + size[0]] = drawn
+            placed.append((label, place))
+    return _photographed(pixels, rng), placed
+
+
+def _free_place(width: int, height: int, taken: list[Place], rng: np.random.Generator) -> Place | None:
+    """Where nothing is yet; None if a few dozen throws find no such place."""
+    for _ in range(40):
+        across, down = (int(side) for side in rng.integers(64, 170, 2))
+        x, y = (int(rng.integers(0, side - own)) for side, own in ((width, across), (height, down)))
+        if not any(x < u + w and u < x + across and y < v + h and v < y + down for u, v, w, h in taken):
+            return x, y, across, down
+    return None

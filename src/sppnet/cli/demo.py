@@ -12,7 +12,7 @@ def demo(
     images: Annotated[int, typer.Option(help="Images of each class to train on.")] = 60,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
 ) -> None:
-    """Draw images of many sizes, train on two sizes, and test at sizes never trained on."""
+    """Draw images of many sizes, train on two, test at sizes never trained on, and find objects."""
     from sppnet.cli.output import Bars, print_table
     from sppnet.demo import run
 
@@ -24,5 +24,12 @@ def demo(
         ["tested at", "trained at", "top-1"],
         rows,
     )
-    for picture in result.pictures:
+    found = result.objects
+    precision = [[name, "–" if value is None else f"{value:.1%}"] for name, value in found.per_class.items()]
+    print_table(
+        f"a detector on the same trunk, {found.images} images it never saw: mAP {found.map:.1%}",
+        ["object", "average precision"],
+        precision,
+    )
+    for picture in [*result.pictures, *result.scenes]:
         typer.echo(picture)
