@@ -20,6 +20,7 @@ class Kind(StrEnum):
 
     search = "selective-search"
     opencv = "opencv"
+    learned = "learned"
 
 
 class Mode(StrEnum):
@@ -33,8 +34,14 @@ def proposals(
     images: Annotated[list[str], typer.Argument(help="Images, folders of images, or patterns.")],
     out: Annotated[Path, typer.Option(help="File of boxes to write: .json or .csv.")],
     kind: Annotated[Kind, typer.Option(help="What proposes.")] = Kind.search,
+    model: Annotated[
+        Path | None, typer.Option(help="With --kind learned: a detector, whose windows are taken.")
+    ] = None,
     mode: Annotated[Mode, typer.Option(help="8 or 80 ways of grouping.")] = Mode.fast,
-    most: Annotated[int | None, typer.Option(min=1, help="Boxes an image, the best. Default: all.")] = None,
+    most: Annotated[
+        int | None,
+        typer.Option(min=1, help="Boxes an image, the best. Default: all, or the detector's number."),
+    ] = None,
     draw: Annotated[
         Path | None, typer.Option(help=f"Folder for the images with the best {DRAWN} boxes drawn on them.")
     ] = None,
@@ -48,12 +55,13 @@ def proposals(
     from sppnet.proposals.given import check_format, write_boxes
 
     check_format(out)  # before the work, not after it
+    propose = _proposer(kind, model, mode, most)
     marked = _open_truth(truth)
     paths = find_images(images)
-    found, skipped = _propose(paths, _proposer(kind, mode, most), draw)
+    found, skipped = _propose(paths, propose, draw)
     write_boxes(out, {path.as_posix(): boxes for path, boxes in found.items()})
     for reason in skipped:
-        notes.print(f"left out: {reason}", soft_wrap=True)
+        notes.print(f"left out: {reason}", soft_wrap=True, markup=False)
     typer.echo(out)
     if marked is not None:
         _print_recall(_measure(found, marked))
@@ -61,8 +69,14 @@ def proposals(
         raise typer.Exit(1)
 
 
-def _proposer(kind: Kind, mode: Mode, most: int | None) -> Callable[[Any], Any]:
+def _proposer(kind: Kind, model: Path | None, mode: Mode, most: int | None) -> Callable[[Any], Any]:
     """From an image (h, w, 3) to its boxes. Further kinds get a branch here, and their options above."""
+    from sppnet.errors import ConfigError
+
+    if (kind is Kind.learned) != (model is not None):
+        raise ConfigError("--kind learned and --model go together: learned windows are part of a detector")
+    if model is not None:
+        return _learned_windows(model, most)
     if kind is Kind.opencv:
         from sppnet.proposals.opencv import opencv_search
 
@@ -72,17 +86,33 @@ def _proposer(kind: Kind, mode: Mode, most: int | None) -> Callable[[Any], Any]:
     return lambda image: selective_search(image, mode.value, most=most)
 
 
+def _learned_windows(model: Path, most: int | None) -> Callable[[Any], Any]:
+    from sppnet.detect.detector import Detector
+    from sppnet.errors import ModelError
+    from sppnet.features.photo import Photo
+
+    detector = Detector.load(model)
+    windows = detector.parts.windows
+    if windows is None:
+        raise ModelError(
+            f"{model} has no learned windows: it was trained with --proposals {detector.config.proposals}"
+        )
+    count = most or detector.config.most
+    return lambda image: windows.propose(Photo(image, detector.convolver).maps, count).boxes
+
+
 def _propose(
     paths: list[Path], propose: Callable[[Any], Any], draw: Path | None
 ) -> tuple[dict[Path, Any], list[str]]:
     """The boxes of each image, and why some have none."""
+    from sppnet.cli.drawings import drawing_files
     from sppnet.cli.output import Bars
     from sppnet.data.image import read_image
     from sppnet.errors import ImageError
 
     found: dict[Path, Any] = {}
     skipped = []
-    names = _free_names(paths)
+    drawings = drawing_files(paths, draw) if draw else {}
     with Bars() as bars:
         bars.begin("proposing", len(paths))
         for path in paths:
@@ -92,19 +122,10 @@ def _propose(
                 skipped.append(str(error))
             else:
                 found[path] = propose(image)
-                if draw is not None:
-                    _draw(draw / names[path], image, found[path])
+                if draw:
+                    _draw(drawings[path], image, found[path])
             bars.advance()
     return found, skipped
-
-
-def _free_names(paths: list[Path]) -> dict[Path, str]:
-    """A name for the drawing of each image: name.png, of further ones name-2.png and so on."""
-    names: dict[Path, str] = {}
-    for path in paths:
-        choices = (f"{path.stem}{end}.png" for end in ("", *(f"-{n}" for n in range(2, len(paths) + 2))))
-        names[path] = next(name for name in choices if name not in names.values())
-    return names
 
 
 def _draw(file: Path, image: Any, boxes: Any) -> None:
