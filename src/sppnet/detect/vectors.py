@@ -7,9 +7,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from sppnet.data.transforms import resize_to, to_tensor
+from sppnet.data.transforms import to_tensor
 from sppnet.features.convolve import Convolver
 from sppnet.features.photo import Photo
 from sppnet.geometry.grid import MappingRule
@@ -84,18 +85,21 @@ class RcnnVectors:
 
 
 def warp_crop(pixels: npt.NDArray[np.uint8], box: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
-    """(227, 227, 3): the box warped to a square with 16 pixels of context on every side.
+    """(227, 227, 3): the box warped to the inner 195×195 pixels, with 16 pixels of context on every side.
 
-    What the context shows beyond the image is the mean colour of the border's nearest pixels, 128 grey
-    in R-CNN's code: here the border itself, repeated.
+    Where the context reaches beyond the image, the pixels of its border are repeated; R-CNN's code puts
+    the mean colour there, and rounds the box with its context to whole pixels.
     """
     height, width = pixels.shape[:2]
-    inner = CROP_PX - 2 * CONTEXT_PX
-    margin = (box[2:] - box[:2]) * (CONTEXT_PX / inner)
-    low, high = np.floor(box[:2] - margin).astype(int), np.ceil(box[2:] + margin).astype(int)
-    rows = np.clip(np.arange(low[1], max(high[1], low[1] + 1)), 0, height - 1)
-    columns = np.clip(np.arange(low[0], max(high[0], low[0] + 1)), 0, width - 1)
-    return resize_to(np.ascontiguousarray(pixels[rows[:, None], columns]), (CROP_PX, CROP_PX))
+    low, high = np.float64(box[:2]), np.float64(box[2:])
+    margin = (high - low) * (CONTEXT_PX / (CROP_PX - 2 * CONTEXT_PX))
+    low, high = low - margin, high + margin
+    first, end = np.floor(low).astype(int), np.ceil(high).astype(int)
+    rows = np.clip(np.arange(first[1], end[1]), 0, height - 1)
+    columns = np.clip(np.arange(first[0], end[0]), 0, width - 1)
+    part = Image.fromarray(pixels[rows[:, None], columns])
+    inside = (*(low - first).tolist(), *(high - first).tolist())
+    return np.array(part.resize((CROP_PX, CROP_PX), Image.Resampling.BILINEAR, box=inside))
 
 
 @torch.inference_mode()
