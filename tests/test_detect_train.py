@@ -1,0 +1,288 @@
+"""Training a detector from photographs to the file: stages, resuming, and what is left out or refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from sppnet.data.annotated import open_annotated
+from sppnet.detect import train as train_module
+from sppnet.detect.config import DetectorConfig
+from sppnet.detect.detector import Detector
+from sppnet.detect.train import _merge_signs, default_split, train_detector
+from sppnet.errors import ConfigError, DataError, ModelError
+from sppnet.nn.trunks import load_trunk
+from sppnet.structures import overlaps
+
+COLOURS = {"red": (230, 40, 40), "green": (40, 210, 60)}
+IMAGES = 24
+BROKEN = "05.png"
+STAGES = ["windows", "proposals", "svm", "boxes"]
+
+
+def draw_scene(index):
+    """Pixels (h, w, 3), and (name, box) of each of its one or two rectangles on dull noise."""
+    rng = np.random.default_rng(index)
+    height, width = (int(side) for side in rng.integers(96, 140, 2))
+    pixels = rng.integers(90, 140, (height, width, 1)) + rng.integers(-15, 16, (height, width, 3))
+    things = []
+    for name in rng.permutation(list(COLOURS))[: rng.integers(1, 3)]:
+        wide, high = (int(side) for side in rng.integers(30, 60, 2))
+        x, y = int(rng.integers(0, width - wide)), int(rng.integers(0, height - high))
+        box = (x, y, x + wide, y + high)
+        if any(overlaps([box], [other]).max() > 0 for _, other in things):
+            continue
+        pixels[y : y + high, x : x + wide] = np.array(COLOURS[name]) + rng.integers(-20, 21, (high, wide, 3))
+        things.append((str(name), box))
+    return np.clip(pixels, 0, 255).astype(np.uint8), things
+
+
+def write_voc(path: Path, things) -> None:
+    marks = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin>"
+        f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+        for name, (x0, y0, x1, y1) in things
+    )
+    path.with_suffix(".xml").write_text(f"<annotation>{marks}</annotation>")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Rectangles of two colours with VOC files beside them; one image is half a file."""
+    root = tmp_path_factory.mktemp("scenes")
+    for index in range(IMAGES):
+        pixels, things = draw_scene(index)
+        path = root / f"{index:02}.png"
+        Image.fromarray(pixels).save(path)
+        write_voc(path, things)
+    broken = root / BROKEN
+    broken.write_bytes(broken.read_bytes()[:2000])
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> DetectorConfig:
+    torch.manual_seed(0)
+    weights = tmp_path_factory.mktemp("weights") / "trunk.safetensors"
+    save_file(load_trunk("squeezenet1_1:6").body.state_dict(), weights)
+    return DetectorConfig(
+        trunk="squeezenet1_1:6", stride=None, weights=str(weights), scales=(96,), levels=(1, 2), most=80,
+        finetune="none", layer="pool", C=1e-3, rounds=2, device="cpu",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def trained(data, config, cache, tmp_path_factory):
+    return train_detector(data, tmp_path_factory.mktemp("runs") / "first", config, cache=cache)
+
+
+def test_the_detector_finds_what_it_has_not_seen(trained):
+    found_of, of = 0, 0
+    for index in range(100, 110):
+        pixels, things = draw_scene(index)
+        found = trained.detector(pixels, min_score=-1.5)
+        for name, box in things:
+            best = found[[one == name for one in found.names]]
+            of += 1
+            found_of += bool(len(best)) and overlaps(best.boxes[:1], [box]).max() >= 0.5
+    assert found_of / of >= 0.75
+
+
+def test_the_run_folder_holds_all_there_is_to_know(trained, config, data):
+    root = trained.model.parent
+    assert trained.model == root / "detector.safetensors"
+    assert sorted(path.name for path in root.iterdir()) == [
+        "config.json", "detector.safetensors", "stages", "times.json",
+    ]  # fmt: skip
+    assert sorted(path.stem for path in (root / "stages").iterdir()) == sorted(STAGES)
+    described = json.loads((root / "config.json").read_text())
+    assert (described["data"], described["images"]) == (str(data), IMAGES)
+    assert described["trunk"] == config.trunk
+    assert list(json.loads((root / "times.json").read_text())) == STAGES
+    assert list(trained.seconds) == STAGES
+
+
+def test_the_file_is_the_detector(trained):
+    pixels, _ = draw_scene(200)
+    loaded, own = Detector.load(trained.model)(pixels), trained.detector(pixels)
+    np.testing.assert_array_equal(loaded.boxes, own.boxes)
+    np.testing.assert_array_equal(loaded.scores, own.scores)
+    assert loaded.classes == ("green", "red")
+
+
+def test_a_damaged_image_is_left_out_and_named(trained):
+    assert trained.images == IMAGES - 1
+    (reason,) = trained.skipped
+    assert BROKEN in reason
+
+
+def test_maps_are_kept_for_the_next_run(trained, cache):
+    assert len(list(cache.glob("*/*.safetensors"))) == IMAGES - 1
+
+
+class _Stopped(Exception):
+    pass
+
+
+def stop_at(patch, when):
+    """Let a run end as soon as it has stored the stage of this number, or, at 0, before the first."""
+    saved, number = train_module.DetectorRun.save_stage, iter(range(1, 100))
+
+    def stop(self, name, header, tensors):
+        if when:
+            saved(self, name, header, tensors)
+        if not when or next(number) == when:
+            raise _Stopped
+
+    patch.setattr(train_module.DetectorRun, "save_stage", stop)
+
+
+def assert_same_tensors(path, other):
+    expected, found = load_file(path), load_file(other)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    "ended", range(len(STAGES) + 1), ids=["at the start", *(f"after {s}" for s in STAGES)]
+)
+def test_a_resumed_run_ends_in_the_same_model(trained, data, config, cache, tmp_path, monkeypatch, ended):
+    with monkeypatch.context() as patch:
+        stop_at(patch, ended)
+        with pytest.raises(_Stopped):
+            train_detector(data, tmp_path / "run", config, cache=cache)
+    assert len(list((tmp_path / "run").glob("stages/*.safetensors"))) == ended
+    again = train_detector(data, tmp_path / "run", config, resume=True, cache=cache)
+    assert again.skipped == trained.skipped
+    assert again.images == trained.images
+    assert list(again.seconds) == STAGES[ended:]
+    assert_same_tensors(trained.model, again.model)
+
+
+@pytest.mark.parametrize("finetune", ["fc", "all"])
+def test_fine_tuning_resumes_in_its_middle_and_at_its_end(
+    data, config, cache, tmp_path, monkeypatch, finetune
+):
+    """Stored are windows, proposals, tuning so far (three times), tuning, and what stands on it."""
+    images = open_annotated(data).take(range(9))
+    tuned = replace(config, finetune=finetune, layer="fc7", hidden=16, steps=3, rounds=1, most=40)
+    whole = train_detector(images, tmp_path / "whole", tuned, cache=cache)
+    assert not list(tmp_path.glob("whole/stages/*so far*"))
+    for ended in (4, 6):
+        with monkeypatch.context() as patch:
+            stop_at(patch, ended)
+            with pytest.raises(_Stopped):
+                train_detector(images, tmp_path / str(ended), tuned, cache=cache)
+        again = train_detector(images, tmp_path / str(ended), tuned, resume=True, cache=cache)
+        assert_same_tensors(whole.model, again.model)
+    before = load_file(config.weights)
+    same = [
+        torch.equal(tensor, load_file(whole.model)[f"trunk.body.{name}"]) for name, tensor in before.items()
+    ]
+    assert all(same) == (finetune == "fc")
+
+
+def test_a_folder_with_a_run_in_it_is_refused(trained, data, config, cache):
+    before = trained.model.read_bytes()
+    with pytest.raises(ConfigError, match="holds a run already; resume it"):
+        train_detector(data, trained.model.parent, config, cache=cache)
+    with pytest.raises(ConfigError, match="most was 80"):
+        train_detector(data, trained.model.parent, replace(config, most=7), resume=True, cache=cache)
+    assert trained.model.read_bytes() == before
+
+
+# --- what cannot be trained ----------------------------------------------------------------------
+
+
+def test_a_class_without_objects_is_named(data, config, cache, tmp_path):
+    images = replace(open_annotated(data), classes=("green", "red", "blue"))
+    with pytest.raises(DataError, match=f"no objects of blue in the {IMAGES} images"):
+        train_detector(images, tmp_path / "run", config, cache=cache)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_of_which_none_can_be_read_are_refused(config, cache, tmp_path):
+    for index in range(2):
+        (tmp_path / f"{index}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        write_voc(tmp_path / f"{index}.png", [("red", (1, 1, 9, 9))])
+    with pytest.raises(DataError, match="none of the images could be read"):
+        train_detector(open_annotated(tmp_path), tmp_path / "run", config, cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        pytest.param({"weights": None}, ConfigError, "needs trained weights", id="a random frozen trunk"),
+        pytest.param({"weights": "no.pth"}, ModelError, r"no weights file at no\.pth", id="no weights there"),
+        pytest.param({"trunk": "squeeze"}, ModelError, "no trunk is called 'squeeze'", id="a trunk unknown"),
+    ],
+)
+def test_trunks_that_cannot_be_used_are_refused(data, config, cache, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        train_detector(data, tmp_path / "run", replace(config, **options), cache=cache)
+
+
+def make_splits(root: Path, *names: str) -> Path:
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    Image.new("RGB", (20, 20)).save(root / "JPEGImages/a.png")
+    (root / "Annotations/a.xml").write_text("<annotation></annotation>")
+    for name in names:
+        (root / "ImageSets/Main" / f"{name}.txt").write_text("a\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        pytest.param(("train", "val", "test"), "trainval", id="train and val make trainval"),
+        pytest.param(("trainval", "test"), "trainval", id="trainval"),
+        pytest.param(("train", "test"), "train", id="train alone"),
+        pytest.param((), None, id="no splits: everything"),
+    ],
+)
+def test_the_split_to_train_on(tmp_path, splits, expected):
+    assert default_split(make_splits(tmp_path, *splits)) == expected
+
+
+def test_splits_of_other_names_are_to_be_chosen_from(tmp_path):
+    with pytest.raises(DataError, match="has the splits test; choose one with --split"):
+        default_split(make_splits(tmp_path, "test"))
+
+
+# --- signs of distinct windows -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("signs", "merged"),
+    [
+        pytest.param([-1, -1], -1, id="negatives: negative"),
+        pytest.param([-1, 0], 0, id="one not used: not used"),
+        pytest.param([0, 1], 1, id="one positive: positive"),
+        pytest.param([1, -1], 1, id="positive beside negative: positive"),
+        pytest.param([-1, 0, 1], 1, id="all three: positive"),
+    ],
+)
+def test_signs_of_boxes_on_the_same_cells_are_merged(signs, merged):
+    column = np.array([[-1], *([sign] for sign in signs)], np.int8)
+    of_box = np.array([1, *[0] * len(signs)])
+    assert _merge_signs(column, of_box, 2).tolist() == [[merged], [-1]]
+    assert _merge_signs(column[::-1], of_box[::-1], 2).tolist() == [[merged], [-1]]
+
+
+def test_signs_are_merged_class_by_class():
+    signs = np.array([[1, -1, 0], [-1, -1, -1]], np.int8)
+    merged = _merge_signs(signs, np.array([0, 0]), 1)
+    assert merged.dtype == np.int8
+    assert merged.tolist() == [[1, -1, 0]]
