@@ -126,8 +126,9 @@ def _find_objects(
     for number, (split, count) in enumerate(SCENES.items()):
         generate_scenes(data, split, count, seed + number, progress)
     config = DetectorConfig(
-        trunk=TRUNK, width=WIDTH, weights=str(weights), scales=SCENE_SCALES, C=0.01, seed=seed
-    )
+        trunk=TRUNK, width=WIDTH, weights=str(weights), scales=SCENE_SCALES, finetune="none", C=0.01,
+        positive=0.7, seed=seed,
+    )  # fmt: skip
     folder = out / "detector"
     detector = train_detector(data, folder, config, cache=folder / "maps", progress=progress).detector
     result = evaluate_detector(detector, open_annotated(data, "test"), "voc07", progress)

@@ -65,14 +65,17 @@ def train(
     ] = None,
     most: Annotated[int | None, typer.Option(help="Proposals an image, at most. Default: 1000.")] = None,
     finetune: Annotated[
-        str | None, typer.Option(help="none, fc (new layers), all (the trunk too). Default: none.")
+        str | None,
+        typer.Option(
+            help="none, fc (new layers), all (the trunk too), auto (fc; none for rcnn). Default: auto."
+        ),
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help="What SVMs stand on: pool, fc6, fc7. Default: pool.")
+        str | None, typer.Option(help="What SVMs stand on: pool, fc6, fc7, auto (the last). Default: auto.")
     ] = None,
-    hidden: Annotated[int | None, typer.Option(help="Outputs of fc6 and fc7. Default: 1024.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Outputs of fc6 and fc7. Default: 512.")] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Of fine-tuning, 128 windows each. Default: 3000.")
+        int | None, typer.Option(help="Of fine-tuning, a batch of windows each. Default: 1500.")
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="spp, or rcnn: the baseline that crops and warps. Default: spp.")
@@ -80,9 +83,7 @@ def train(
     loss: Annotated[
         str | None, typer.Option(help="Of SVMs: squared_hinge, hinge. Default: squared_hinge.")
     ] = None,
-    c: Annotated[
-        float | None, typer.Option("--C", help="Of SVMs: weight of errors. Default: 0.0001.")
-    ] = None,
+    c: Annotated[float | None, typer.Option("--C", help="Of SVMs: weight of errors. Default: 0.001.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random. Default: 0.")] = None,
     device: Device = None,
     resume: Annotated[

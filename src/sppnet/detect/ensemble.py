@@ -1,4 +1,4 @@
-"""Several detectors as one: suppression on the union of their scored windows (paper section 4.3)."""
+"""Several detectors as one: suppression on the union of their scored windows (paper section 4.4)."""
 
 from dataclasses import dataclass
 
