@@ -7,8 +7,8 @@ from sppnet.errors import ConfigError, did_you_mean
 from sppnet.geometry.grid import MappingRule, check_levels
 from sppnet.learn.svm import Loss
 
-Layer = Literal["pool", "fc6", "fc7"]
-Finetune = Literal["none", "fc", "all"]
+Layer = Literal["auto", "pool", "fc6", "fc7"]
+Finetune = Literal["auto", "none", "fc", "all"]
 Method = Literal["spp", "rcnn"]
 
 PROPOSALS = ("learned", "selective-search", "opencv")
@@ -19,7 +19,7 @@ PROPOSALS = ("learned", "selective-search", "opencv")
 class DetectorConfig:
     """How a detector is built and trained. Lengths are in pixels."""
 
-    trunk: str = "mobilenet_v2:18"
+    trunk: str = "mobilenet_v2:14+18"
     stride: int | None = 16
     width: float = 1.0
     weights: str | None = None
@@ -35,20 +35,20 @@ class DetectorConfig:
     """One of PROPOSALS, or a file."""
     most: int = 1000
     """Proposals of an image, at most."""
-    finetune: Finetune = "none"
-    """fc: new fc layers on frozen maps. all: through the pooling into the trunk."""
-    layer: Layer = "pool"
-    """What SVMs and box regression stand on."""
-    hidden: int = 1024
+    finetune: Finetune = "auto"
+    """fc: new fc layers on frozen maps. all: through the pooling into the trunk. auto: fc; none for R-CNN."""
+    layer: Layer = "auto"
+    """What SVMs stand on. auto: fc7, or pool without fc layers."""
+    hidden: int = 512
     """Outputs of fc6 and fc7."""
-    steps: int = 3000
-    """Of fine-tuning, a batch of 128 windows each."""
+    steps: int = 1500
+    """Of fine-tuning, a batch of windows each (`detect.tune`)."""
     learning_rate: float = 1e-2
     """Of fine-tuning."""
     loss: Loss = "squared_hinge"
-    C: float = 1e-4
+    C: float = 1e-3
     positive_weight: float = 2.0
-    positive: float = 0.7
+    positive: float = 1.0
     """Proposals that overlap an object as much are positives beside the object's own box; 1 for the paper's
     way, objects alone."""
     negative: float = 0.3
@@ -71,6 +71,10 @@ class DetectorConfig:
                     f"{name} must be one of {', '.join(get_args(kind))}; got {given!r}: "
                     f"{did_you_mean(str(given), get_args(kind))}"
                 )
+        if self.finetune == "auto":
+            object.__setattr__(self, "finetune", "none" if self.method == "rcnn" else "fc")
+        if self.layer == "auto":
+            object.__setattr__(self, "layer", "pool" if self.finetune == "none" else "fc7")
         if self.layer != "pool" and self.finetune == "none":
             raise ConfigError(f"layer {self.layer} needs fc layers: give --finetune fc or all")
         if self.method == "rcnn" and self.finetune != "none":

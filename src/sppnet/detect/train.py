@@ -36,7 +36,14 @@ from sppnet.learn.ridge import BoxRegressor, fit_boxes, mean_length_scale
 from sppnet.learn.svm import LinearSVM
 from sppnet.nn.trunks import Trunk, load_trunk
 from sppnet.progress import Progress, Silent
-from sppnet.proposals.learned import WindowConfig, WindowHead, draw_windows, train_head
+from sppnet.proposals.learned import (
+    WindowConfig,
+    WindowHead,
+    draw_cells,
+    draw_windows,
+    find_components,
+    train_head,
+)
 from sppnet.proposals.proposers import LearnedWindows, make_proposer
 from sppnet.structures import Floats
 
@@ -153,22 +160,35 @@ class _Training:
             if stage is not None:
                 self._leave_out(stage.header["skipped"])
                 return _window_head(stage, self.trunk.channels) if learned else None
-            config, samples, skipped = WindowConfig(seed=self.config.seed), [], {}
-            self.progress.begin("convolving photographs", len(self.photos))
-            for index in range(len(self.photos)):
-                try:
-                    maps = self.photos.photo(index).maps
-                except ImageError as error:
-                    skipped[str(index)] = str(error)
-                else:
-                    if learned:
-                        samples.append(draw_windows(maps, self.photos.truth(index), config, index))
-                self.progress.advance()
+            config = WindowConfig(seed=self.config.seed)
+            cells, skipped = self._convolve_all()
             self._leave_out(skipped)
-            head = train_head(samples, self.trunk.channels, config, self.progress) if learned else None
+            head = self._train_windows(cells, config) if learned else None
             header = {"skipped": skipped, "windows": config.to_json()}
             self.run.save_stage(f"windows{again}", header, {} if head is None else head.state_dict())
             return head
+
+    def _convolve_all(self) -> tuple[list[Tensor], dict[str, str]]:
+        """Cells of every photograph's map, and which photographs could not be read, with the reason."""
+        cells, skipped = [], {}
+        self.progress.begin("convolving photographs", len(self.photos))
+        for index in range(len(self.photos)):
+            try:
+                cells.append(draw_cells(self.photos.photo(index).maps, self.config.seed, index))
+            except ImageError as error:
+                skipped[str(index)] = str(error)
+            self.progress.advance()
+        return cells, skipped
+
+    def _train_windows(self, cells: list[Tensor], config: WindowConfig) -> WindowHead:
+        components = find_components(cells, config.channels)
+        samples = []
+        self.progress.begin("drawing windows", len(self.photos))
+        for index in range(len(self.photos)):
+            maps, truth = self.photos.photo(index).maps, self.photos.truth(index)
+            samples.append(draw_windows(maps, truth, components, config, index))
+            self.progress.advance()
+        return train_head(samples, components, config, self.progress)
 
     def _propose(self, windows: WindowHead | None, again: str = "") -> list[Floats]:
         with self._timed(f"proposals{again}") as stage:

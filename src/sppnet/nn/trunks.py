@@ -92,7 +92,8 @@ def load_trunk(
     """A trunk by name.
 
     name: a backbone of the paper (zf5, convnet5, overfeat5, overfeat7), a classification network of
-    torchvision, or timm:<name>. An ending :N keeps the first N stages: mobilenet_v2:18.
+    torchvision, or timm:<name>. An ending :N keeps the first N stages: mobilenet_v2:18. An ending :M+N
+    gives the maps of both stages, one behind the other in the channels, where they are of one size.
     stride: image pixels a cell; the network is cut after its last stage of that stride. None: not cut.
     With :N it is not cut but dilated (`dilate_stages`): mobilenet_v2:18 has stride 32, or 16 if asked for.
     width: multiplies the channels of the paper's backbones; the others have names for their widths.
@@ -184,14 +185,16 @@ def _cut(network: nn.Module, name: str, stride: int | None, width: float) -> Tru
     """The front of `network` as the name and the stride ask for it."""
     base, colon, count = name.partition(":")
     stages = list(_stages(network, base))
+    taps: list[int] = []
     if colon:
-        stages = stages[: _parse_count(name, count, len(stages))]
+        taps = [_parse_count(name, part, len(stages)) for part in count.split("+")]
+        stages = stages[: max(taps)]
         if stride is not None:
             dilate_stages([stage.module for stage in stages], _strides(base, stages), stride)
     elif stride is not None:
         stages = stages[: _last_of_stride(name, _strides(base, stages), stride)]
     mean, std = _normalisation(base)
-    trunk = Trunk(name, _assembled(stages), mean=mean, std=std, width=width)
+    trunk = Trunk(name, _assembled(stages, taps), mean=mean, std=std, width=width)
     if stride not in (None, trunk.grid.stride):
         raise ModelError(
             f"{name} has stride {trunk.grid.stride} and cannot have {stride}; ask for one of its own strides"
@@ -218,9 +221,31 @@ def _stages(network: nn.Module, base: str) -> Iterator[_Stage]:
         yield _Stage("relu", nn.ReLU(inplace=True))
 
 
-def _assembled(stages: list[_Stage]) -> nn.Sequential:
+class SeveralStages(nn.Sequential):
+    """Stages one after the other, of which several give their maps, one behind the other in the channels.
+
+    Early maps say where things are, late ones what they are.
+    """
+
+    def __init__(self, paths: list[str], taps: Collection[str]) -> None:
+        super().__init__()
+        self.paths, self.taps = paths, frozenset(taps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (b, 3, h, w) → features (b, sum of the channels, h', w')."""
+        maps, current = [], images
+        for path in self.paths:
+            current = self.get_submodule(path)(current)
+            if path in self.taps:
+                maps.append(current.clone())  # the next stage may work in place
+        return torch.cat(maps, 1)
+
+
+def _assembled(stages: list[_Stage], taps: list[int]) -> nn.Sequential:
     """The stages one after the other, under the names they had."""
-    body = nn.Sequential()
+    paths = [stage.path for stage in stages]
+    several = len(set(taps)) > 1
+    body = SeveralStages(paths, [paths[count - 1] for count in taps]) if several else nn.Sequential()
     for stage in stages:
         container, _, leaf = stage.path.rpartition(".")
         if container and not hasattr(body, container):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from sppnet.errors import DataError
+from sppnet.errors import ConfigError, DataError
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import CellGrid, count_bins
 from sppnet.learn.deltas import clip_boxes, decode_boxes, encode_boxes
@@ -37,6 +37,11 @@ DELTA_UNIT = 0.2
 SURPLUS = 3
 """Windows that go into suppression, for each that is to come out."""
 
+QUICK_HIDDEN = 32
+
+CELLS_PER_IMAGE = 100
+CELL_STREAM = 21
+
 CHUNK = 4096
 """Windows pooled and judged at a time: 16 MB, where all at once would be hundreds."""
 
@@ -46,6 +51,10 @@ class WindowConfig:
     """Which windows are looked at, and how the head learns."""
 
     levels: tuple[int, ...] = (1, 3)
+    channels: int = 96
+    """Principal components of the features that are pooled."""
+    kept: int = 12_000
+    """Windows that the quick look leaves over."""
     sizes: tuple[int, ...] = (2, 3, 4, 6, 8, 11, 15, 20, 27, 36)
     """Square roots of the windows' areas, in cells."""
     shapes: tuple[float, ...] = (0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0)
@@ -143,44 +152,68 @@ class WindowHead(nn.Module):
 
     def __init__(self, channels: int, config: WindowConfig) -> None:
         super().__init__()
+        if config.levels[0] != 1:
+            raise ConfigError(f"the first level of the windows must be 1; got {config.levels}")
         self.config = config
-        length = channels * count_bins(config.levels) + GEOMETRY
+        reduced = min(channels, config.channels)
+        self.register_buffer("components", torch.eye(reduced, channels))
+        self.components: Tensor
+        length = reduced * count_bins(config.levels) + GEOMETRY
+        self.glance = nn.Linear(reduced + GEOMETRY, QUICK_HIDDEN)
+        self.glance_score = nn.Linear(QUICK_HIDDEN, 1)
         self.first = nn.Linear(length, config.hidden)
         self.second = nn.Linear(config.hidden, 5)
 
     def forward(self, pooled: Tensor, geometry: Tensor) -> Tensor:
         """(n, channels × bins) and (n, GEOMETRY) → (n, 5): a score (above 0: an object), then box deltas."""
-        length = pooled.shape[1]
-        hidden = torch.addmm(self.first.bias, geometry, self.first.weight[:, length:].T)
-        hidden = hidden.addmm(pooled, self.first.weight[:, :length].T)
-        result: Tensor = self.second(hidden.relu())
+        result: Tensor = self.second(_joint(self.first, pooled, geometry).relu())
+        return result
+
+    def quick(self, pooled: Tensor, geometry: Tensor) -> Tensor:
+        """(n, channels), level 1 alone, and (n, GEOMETRY) → (n,) a first score."""
+        result: Tensor = self.glance_score(_joint(self.glance, pooled, geometry).relu())[:, 0]
         return result
 
     @torch.inference_mode()
     def propose(self, maps: FeatureMaps, most: int) -> Proposals:
         """The best windows of an image's first map, at most `most`."""
-        features, size_hw = maps.maps[0], maps.size_hw
+        features, size_hw = reduce_channels(maps.maps[0], self.components), maps.size_hw
         map_hw = features.shape[1], features.shape[2]
         windows = dense_windows(map_hw, self.config)
         boxes = windows_to_boxes(windows, map_hw, maps.grid, maps.sizes_hw[0], size_hw)
-        outputs = self._judge(features.float(), windows, describe(boxes, size_hw))
+        geometry = torch.from_numpy(describe(boxes, size_hw))
+        chosen = self._glance(features, windows, geometry)
+        windows, boxes, geometry = windows[chosen], boxes[chosen], geometry[torch.from_numpy(chosen)]
+        outputs = self._judge(features, windows, geometry)
         scores, order = outputs[:, 0].topk(min(SURPLUS * most, len(outputs)))
         deltas = outputs[order, 1:].numpy() * DELTA_UNIT
         moved = clip_boxes(decode_boxes(boxes[order.numpy()], deltas), size_hw)
         kept = nms(torch.from_numpy(moved), scores, self.config.overlap)[:most].numpy()
         return Proposals(moved[kept], scores.numpy()[kept])
 
-    def _judge(self, features: Tensor, windows: IntArray, geometry: Floats) -> Tensor:
-        """Outputs for all windows, a cache full at a time."""
-        return torch.cat(
-            [
-                self(
-                    pyramid_pool(features[None], torch.tensor(windows[rows]), self.config.levels),
-                    torch.from_numpy(geometry[rows]),
-                )
-                for rows in (slice(start, start + CHUNK) for start in range(0, len(windows), CHUNK))
-            ]
-        )
+    def _glance(self, features: Tensor, windows: IntArray, geometry: Tensor) -> IntArray:
+        """Indices of the windows that deserve a closer look, in order."""
+        if len(windows) <= self.config.kept:
+            return np.arange(len(windows))
+        scores = self.quick(pyramid_pool(features[None], torch.tensor(windows), (1,)), geometry)
+        chosen: IntArray = scores.topk(self.config.kept).indices.sort().values.numpy()
+        return chosen
+
+    def _judge(self, features: Tensor, windows: IntArray, geometry: Tensor) -> Tensor:
+        """Outputs for windows, a cache full at a time."""
+        outputs = []
+        for start in range(0, len(windows), CHUNK):
+            part = slice(start, start + CHUNK)
+            pooled = pyramid_pool(features[None], torch.tensor(windows[part]), self.config.levels)
+            outputs.append(self(pooled, geometry[part]))
+        return torch.cat(outputs)
+
+
+def _joint(layer: nn.Linear, pooled: Tensor, geometry: Tensor) -> Tensor:
+    """The layer on (pooled, geometry) side by side, without putting them there."""
+    length = pooled.shape[1]
+    hidden = torch.addmm(layer.bias, geometry, layer.weight[:, length:].T)
+    return hidden.addmm(pooled, layer.weight[:, :length].T)
 
 
 # --- learning ------------------------------------------------------------------------------------
@@ -200,12 +233,39 @@ class WindowSample:
     """(n, 4) to the object each overlaps most; meaningless for negatives."""
 
 
-def draw_windows(maps: FeatureMaps, truth: GroundTruth, config: WindowConfig, index: int) -> WindowSample:
+def draw_cells(maps: FeatureMaps, seed: int, index: int) -> Tensor:
+    """(m, c) float32: the features of some cells of an image's first map."""
+    cells = maps.maps[0].flatten(1)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CELL_STREAM, index)))
+    chosen = rng.permutation(cells.shape[1])[:CELLS_PER_IMAGE]
+    return cells[:, torch.from_numpy(chosen)].float().T.contiguous()
+
+
+def find_components(cells: Sequence[Tensor], count: int) -> Tensor:
+    """(count, c): the directions in which the features of cells (m, c) differ most, the first first."""
+    rows = torch.cat(list(cells)).double()
+    rows -= rows.mean(0)
+    directions = torch.linalg.eigh(rows.T @ rows).eigenvectors.T.flip(0)[:count]
+    # The sign of an eigenvector is anybody's choice: its largest number is positive here.
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    result: Tensor = (directions * largest.sign()).float()
+    return result
+
+
+def reduce_channels(features: Tensor, components: Tensor) -> Tensor:
+    """(c, h, w) → (count, h, w) float32."""
+    reduced: Tensor = components @ features.flatten(1).to(components)
+    return reduced.view(len(components), *features.shape[1:])
+
+
+def draw_windows(
+    maps: FeatureMaps, truth: GroundTruth, components: Tensor, config: WindowConfig, index: int
+) -> WindowSample:
     """Positives and negatives of one image, a pure function of the seed and its index.
 
     Windows on difficult objects and crowds are neither.
     """
-    features, size_hw = maps.maps[0], maps.size_hw
+    features, size_hw = reduce_channels(maps.maps[0], components), maps.size_hw
     map_hw = features.shape[1], features.shape[2]
     windows = dense_windows(map_hw, config)
     boxes = windows_to_boxes(windows, map_hw, maps.grid, maps.sizes_hw[0], size_hw)
@@ -221,7 +281,7 @@ def draw_windows(maps: FeatureMaps, truth: GroundTruth, config: WindowConfig, in
     nearest = clear[chosen].argmax(axis=1)
     targets = truth.boxes[nearest] if len(truth) else boxes[chosen]
     return WindowSample(
-        pyramid_pool(features[None].float(), torch.tensor(windows[chosen]), config.levels),
+        pyramid_pool(features[None], torch.tensor(windows[chosen]), config.levels),
         torch.from_numpy(describe(boxes[chosen], size_hw)),
         positive[chosen],
         (encode_boxes(boxes[chosen], targets) / DELTA_UNIT).astype(np.float32),
@@ -247,7 +307,10 @@ def _choose(
 
 
 def train_head(
-    samples: Sequence[WindowSample], channels: int, config: WindowConfig, progress: Progress | None = None
+    samples: Sequence[WindowSample],
+    components: Tensor,
+    config: WindowConfig,
+    progress: Progress | None = None,
 ) -> WindowHead:
     """A head from the windows of all images; the same on every run."""
     vectors = torch.cat([torch.cat([sample.pooled, sample.geometry], 1) for sample in samples])
@@ -259,11 +322,14 @@ def train_head(
     vectors.sub_(mean).div_(std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        head = WindowHead(channels, config)
+        head = WindowHead(components.shape[1], config)
+        head.components.copy_(components)
         _descend(head, vectors, positive, deltas, config, progress or Silent())
-    with torch.no_grad():  # the standardisation becomes part of the first layer
-        head.first.weight.div_(std)
-        head.first.bias.sub_(head.first.weight @ mean)
+    seen_at_once = torch.cat([torch.arange(len(components)), torch.arange(len(mean) - GEOMETRY, len(mean))])
+    with torch.no_grad():  # the standardisation becomes part of the first layers
+        for layer, inputs in ((head.first, slice(None)), (head.glance, seen_at_once)):
+            layer.weight.div_(std[inputs])
+            layer.bias.sub_(layer.weight @ mean[inputs])
     return head.eval()
 
 
@@ -285,7 +351,9 @@ def _descend(
             seen = nn.functional.dropout(vectors[rows], 0.2)
             outputs = head(seen[:, :-GEOMETRY], seen[:, -GEOMETRY:])
             wanted = positive[rows]
+            first = head.quick(seen[:, : len(head.components)], seen[:, -GEOMETRY:])
             loss = nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], wanted)
+            loss = loss + nn.functional.binary_cross_entropy_with_logits(first, wanted)
             moves = nn.functional.smooth_l1_loss(outputs[:, 1:], deltas[rows], reduction="none").sum(1)
             loss = loss + 0.5 * (moves * wanted).sum() / wanted.sum().clamp_min(1)
             optimizer.zero_grad(set_to_none=True)
