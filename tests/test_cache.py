@@ -190,6 +190,15 @@ def test_an_entry_made_again_counts_once(tmp_path):
     assert cache.used == bytes_in(tmp_path)
 
 
+def test_an_entry_made_again_finds_its_own_room(tmp_path):
+    cache = MapCache("r", tmp_path)
+    fill(cache, "a")
+    cache.max_bytes = bytes_in(tmp_path)
+    entries(tmp_path)[0].write_bytes(b"x" * bytes_in(tmp_path))
+    made = fill(cache, "aa")
+    assert made.times == 1
+
+
 def test_a_size_below_zero_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="0 bytes or more; got -1"):
         MapCache("r", tmp_path, max_bytes=-1)

@@ -122,6 +122,15 @@ def test_a_plain_object_counts_more_than_a_difficult_one_at_its_place():
     assert label_boxes(truth.boxes, truth, 1, CONFIG)[0].tolist() == [1]
 
 
+def test_difficult_objects_make_no_positives_beside_plain_ones():
+    truth = GroundTruth(
+        np.array([[200, 200, 300, 300], [0, 0, 100, 100]]), np.array([CAT, CAT]), np.array([False, True]),
+        np.zeros(2, bool),
+    )  # fmt: skip
+    boxes = training_boxes(truth, np.array([[0, 0, 100, 90]], np.float32))
+    assert label_boxes(boxes, truth, 1, CONFIG).tolist() == [[1], [0], [0]]
+
+
 def test_without_objects_every_box_is_negative():
     boxes = np.array([[0, 0, 9, 9]], np.float32)
     assert label_boxes(boxes, GroundTruth.of([], []), 2, CONFIG).tolist() == [[-1, -1]]

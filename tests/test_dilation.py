@@ -1,5 +1,7 @@
 """Dilated trunks: every cell of the coarse map is in the fine one, unchanged, at its place."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -115,6 +117,18 @@ def test_what_cannot_be_spread_is_refused(name, stride, message):
 def test_layers_that_cannot_be_spread_are_named(layers, message):
     with pytest.raises(ModelError, match=message):
         dilate_stages([nn.Sequential(*layers)], [8], 1)
+
+
+def test_what_comes_before_the_step_sees_as_far_as_before():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, stride=2, padding=1), nn.Conv2d(3, 3, 3)]
+    coarse, fine = nn.Sequential(*layers), deepcopy(nn.Sequential(*layers))
+    dilate_stages([fine], [2], 1)
+    assert [layer.dilation[0] for layer in fine] == [1, 1, 2]
+    images = torch.randn(1, 3, 20, 20)
+    with torch.inference_mode():
+        expected = coarse(images)
+        torch.testing.assert_close(fine(images)[:, :, ::2, ::2], expected)
 
 
 def test_stages_multiply():

@@ -11,7 +11,8 @@ from sppnet.geometry.grid import CellGrid, boxes_to_cells, choose_scales
 
 GRID = CellGrid(stride=16, center0=7.5, receptive_field=139)
 SIZE_HW = (300, 400)
-SIZES_HW = ((192, 256), (480, 640), (960, 1280))
+SIZES_HW = ((192, 256), (480, 640), (960, 1200))
+"""The last is squeezed a little."""
 
 
 def make_maps(kind=torch.float16):

@@ -57,10 +57,15 @@ class Watched:
                 made.append(self)
 
             def make_room(self, svm, config):
-                before = {tuple(row) for row in self.origin[: self.count].tolist()}
+                before = self.duals()
                 super().make_room(svm, config)
-                gone = before - {tuple(row) for row in self.origin[: self.count].tolist()}
-                self.left.append((svm, gone))
+                after = self.duals()
+                assert after.items() <= before.items()
+                self.left.append((svm, before.keys() - after.keys()))
+
+            def duals(self):
+                origins = map(tuple, self.origin[: self.count].tolist())
+                return dict(zip(origins, map(tuple, self.dual.tolist()), strict=True))
 
         monkeypatch.setattr(mining, "_Store", Store)
 
