@@ -11,7 +11,9 @@ import pytest
 import torch
 import torchvision
 
-from sppnet.demo import generate
+from sppnet.data.annotated import open_annotated
+from sppnet.demo import generate, generate_scenes
+from sppnet.proposals.given import read_boxes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -31,12 +33,15 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     """A folder with a reader's photographs, and the published weights already in torch's cache."""
     home = tmp_path_factory.mktemp("reader")
     generate(home / "photos", images_per_class=5, seed=0)
+    generate_scenes(home / "street", "train", count=6, seed=0)
+    generate_scenes(home / "street", "test", count=2, seed=1)
     shutil.copy(home / "photos" / "dots" / "0.jpg", home / "photo.jpg")
     url = torchvision.models.get_model_weights("mobilenet_v2").DEFAULT.url
     cache = home / "torch" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     torch.save(torchvision.models.mobilenet_v2().state_dict(), cache / Path(url).name)
     environment = {**os.environ, "TORCH_HOME": str(home / "torch"), "COLUMNS": "100"}
+    environment["XDG_CACHE_HOME"] = str(home / "cache")
     for command in OURS:
         words = [sys.executable, "-m", *command.split()]
         done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, check=False)
@@ -53,6 +58,14 @@ def test_commands_leave_what_they_say(reader: tuple[Path, dict[str, str]]) -> No
     home, _ = reader
     assert (home / "runs" / "photos" / "best.safetensors").is_file()
     assert (home / "runs" / "zf5" / "metrics.csv").read_text().count("\n") == 3  # a heading and two epochs
+
+
+def test_objects_are_proposed_and_drawn(reader: tuple[Path, dict[str, str]]) -> None:
+    home, _ = reader
+    assert sorted(path.name for path in (home / "drawn").iterdir()) == ["0.png", "1.png"]
+    assert len(read_boxes(home / "boxes.json")) == 2
+    assert 100 < len(read_boxes(home / "boxes.csv").of("photo.jpg")) <= 500
+    assert len(open_annotated(home / "street-voc", "train")) == 6
 
 
 @pytest.mark.parametrize("target", [line.split()[1] for line in COMMANDS if line.startswith("make ")])
