@@ -1,5 +1,6 @@
 """Learned windows: where they lie, what they are trained on, and what they propose."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +16,10 @@ from sppnet.proposals.learned import (
     WindowHead,
     dense_windows,
     describe,
+    draw_cells,
     draw_windows,
+    find_components,
+    reduce_channels,
     train_head,
     windows_to_boxes,
 )
@@ -25,6 +29,8 @@ CENTRED = CellGrid(stride=16, center0=7.5, receptive_field=139)
 ON_THE_BORDER = CellGrid(stride=16, center0=0.0, receptive_field=139)
 """Of networks whose pads are half a kernel."""
 SMALL = WindowConfig(sizes=(2, 3, 4, 6), shapes=(0.5, 1.0, 2.0), step=0.3, hidden=32, epochs=120)
+EVERY = torch.eye(4)
+"""Components that leave the features of `make_maps` as they are."""
 
 SIZES = [
     pytest.param((1, 1), id="one cell"),
@@ -116,6 +122,43 @@ def test_geometry_is_told_in_shares_of_the_image():
     assert numbers.dtype == np.float32
 
 
+# --- fewer channels ------------------------------------------------------------------------------
+
+
+def test_components_are_the_directions_of_most_variance():
+    """Against the singular vectors of the centred cells, with the largest number of each positive."""
+    torch.manual_seed(0)
+    cells = [torch.randn(50, 6) * torch.tensor([1.0, 5, 2, 4, 3, 0.5]) @ torch.randn(6, 6) + 9 for _ in "abc"]
+    rows = torch.cat(cells).double()
+    directions = torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh
+    found = find_components(cells, 4)
+    assert found.shape == (4, 6)
+    for one, expected in zip(found, directions, strict=False):
+        assert one[one.abs().argmax()] > 0
+        sign = torch.sign(expected[expected.abs().argmax()])
+        torch.testing.assert_close(one, (expected * sign).float(), rtol=1e-3, atol=1e-4)
+    assert find_components(cells, 99).shape == (6, 6)
+
+
+def test_features_are_reduced_cell_by_cell():
+    features, components = torch.randn(6, 3, 5).half(), torch.randn(2, 6)
+    reduced = reduce_channels(features, components)
+    assert reduced.dtype == torch.float32
+    torch.testing.assert_close(reduced, torch.einsum("kc,chw->khw", components, features.float()))
+
+
+def test_cells_are_drawn_by_seed_and_index():
+    maps, _ = make_maps(0)
+    cells = draw_cells(maps, 0, 0)
+    every = {tuple(row) for row in maps.maps[0].flatten(1).T.float().tolist()}
+    assert cells.shape == (100, 4)
+    assert {tuple(row) for row in cells.tolist()} <= every
+    assert torch.equal(cells, draw_cells(maps, 0, 0))
+    assert not torch.equal(cells, draw_cells(maps, 0, 1))
+    tiny = FeatureMaps((1, 1), ((16, 16),), (torch.ones(4, 1, 1),), CENTRED)
+    assert draw_cells(tiny, 0, 0).tolist() == [[1.0] * 4]
+
+
 # --- windows to learn from -----------------------------------------------------------------------
 
 
@@ -138,7 +181,7 @@ def make_maps(index, objects=2, side=18):
 
 def test_a_sample_holds_both_kinds_and_moves_to_the_objects():
     maps, truth = make_maps(0)
-    sample = draw_windows(maps, truth, SMALL, 0)
+    sample = draw_windows(maps, truth, EVERY, SMALL, 0)
     assert sample.pooled.shape == (len(sample.positive), 4 * count_bins((1, 3)))
     assert sample.geometry.shape == (len(sample.positive), GEOMETRY)
     assert sample.pooled.dtype == torch.float32
@@ -149,20 +192,20 @@ def test_a_sample_holds_both_kinds_and_moves_to_the_objects():
 
 def test_samples_depend_on_seed_and_index_alone():
     maps, truth = make_maps(0)
-    first, again, other = (draw_windows(maps, truth, SMALL, index) for index in (1, 1, 2))
+    first, again, other = (draw_windows(maps, truth, EVERY, SMALL, index) for index in (1, 1, 2))
     assert torch.equal(first.pooled, again.pooled)
     assert not torch.equal(first.geometry, other.geometry)
 
 
 def test_the_best_window_of_a_tiny_object_is_positive():
     maps, _ = make_maps(0, objects=0)
-    sample = draw_windows(maps, GroundTruth.of([[100, 100, 105, 104]], [0]), SMALL, 0)
+    sample = draw_windows(maps, GroundTruth.of([[100, 100, 105, 104]], [0]), EVERY, SMALL, 0)
     assert sample.positive.sum() == 1
 
 
 def test_an_image_without_objects_gives_negatives():
     maps, truth = make_maps(0, objects=0)
-    sample = draw_windows(maps, truth, SMALL, 0)
+    sample = draw_windows(maps, truth, EVERY, SMALL, 0)
     assert len(sample.positive) == SMALL.per_image
     assert not sample.positive.any()
 
@@ -171,7 +214,7 @@ def test_an_image_without_objects_gives_negatives():
 def test_windows_on_difficult_objects_and_crowds_are_neither(kind):
     maps, truth = make_maps(0, objects=1)
     odd = {"difficult": np.zeros(1, bool), "crowd": np.zeros(1, bool), kind: np.ones(1, bool)}
-    sample = draw_windows(maps, GroundTruth(truth.boxes, truth.labels, **odd), SMALL, 0)
+    sample = draw_windows(maps, GroundTruth(truth.boxes, truth.labels, **odd), EVERY, SMALL, 0)
     assert not sample.positive.any()
     sides = sample.geometry[:, 2:4].numpy() * 18 * 16
     centres = sample.geometry[:, :2].numpy() * 18 * 16
@@ -184,8 +227,8 @@ def test_windows_on_difficult_objects_and_crowds_are_neither(kind):
 
 @pytest.fixture(scope="module")
 def head():
-    samples = [draw_windows(*make_maps(index), SMALL, index) for index in range(30)]
-    return train_head(samples, 4, SMALL)
+    samples = [draw_windows(*make_maps(index), EVERY, SMALL, index) for index in range(30)]
+    return train_head(samples, EVERY, SMALL)
 
 
 def recall_of(head, images, most):
@@ -203,11 +246,21 @@ def test_the_head_finds_objects_it_has_not_seen(head):
     assert recall_of(WindowHead(4, SMALL).eval(), unseen, 20) < 0.7
 
 
+def test_a_head_on_fewer_channels_finds_them_too():
+    config = replace(SMALL, channels=3)
+    components = find_components([draw_cells(make_maps(index)[0], 0, index) for index in range(30)], 3)
+    samples = [draw_windows(*make_maps(index), components, config, index) for index in range(30)]
+    assert samples[0].pooled.shape[1] == 3 * count_bins((1, 3))
+    head = train_head(samples, components, config)
+    assert torch.equal(head.components, components)
+    assert recall_of(head, range(100, 120), 20) >= 0.8
+
+
 def test_training_twice_gives_the_same_bits(head):
-    samples = [draw_windows(*make_maps(index), SMALL, index) for index in range(30)]
+    samples = [draw_windows(*make_maps(index), EVERY, SMALL, index) for index in range(30)]
     torch.manual_seed(99)
     before = torch.random.get_rng_state()
-    again = train_head(samples, 4, SMALL)
+    again = train_head(samples, EVERY, SMALL)
     assert torch.equal(torch.random.get_rng_state(), before)
     for name, tensor in head.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
@@ -244,9 +297,9 @@ def test_tiny_maps_have_proposals(head, map_hw):
 
 
 def test_samples_without_an_object_cannot_be_learned_from():
-    samples = [draw_windows(*make_maps(index, objects=0), SMALL, index) for index in range(2)]
+    samples = [draw_windows(*make_maps(index, objects=0), EVERY, SMALL, index) for index in range(2)]
     with pytest.raises(DataError, match="no window lies on an object"):
-        train_head(samples, 4, SMALL)
+        train_head(samples, EVERY, SMALL)
 
 
 def test_a_configuration_survives_json():
