@@ -43,7 +43,7 @@ def train(
     split: Annotated[str | None, typer.Option(help="Default: trainval or train, if there.")] = None,
     trunk: Annotated[
         str | None,
-        typer.Option(help="A torchvision name, zf5, …, or timm:<name>. Default: mobilenet_v2:18."),
+        typer.Option(help="A torchvision name, zf5, …, or timm:<name>. Default: mobilenet_v2:14+18."),
     ] = None,
     stride: Annotated[
         int | None, typer.Option(help="Image pixels a cell of the map: 16, 32. Default: 16.")
