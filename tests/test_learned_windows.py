@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sppnet.errors import DataError
+from sppnet.errors import ConfigError, DataError
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import CellGrid, boxes_to_cells, count_bins
 from sppnet.proposals.learned import (
@@ -254,6 +254,20 @@ def test_a_head_on_fewer_channels_finds_them_too():
     head = train_head(samples, components, config)
     assert torch.equal(head.components, components)
     assert recall_of(head, range(100, 120), 20) >= 0.8
+
+
+def test_a_quick_look_leaves_the_windows_that_matter(head):
+    fewer = replace(SMALL, kept=100)
+    quick = WindowHead(4, fewer).eval()
+    quick.load_state_dict(head.state_dict())
+    assert len(dense_windows((18, 18), SMALL)) > 5 * fewer.kept
+    assert recall_of(quick, range(100, 120), 20) >= 0.9
+    assert len(quick.propose(make_maps(300)[0], 500)) <= fewer.kept
+
+
+def test_the_quick_look_comes_at_the_first_level():
+    with pytest.raises(ConfigError, match=r"first level of the windows must be 1; got \(3, 1\)"):
+        WindowHead(4, replace(SMALL, levels=(3, 1)))
 
 
 def test_training_twice_gives_the_same_bits(head):

@@ -28,6 +28,10 @@ class DetectorRun:
         return self.root / "detector.safetensors"
 
     @property
+    def times(self) -> Path:
+        return self.root / "times.json"
+
+    @property
     def config(self) -> Path:
         return self.root / "config.json"
 
@@ -43,7 +47,10 @@ class DetectorRun:
         write_file(self.config, (json.dumps(described, indent=2) + "\n").encode())
 
     def _check_same(self, described: dict[str, Any]) -> None:
-        before = json.loads(self.config.read_text())
+        try:
+            before = dict(json.loads(self.config.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{self.config} is damaged ({error}); choose another --out") from error
         changed = [key for key in described if key not in FREE and described[key] != before.get(key)]
         if changed:
             was = ", ".join(f"{key} was {before.get(key)!r}" for key in changed)
@@ -61,7 +68,14 @@ class DetectorRun:
         self._stage(name).unlink(missing_ok=True)
 
     def write_times(self, seconds: Mapping[str, float]) -> None:
-        write_file(self.root / "times.json", (json.dumps(dict(seconds), indent=2) + "\n").encode())
+        write_file(self.times, (json.dumps(dict(seconds), indent=2) + "\n").encode())
+
+    def read_times(self) -> dict[str, float]:
+        """Of the stages that have ended; empty where none has, or the file is damaged."""
+        try:
+            return dict(json.loads(self.times.read_text()))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def _stage(self, name: str) -> Path:
         return self.root / "stages" / f"{name}.safetensors"

@@ -129,7 +129,7 @@ class _Training:
         self.photos = TrainingPhotos(images, convolver, maps)
         self.cache = cache
         self.skipped: tuple[str, ...] = ()
-        self.seconds: dict[str, float] = {}
+        self.seconds = run.read_times()
 
     def run_stages(self) -> DetectorTraining:
         windows = self._learn_windows()
@@ -148,7 +148,6 @@ class _Training:
         )
         trained = {"sppnet": __version__, "images": len(self.photos), "seconds": self.seconds}
         detector.save(self.run.model, trained)
-        self.run.write_times(self.seconds)
         return DetectorTraining(self.run.model, detector, len(self.photos), self.skipped, self.seconds)
 
     # --- stages ----------------------------------------------------------------------------------
@@ -313,6 +312,7 @@ class _Training:
         yield None if stored is None else _Stage(*stored)
         if stored is None:
             self.seconds[name] = round(time.perf_counter() - start, 1)
+            self.run.write_times(self.seconds)
 
     def _leave_out(self, skipped: dict[str, str]) -> None:
         """Damaged images, by their index; from here on the others are all there are."""
