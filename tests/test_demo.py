@@ -170,6 +170,7 @@ def test_every_object_of_a_scene_is_marked_where_it_is(tmp_path):
 
 def test_it_tells_of_every_stage(small_demo):
     _, _, stages = small_demo
-    drawn = [name for name in stages.names if name.startswith("drawing")]
+    drawn = [name for name in stages.names if name.startswith(("drawing images", "drawing scenes"))]
     assert len(drawn) == 4
+    assert stages.names[-1] == "detecting"
     assert sum(name.startswith("epoch 1/1") for name in stages.names) == 1
