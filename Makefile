@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 help:  ## list what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
-demo: $(INSTALLED)  ## train and test a small classifier on images made here (3 minutes)
+demo: $(INSTALLED)  ## train and test a small classifier and detector on images made here (2 minutes)
 	$(BIN)/sppnet demo --out demo
 
 test: $(INSTALLED)  ## run the tests
