@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from sppnet.classify.classifier import Classifier, Testing
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.evaluate import evaluate
-from sppnet.progress import Silent
 from sppnet.classify.sgd import Trainer
 from sppnet.classify.train import train
 from sppnet.data.folder import open_folder
 from sppnet.errors import ConfigError, DataError, ModelError, SppnetError
 from sppnet.nn.trunks import load_trunk
+from sppnet.progress import Silent
 
 TINY = TrainingConfig(
     width=0.0625, hidden=16, sizes="64,48", scale_px=224, epochs=2, batch_size=6, learning_rate=0.02,

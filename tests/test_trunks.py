@@ -219,3 +219,31 @@ def test_timm_networks_that_do_not_fit_are_refused(
     pytest.importorskip("timm", reason="timm is not installed")
     with pytest.raises(ModelError, match=message):
         load_trunk(name, **options)
+
+
+def test_two_stages_give_their_maps_side_by_side() -> None:
+    both = load_trunk("mobilenet_v2:14+18", stride=16).eval()
+    early = load_trunk("mobilenet_v2:14").eval()
+    late = load_trunk("mobilenet_v2:18", stride=16).eval()
+    for part in (early, late):
+        part.load_state_dict({name: both.state_dict()[name] for name in part.state_dict()})
+    images = torch.rand(1, 3, 97, 130, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(both(images), torch.cat([early(images), late(images)], 1))
+    assert both.channels == early.channels + late.channels
+    assert both.grid == late.grid
+    rebuilt = empty_trunk(**both.spec)
+    assert rebuilt.state_dict().keys() == both.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        pytest.param("mobilenet_v2:10+18", "Sizes of tensors must match", id="maps of two sizes"),
+        pytest.param("mobilenet_v2:14+", "must be from 1 to", id="a number is missing"),
+        pytest.param("mobilenet_v2:14+99", "must be from 1 to", id="no such stage"),
+    ],
+)
+def test_stages_that_cannot_stand_side_by_side_are_refused(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_trunk(name)

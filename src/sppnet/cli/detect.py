@@ -59,6 +59,10 @@ def train(
         str | None, typer.Option(help="Shorter sides; the paper's: 480,576,688,864,1200. Default: 688.")
     ] = None,
     levels: Annotated[str | None, typer.Option(help="Pyramid. Default: 1,2,3,6.")] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(help="Cells and scale of a window: paper, or released, its code's. Default: paper."),
+    ] = None,
     proposals: Annotated[
         str | None,
         typer.Option(help="learned, selective-search, opencv, or a file of boxes. Default: learned."),
@@ -98,7 +102,8 @@ def train(
     options = {
         "trunk": trunk, "stride": stride, "width": width, "weights": weights,
         "scales": _integers("--scales", scales), "levels": _integers("--levels", levels),
-        "proposals": proposals, "most": most, "finetune": finetune, "layer": layer, "hidden": hidden,
+        "rule": rule, "proposals": proposals, "most": most, "finetune": finetune, "layer": layer,
+        "hidden": hidden,
         "steps": steps, "method": method, "loss": loss, "C": c, "seed": seed, "device": device,
     }  # fmt: skip
     # What is not given is the configuration's own default, so that it stands in one place.

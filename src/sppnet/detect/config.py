@@ -11,6 +11,10 @@ Layer = Literal["auto", "pool", "fc6", "fc7"]
 Finetune = Literal["auto", "none", "fc", "all"]
 Method = Literal["spp", "rcnn"]
 
+CHOICES: tuple[tuple[str, Any], ...] = (
+    ("method", Method), ("rule", MappingRule), ("finetune", Finetune), ("layer", Layer), ("loss", Loss),
+)  # fmt: skip
+
 PROPOSALS = ("learned", "selective-search", "opencv")
 """Kinds of proposals by name; anything else is a file of boxes."""
 
@@ -64,7 +68,7 @@ class DetectorConfig:
 
     def __post_init__(self) -> None:
         check_levels(self.levels)
-        for name, kind in (("method", Method), ("finetune", Finetune), ("layer", Layer), ("loss", Loss)):
+        for name, kind in CHOICES:
             given = getattr(self, name)
             if given not in get_args(kind):
                 raise ConfigError(
