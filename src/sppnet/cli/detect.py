@@ -58,7 +58,7 @@ def train(
     scales: Annotated[
         str | None, typer.Option(help="Shorter sides; the paper's: 480,576,688,864,1200. Default: 688.")
     ] = None,
-    levels: Annotated[str | None, typer.Option(help="Pyramid. Default: 1,2,3,6.")] = None,
+    levels: Annotated[str | None, typer.Option(help="Pyramid; the paper's: 1,2,3,6. Default: 1,2,3.")] = None,
     rule: Annotated[
         str | None,
         typer.Option(help="Cells and scale of a window: paper, or released, its code's. Default: paper."),
