@@ -17,7 +17,15 @@ from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Candidates, Detector, Parts, make_vectoriser, suppress
 from sppnet.detect.examples import joined_boxes, label_boxes, match_boxes, split_boxes, training_boxes
 from sppnet.detect.run import DetectorRun
-from sppnet.detect.vectors import CONTEXT_PX, CROP_PX, BoxVectors, RcnnVectors, layers_up_to, warp_crop
+from sppnet.detect.vectors import (
+    CONTEXT_PX,
+    CROP_PX,
+    BoxVectors,
+    RcnnVectors,
+    StoredVectors,
+    layers_up_to,
+    warp_crop,
+)
 from sppnet.errors import ConfigError, ImageError, ModelError
 from sppnet.features.convolve import Convolver
 from sppnet.features.photo import Photo
@@ -214,6 +222,27 @@ def test_vectors_of_the_baseline_are_the_definitions(detector):
         0,
         trunk.channels * 5,
     )
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["read again", "made again where damaged"])
+def test_vectors_of_the_baseline_are_stored(detector, tmp_path, monkeypatch, damaged):
+    pixels = np.random.default_rng(4).integers(0, 256, (60, 90, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    photo = Photo(tmp_path / "photo.png", detector.convolver)
+    boxes = np.array([[5, 5, 60, 50], [0, 0, 90, 60]], np.float32)
+    made = RcnnVectors(detector.convolver, (1, 2))
+    stored = StoredVectors(made, tmp_path / "vectors")
+    first = stored(photo, boxes)
+    assert torch.equal(first.distinct, made(photo, boxes).distinct.half().float())
+    (file,) = (tmp_path / "vectors").iterdir()
+    if damaged:
+        file.write_bytes(file.read_bytes()[:50])
+    else:
+        monkeypatch.setattr(RcnnVectors, "__call__", lambda *_: pytest.fail("made again"))
+    again = stored(photo, boxes)
+    assert torch.equal(again.distinct, first.distinct)
+    assert again.of_box.tolist() == [0, 1]
+    assert len(list((tmp_path / "vectors").iterdir())) == 1
 
 
 def test_vectors_of_windows_are_pooled_from_the_maps(detector):

@@ -35,6 +35,11 @@ class DetectorRun:
     def config(self) -> Path:
         return self.root / "config.json"
 
+    @property
+    def vectors(self) -> Path:
+        """Where R-CNN's vectors are kept while it trains."""
+        return self.root / "stages" / "vectors"
+
     def start(self, config: DetectorConfig, data: Mapping[str, Any], resume: bool) -> None:
         """Take the folder for a run; raises ConfigError if another run's results would be lost."""
         described = json.loads(json.dumps({**data, **config.to_json()}))

@@ -25,7 +25,7 @@ from sppnet.detect.examples import (
 )
 from sppnet.detect.run import DetectorRun
 from sppnet.detect.tune import WindowsToTune, tune
-from sppnet.detect.vectors import Vectoriser
+from sppnet.detect.vectors import RcnnVectors, StoredVectors, Vectoriser
 from sppnet.errors import ConfigError, DataError, ImageError
 from sppnet.features.cache import MapCache, recipe_of
 from sppnet.features.convolve import Convolver
@@ -141,6 +141,8 @@ class _Training:
             windows = self._learn_windows(" again")
             proposals = self._propose(windows, " again")
         vectoriser = make_vectoriser(self.config, self.photos.convolver, head)
+        if isinstance(vectoriser, RcnnVectors):
+            vectoriser = StoredVectors(vectoriser, self.run.vectors)
         svm = self._train_svms(vectoriser, proposals)
         regressor = self._regress_boxes(vectoriser, proposals)
         detector = Detector(

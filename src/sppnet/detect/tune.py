@@ -198,7 +198,7 @@ def _maps_with_gradients(photos: TrainingPhotos, index: int) -> FeatureMaps:
     convolver, pixels = photos.convolver, photos.photo(index).pixels
     trunk = convolver.trunk.eval()
     resized = resize_shorter(pixels, convolver.scales[0])
-    image = to_tensor(resized, trunk.mean, trunk.std)[None].to(memory_format=torch.channels_last)
-    features: Tensor = trunk(image)[0]
+    image = to_tensor(resized, trunk.mean, trunk.std)[None].to(convolver.device)
+    features: Tensor = trunk(image.to(memory_format=torch.channels_last))[0].cpu()
     height, width = resized.shape[:2]
     return FeatureMaps(pixels.shape[:2], ((height, width),), (features,), trunk.grid)

@@ -1,19 +1,24 @@
 """From boxes of an image to the vectors that are learned on: SPP-net's way, and R-CNN's."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from sppnet.data.transforms import to_tensor
 from sppnet.features.convolve import Convolver
 from sppnet.features.photo import Photo
 from sppnet.geometry.grid import MappingRule
+from sppnet.nn.model_file import write_file
 from sppnet.ops.pooling import pyramid_pool
 from sppnet.structures import Floats
 
@@ -82,6 +87,30 @@ class RcnnVectors:
         crops = [to_tensor(warp_crop(photo.pixels, box), trunk.mean, trunk.std) for box in boxes]
         batch = torch.stack(crops).to(self.convolver.device, memory_format=torch.channels_last)
         return pyramid_pool(self.convolver.body(batch).contiguous(), None, self.levels).float().cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class StoredVectors:
+    """R-CNN's vectors of training photographs, kept in half precision in a folder.
+
+    Every pass of mining asks for them, and R-CNN takes seconds to make those of one photograph; SPP-net
+    pools again in less time than reading takes. The folder may be deleted at any moment.
+    """
+
+    maker: RcnnVectors
+    folder: Path
+
+    def __call__(self, photo: Photo, boxes: Floats) -> BoxVectors:
+        key = hashlib.sha256(f"{photo.path}".encode() + np.ascontiguousarray(boxes).tobytes()).hexdigest()
+        path = self.folder / f"{key[:32]}.safetensors"
+        try:
+            with safe_open(path, "pt") as file:
+                vectors = file.get_tensor("vectors").float()
+        except (SafetensorError, OSError):
+            vectors = self.maker(photo, boxes).distinct.half()
+            write_file(path, save({"vectors": vectors}))
+            vectors = vectors.float()
+        return BoxVectors(vectors, vectors, np.arange(len(boxes)))
 
 
 def warp_crop(pixels: npt.NDArray[np.uint8], box: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:

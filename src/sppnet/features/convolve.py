@@ -19,7 +19,7 @@ PAPER_SCALES = (480, 576, 688, 864, 1200)
 
 
 class Convolver:
-    """A frozen trunk that makes feature maps.
+    """A frozen trunk that makes feature maps, on the device the trunk is on; the maps come to the CPU.
 
     Batch norms are folded into the convolutions before them, where one follows the other in a
     Sequential: half the memory traffic, the same function. Maps are kept in half precision, whose
@@ -41,7 +41,7 @@ class Convolver:
             resized = resize_shorter(image, scale_px)
             pixels = to_tensor(resized, self.trunk.mean, self.trunk.std)[None].to(self.device)
             features: Tensor = self.body(pixels.to(memory_format=torch.channels_last))[0]
-            maps.append(features.half().contiguous())
+            maps.append(features.half().cpu().contiguous())
             sizes.append((resized.shape[0], resized.shape[1]))
         return FeatureMaps((image.shape[0], image.shape[1]), tuple(sizes), tuple(maps), self.trunk.grid)
 
