@@ -1,6 +1,5 @@
 """From a folder of images to a model file."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from sppnet.data.folder import ImageFolder, split_folder
 from sppnet.data.loader import Damaged
 from sppnet.errors import ConfigError
 from sppnet.metrics.classification import ClassificationResult
+from sppnet.nn.device import find_device
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk
 from sppnet.progress import Progress, Silent
@@ -87,20 +87,6 @@ def build_network(config: TrainingConfig, num_classes: int) -> SPPNet:
         size=config.schedule_of_sizes().size(0) if config.levels is None else None,
     )
     return network.to(find_device(config.device))
-
-
-def find_device(name: str) -> torch.device:
-    """The device of a name; "auto" is the first CUDA device, or the CPU."""
-    if name == "auto":
-        # torchrun numbers the processes of a machine; each takes a device of its own.
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"no device {name!r} here: {error}") from error
-    return device
 
 
 def _train_linear(

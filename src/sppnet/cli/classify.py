@@ -102,9 +102,9 @@ def evaluate(
     """Measure a classifier on a folder of class folders."""
     from sppnet.classify.classifier import Classifier
     from sppnet.classify.evaluate import evaluate as evaluate_classifier
-    from sppnet.classify.train import find_device
     from sppnet.cli.output import Bars, print_json, print_table
     from sppnet.data.folder import find_splits, open_folder
+    from sppnet.nn.device import find_device
 
     classifier = Classifier.load(model, find_device(device))
     split = split or next((name for name in ("val", "test") if name in find_splits(data)), None)
@@ -140,10 +140,10 @@ def predict(
 ) -> None:
     """Name what images show. Exits with 1 if an image could not be read, after all others."""
     from sppnet.classify.classifier import Classifier
-    from sppnet.classify.train import find_device
     from sppnet.cli.output import Bars, notes, print_json
     from sppnet.data.files import find_images
     from sppnet.errors import ImageError
+    from sppnet.nn.device import find_device
 
     classifier = Classifier.load(model, find_device(device))
     how = _testing(views, scale, size)

@@ -182,9 +182,9 @@ def predict(
 
 
 def _open(models: list[Path], device: str | None) -> "Detector | Ensemble":
-    from sppnet.classify.train import find_device
     from sppnet.detect.detector import Detector
     from sppnet.detect.ensemble import Ensemble
+    from sppnet.nn.device import find_device
 
     where = str(find_device(device or "auto"))
     detectors = [Detector.load(path, where) for path in models]

@@ -34,6 +34,7 @@ from sppnet.learn.finetune import TuningState, detection_head
 from sppnet.learn.mining import Candidates, MiningConfig, mine_svms
 from sppnet.learn.ridge import BoxRegressor, fit_boxes, mean_length_scale
 from sppnet.learn.svm import LinearSVM
+from sppnet.nn.device import find_device
 from sppnet.nn.trunks import Trunk, load_trunk
 from sppnet.progress import Progress, Silent
 from sppnet.proposals.learned import (
@@ -346,7 +347,7 @@ def _frozen_trunk(config: DetectorConfig) -> Trunk:
             "a file, such as a classifier's best.safetensors; or train it (--finetune all)"
         )
     trunk = load_trunk(config.trunk, stride=config.stride, width=config.width, weights=config.weights)
-    return trunk.eval()
+    return trunk.to(find_device(config.device)).eval()
 
 
 def _merge_signs(signs: Any, of_box: Any, count: int) -> Any:
