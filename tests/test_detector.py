@@ -34,7 +34,8 @@ from sppnet.learn.ridge import BoxRegressor
 from sppnet.learn.svm import LinearSVM
 from sppnet.nn.model_file import save_model
 from sppnet.nn.trunks import load_trunk
-from sppnet.proposals.learned import WindowConfig, WindowHead
+from sppnet.proposals.learned import WindowHead
+from sppnet.proposals.windows import WindowConfig
 from sppnet.structures import GroundTruth, areas
 
 CLASSES = ("cat", "dog")

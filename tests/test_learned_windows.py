@@ -10,19 +10,9 @@ import torch
 from sppnet.errors import ConfigError, DataError
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import CellGrid, boxes_to_cells, count_bins
-from sppnet.proposals.learned import (
-    GEOMETRY,
-    WindowConfig,
-    WindowHead,
-    dense_windows,
-    describe,
-    draw_cells,
-    draw_windows,
-    find_components,
-    reduce_channels,
-    train_head,
-    windows_to_boxes,
-)
+from sppnet.proposals.learned import WindowHead, reduce_channels
+from sppnet.proposals.lessons import draw_cells, draw_windows, find_components, train_head
+from sppnet.proposals.windows import GEOMETRY, WindowConfig, dense_windows, describe, windows_to_boxes
 from sppnet.structures import GroundTruth, overlaps
 
 CENTRED = CellGrid(stride=16, center0=7.5, receptive_field=139)

@@ -25,8 +25,9 @@ from sppnet.learn.svm import LinearSVM
 from sppnet.nn.model_file import load_model, save_model
 from sppnet.nn.trunks import Trunk, empty_trunk
 from sppnet.progress import Progress
-from sppnet.proposals.learned import WindowConfig, WindowHead
+from sppnet.proposals.learned import WindowHead
 from sppnet.proposals.proposers import LearnedWindows, Proposer, make_proposer
+from sppnet.proposals.windows import WindowConfig
 from sppnet.structures import Detections, Floats
 
 Indices = npt.NDArray[np.int64]

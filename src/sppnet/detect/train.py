@@ -37,15 +37,10 @@ from sppnet.learn.svm import LinearSVM
 from sppnet.nn.device import find_device
 from sppnet.nn.trunks import Trunk, load_trunk
 from sppnet.progress import Progress, Silent
-from sppnet.proposals.learned import (
-    WindowConfig,
-    WindowHead,
-    draw_cells,
-    draw_windows,
-    find_components,
-    train_head,
-)
+from sppnet.proposals.learned import WindowHead
+from sppnet.proposals.lessons import draw_cells, draw_windows, find_components, train_head
 from sppnet.proposals.proposers import LearnedWindows, make_proposer
+from sppnet.proposals.windows import WindowConfig
 from sppnet.structures import Floats
 
 REGRESSED = 0.5
