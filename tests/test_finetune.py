@@ -48,11 +48,24 @@ def same(first, second):
 def test_a_detection_head_has_an_output_for_background_and_a_small_fc8():
     torch.manual_seed(0)
     module = detection_head(50, 300, 20, dropout=0.3)
-    assert [name for name, _ in module.named_children()][::3] == ["fc6", "fc7", "fc8"]
+    assert [name for name, _ in module.named_children()][:2] == ["standardise", "fc6"]
+    assert [name for name, _ in module.named_children()][1::3] == ["fc6", "fc7", "fc8"]
     assert module(torch.zeros(2, 50)).shape == (2, 21)
     assert module.fc8.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert not module.fc8.bias.any()
     assert module.drop6.p == module.drop7.p == 0.3
+
+
+def test_vectors_are_standardised_by_a_sample():
+    sample = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)) * 3 + 7
+    sample[:, 4] = 2.0
+    head = detection_head(5, 8, 2)
+    head.standardise.measure(sample)
+    standard = head.standardise(sample)
+    torch.testing.assert_close(standard.mean(0), torch.zeros(5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(standard[:, :4].std(0), torch.ones(4))
+    assert not standard[:, 4].any()  # a constant stays one
+    assert {"standardise.mean", "standardise.std"} <= head.state_dict().keys()
 
 
 # --- updates -------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def column(values: tuple[float, ...]) -> Tensor:
         ("squeezenet1_1", {"stride": 32}, "no stage of stride 32; it has 2, 4, 8, 16"),
         ("mobilenet_v2:20", {}, "from 1 to 19, got '20'"),
         ("mobilenet_v2:x", {}, "from 1 to 19, got 'x'"),
-        ("mobilenet_v2:18", {"stride": 16}, "has stride 32, not 16"),
+        ("mobilenet_v2:18", {"stride": 64}, "has stride 32 and cannot have 64"),
         ("resnet18", {"width": 0.5}, "width must be 1 for resnet18"),
         ("vit_b_16", {"stride": 16}, "vit_b_16 cannot be a trunk"),
     ],
