@@ -81,6 +81,9 @@ def train(
     steps: Annotated[
         int | None, typer.Option(help="Of fine-tuning, a batch of windows each. Default: 1500.")
     ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of fine-tuning, at the start. Default: 0.01.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="spp, or rcnn: the baseline that crops and warps. Default: spp.")
     ] = None,
@@ -103,8 +106,8 @@ def train(
         "trunk": trunk, "stride": stride, "width": width, "weights": weights,
         "scales": _integers("--scales", scales), "levels": _integers("--levels", levels),
         "rule": rule, "proposals": proposals, "most": most, "finetune": finetune, "layer": layer,
-        "hidden": hidden,
-        "steps": steps, "method": method, "loss": loss, "C": c, "seed": seed, "device": device,
+        "hidden": hidden, "steps": steps, "learning_rate": learning_rate, "method": method, "loss": loss,
+        "C": c, "seed": seed, "device": device,
     }  # fmt: skip
     # What is not given is the configuration's own default, so that it stands in one place.
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}

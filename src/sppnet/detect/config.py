@@ -15,9 +15,6 @@ CHOICES: tuple[tuple[str, Any], ...] = (
     ("method", Method), ("rule", MappingRule), ("finetune", Finetune), ("layer", Layer), ("loss", Loss),
 )  # fmt: skip
 
-PROPOSALS = ("learned", "selective-search", "opencv")
-"""Kinds of proposals by name; anything else is a file of boxes."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
@@ -37,7 +34,7 @@ class DetectorConfig:
     rule: MappingRule = "paper"
     """Which cells a box covers."""
     proposals: str = "learned"
-    """One of PROPOSALS, or a file."""
+    """learned, selective-search, opencv; anything else is a file of boxes."""
     most: int = 1000
     """Proposals of an image, at most."""
     finetune: Finetune = "auto"

@@ -99,8 +99,8 @@ class Detector:
     ) -> "Candidates":
         """Scores for every class, and box regression of the best (paper section 4.1).
 
-        The paper suppresses neighbours before it corrects boxes, here it comes after: corrected boxes agree
-        on an object better, which gave one to four points of average precision.
+        The released code suppresses neighbours before it corrects boxes, here that comes after: corrected
+        boxes agree on an object better. Of eleven comparisons nine were for it, by 0.8 points on average.
         """
         scores = self.parts.svm.scores(vectors.distinct).numpy()[vectors.of_box]
         found = []

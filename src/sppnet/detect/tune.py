@@ -14,7 +14,7 @@ from sppnet.detect.config import DetectorConfig
 from sppnet.detect.examples import TrainingPhotos, match_boxes, training_boxes
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import count_bins
-from sppnet.learn.finetune import Standardise, TuningState, detection_head, finetune
+from sppnet.learn.finetune import Standardise, TuningState, best_row, detection_head, finetune
 from sppnet.learn.sampling import ImageWindows, WindowSampler
 from sppnet.progress import Progress
 from sppnet.structures import Floats, GroundTruth
@@ -137,7 +137,9 @@ def tune(
             save=save,
             progress=lambda done, _: progress.advance(),
         )
-    progress.advance(0, note=f"held-out error {min(row.error or 1 for row in rows):.3f}")
+    best = best_row(rows)
+    if best is not None:
+        progress.advance(0, note=f"held-out error {best.error:.3f}")
     for parameter in extra:
         parameter.requires_grad_(False)
     return head
