@@ -39,9 +39,12 @@ class WithinChannelNorm(nn.Module):
         """maps: (b, channels, h, w) → the same shape."""
         shape = (maps.shape[1], 1, self.size, self.size)
         # A convolution of each channel by itself: on a CPU four times as fast as avg_pool2d, both ways.
-        window = torch.full(shape, 1 / self.size**2, dtype=maps.dtype, device=maps.device)
-        power = F.conv2d(maps * maps, window, padding=self.size // 2, groups=shape[0])
-        return maps / (1 + self.alpha * power) ** self.beta
+        window = torch.full(shape, self.alpha / self.size**2, dtype=maps.dtype, device=maps.device)
+        scale = 1 + F.conv2d(maps * maps, window, padding=self.size // 2, groups=shape[0])
+        if self.beta != 0.75:
+            return maps / scale**self.beta
+        root = scale.rsqrt()  # without pow a training step of a narrow ZF-5 takes a tenth less
+        return maps * root * root.sqrt()
 
     def extra_repr(self) -> str:
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}"
