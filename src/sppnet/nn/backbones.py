@@ -43,8 +43,8 @@ class WithinChannelNorm(nn.Module):
         scale = 1 + F.conv2d(maps * maps, window, padding=self.size // 2, groups=shape[0])
         if self.beta != 0.75:
             return maps / scale**self.beta
-        root = scale.rsqrt()  # without pow a training step of a narrow ZF-5 takes a tenth less
-        return maps * root * root.sqrt()
+        root = scale.sqrt()  # without pow a training step of a narrow ZF-5 takes a tenth less
+        return maps / (root * root.sqrt())
 
     def extra_repr(self) -> str:
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}"
