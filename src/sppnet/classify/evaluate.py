@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from sppnet.classify.classifier import Classifier
 from sppnet.classify.views import score_images
 from sppnet.data.folder import ImageFolder
 from sppnet.data.image import ImageArray, read_image
 from sppnet.errors import DataError, ImageError
-from sppnet.metrics.classification import ClassificationResult, judge_scores
+from sppnet.metrics.classification import ClassificationResult, JudgedImage, judge_scores
 from sppnet.progress import Progress, Silent
 
 Item = TypeVar("Item")
@@ -34,7 +35,7 @@ def evaluate(
     testing = replace(classifier.testing, **how)
     labels = _labels(classifier, folder)
     progress.begin(f"evaluating ({testing.views})", len(folder))
-    scores, known, skipped = [], [], []
+    scores, known, paths, skipped = [], [], [], []
     classifier.network.eval()
     with torch.inference_mode():
         for group in _batched(_read_ahead(folder), TOGETHER):
@@ -48,10 +49,22 @@ def evaluate(
                     ).cpu()
                 )
             known += [labels[folder.labels[index]] for index, _ in readable]
+            paths += [folder.paths[index] for index, _ in readable]
             progress.advance(len(group))
     if not scores:
         raise DataError(f"none of the {len(folder)} images of {folder.root} could be read")
-    return judge_scores(torch.cat(scores), known, classifier.classes, skipped)
+    every = torch.cat(scores)
+    result = judge_scores(every, known, classifier.classes, skipped)
+    return replace(result, judged=_judge_each(every, known, paths))
+
+
+def _judge_each(scores: Tensor, labels: list[int], paths: list[Path]) -> tuple[JudgedImage, ...]:
+    table = scores.numpy()  # its argmax takes the first of equal scores, as the confusion matrix does
+    guesses = table.argmax(axis=1).tolist()
+    return tuple(
+        JudgedImage(path, label, guess, float(row[guess]), float(row[label]))
+        for path, label, guess, row in zip(paths, labels, guesses, table, strict=True)
+    )
 
 
 def _labels(classifier: Classifier, folder: ImageFolder) -> list[int]:

@@ -18,6 +18,10 @@ Scale = Annotated[int | None, typer.Option(help="Shorter side of images, pixels.
 Size = Annotated[
     int | None, typer.Option(help="Side that crop and warp are resized to. Default: the model's.")
 ]
+Report = Annotated[
+    Path | None, typer.Option("--report", help="The report. Default: evaluation.html beside the model.")
+]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
 
 
 @app.command()
@@ -63,6 +67,7 @@ def train(
     from sppnet.classify.config import TrainingConfig
     from sppnet.classify.train import train as train_classifier
     from sppnet.cli.output import Bars, notes
+    from sppnet.cli.reports import report_training
 
     config = TrainingConfig(
         trunk=trunk, width=width, stride=stride, weights=weights, freeze_trunk=freeze_trunk,
@@ -81,6 +86,7 @@ def train(
         f"of {validation.images} images; "
         f"{_skipped(result.skipped + tuple(validation.skipped))}"
     )
+    report_training(result, bars.seconds)
     typer.echo(result.model)
 
 
@@ -98,11 +104,14 @@ def evaluate(
     size: Size = None,
     device: Device = "auto",
     as_json: Json = False,
+    report: Report = None,
+    no_report: NoReport = False,
 ) -> None:
     """Measure a classifier on a folder of class folders."""
     from sppnet.classify.classifier import Classifier
     from sppnet.classify.evaluate import evaluate as evaluate_classifier
     from sppnet.cli.output import Bars, print_json, print_table
+    from sppnet.cli.reports import report_evaluation
     from sppnet.data.folder import find_splits, open_folder
     from sppnet.nn.device import find_device
 
@@ -114,14 +123,17 @@ def evaluate(
         )
     if as_json:
         print_json(result.to_json())
-        return
-    rows = [[name, f"{accuracy:.1%}"] for name, accuracy in result.per_class.items()]
-    print_table(
-        f"top-1 {result.top1:.1%}, top-5 {result.top5:.1%} "
-        f"of {result.images} images; {_skipped(result.skipped)}",
-        ["class", "top-1"],
-        rows,
-    )
+    else:
+        rows = [[name, f"{accuracy:.1%}"] for name, accuracy in result.per_class.items()]
+        print_table(
+            f"top-1 {result.top1:.1%}, top-5 {result.top5:.1%} "
+            f"of {result.images} images; {_skipped(result.skipped)}",
+            ["class", "top-1"],
+            rows,
+        )
+    if not no_report:
+        asked = {"data": data, "split": split or "all", **_testing(views, scale, size)}
+        report_evaluation(report, model, classifier, asked, result, bars.seconds)
 
 
 @app.command()

@@ -34,6 +34,10 @@ Models = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, … Default: auto.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Report = Annotated[
+    Path | None, typer.Option("--report", help="The report. Default: evaluation.html beside the model.")
+]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
 
 
 @app.command()
@@ -99,6 +103,7 @@ def train(
 ) -> None:
     """Train a detector on annotated images."""
     from sppnet.cli.output import Bars
+    from sppnet.cli.reports import report_detector_training
     from sppnet.detect.config import DetectorConfig
     from sppnet.detect.train import train_detector
 
@@ -116,6 +121,7 @@ def train(
         result = train_detector(data, out, config, split=split, resume=resume, progress=bars)
     _tell_skipped(result.skipped)
     _tell_times(result.seconds, result.images)
+    report_detector_training(result)
     typer.echo(result.model)
 
 
@@ -129,15 +135,19 @@ def evaluate(
     ] = Metric.voc07,
     device: Device = None,
     as_json: Json = False,
+    report: Report = None,
+    no_report: NoReport = False,
 ) -> None:
     """Measure a detector, or two as one, on annotated images."""
     from sppnet.cli.output import Bars, print_json
+    from sppnet.cli.reports import report_detector_evaluation
     from sppnet.data.annotated import open_annotated
     from sppnet.detect.evaluate import evaluate_detector
     from sppnet.detect.train import default_split
 
     detector = _open(model, device)
-    images = open_annotated(data, split or default_split(data, ("test", "val")))
+    split = split or default_split(data, ("test", "val"))
+    images = open_annotated(data, split)
     with Bars() as bars:
         result = evaluate_detector(detector, images, metric.value, bars)
     _tell_skipped(result.skipped)
@@ -145,6 +155,9 @@ def evaluate(
         print_json(result.to_json())
     else:
         _print_result(result, metric)
+    if not no_report:
+        asked = {"data": data, "split": split or "all", "metric": metric.value}
+        report_detector_evaluation(report, model, asked, result, bars.seconds)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """How well a detector finds the objects of annotated images."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,7 +14,7 @@ from sppnet.errors import ConfigError, DataError, ImageError, MissingExtraError,
 from sppnet.features.cache import MapCache
 from sppnet.features.photo import Photo
 from sppnet.metrics.coco import CocoResult, judge_coco
-from sppnet.metrics.detection import DetectionResult, judge_detections
+from sppnet.metrics.detection import DetectionResult, JudgedPhoto, judge_detections
 from sppnet.progress import Progress, Silent
 from sppnet.structures import Detections, GroundTruth
 
@@ -39,20 +40,21 @@ def evaluate_detector(
     truths = match_classes(images, detector.classes)
     progress = progress or Silent()
     progress.begin("detecting", len(images))
-    found, known, skipped = [], [], []
+    photos, skipped = [], []
     for path, truth in zip(images.paths, truths, strict=True):
         try:
-            found.append(_detect(detector, path, cache))
+            photos.append(JudgedPhoto(path, truth, _detect(detector, path, cache)))
         except ImageError as error:
             skipped.append(str(error))
-        else:
-            known.append(truth)
         progress.advance()
-    if not found:
+    if not photos:
         raise DataError(f"none of the {len(images)} images of {images.root} could be read")
+    found, known = [photo.found for photo in photos], [photo.truth for photo in photos]
     if metric == "coco":
-        return judge_coco(found, known, detector.classes, skipped)
-    return judge_detections(found, known, detector.classes, metric, skipped=skipped)
+        result: DetectionResult | CocoResult = judge_coco(found, known, detector.classes, skipped)
+    else:
+        result = judge_detections(found, known, detector.classes, metric, skipped=skipped)
+    return replace(result, photos=tuple(photos))
 
 
 def match_classes(images: AnnotatedImages, classes: tuple[str, ...]) -> tuple[GroundTruth, ...]:

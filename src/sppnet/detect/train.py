@@ -218,7 +218,8 @@ class _Training:
             if self.config.finetune == "all":
                 tensors |= {f"trunk.{name}": tensor for name, tensor in self.trunk.state_dict().items()}
                 self._renew_maps()
-            self.run.save_stage("tuning", {}, tensors)
+            last = self._tuning_so_far()
+            self.run.save_stage("tuning", {} if last is None else last.to_json(), tensors)
             self.run.drop_stage("tuning so far")
             return head
 

@@ -1,7 +1,8 @@
 """How good a classifier is: shares of images labelled right, over all and in each class."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,21 @@ TOP = 5
 """How many guesses `top5` allows."""
 
 
+@dataclass(frozen=True)
+class JudgedImage:
+    """What was said of one image. Labels are indices of the classes."""
+
+    path: Path
+    label: int
+    """What it shows."""
+    guess: int
+    """The class that scored highest."""
+    score: float
+    """Of the guess."""
+    own_score: float
+    """Of the class it shows."""
+
+
 @dataclass(frozen=True, eq=False)
 class ClassificationResult:
     """What a classifier made of labelled images. Every share is a fraction of 1."""
@@ -26,6 +42,8 @@ class ClassificationResult:
     """Images whose class is among the five of the highest scores; of five or fewer classes, all."""
     skipped: tuple[str, ...] = ()
     """Images that could not be read; no share counts them."""
+    judged: tuple[JudgedImage, ...] = field(default=(), repr=False)
+    """One an image, from whoever knows the files; else empty."""
 
     def __post_init__(self) -> None:
         k = len(self.classes)

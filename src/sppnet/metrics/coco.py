@@ -5,14 +5,14 @@ often, is several times faster and prints nothing.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sppnet.errors import MissingExtraError
-from sppnet.metrics.detection import check_lists
+from sppnet.metrics.detection import JudgedPhoto, check_lists
 from sppnet.structures import Detections, GroundTruth, areas
 
 
@@ -30,6 +30,8 @@ class CocoResult:
     images: int
     skipped: tuple[str, ...] = ()
     """Images that could not be read and were left out."""
+    photos: tuple[JudgedPhoto, ...] = field(default=(), repr=False)
+    """As in `DetectionResult`."""
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -11,6 +11,7 @@ x1 − x0 is that width already.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -40,6 +41,15 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
+class JudgedPhoto:
+    """One image, what is in it, and what was found; both with labels of the same classes."""
+
+    path: Path
+    truth: GroundTruth
+    found: Detections
+
+
+@dataclass(frozen=True, eq=False)
 class DetectionResult:
     """How well objects were found."""
 
@@ -50,6 +60,8 @@ class DetectionResult:
     images: int
     skipped: tuple[str, ...] = ()
     """Images that could not be read and were left out."""
+    photos: tuple[JudgedPhoto, ...] = field(default=(), repr=False)
+    """One an image, from whoever knows the files; else empty."""
 
     @property
     def map(self) -> float:

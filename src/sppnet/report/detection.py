@@ -1,0 +1,172 @@
+"""What a detector's training and its evaluation tell: pages for people."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sppnet import __version__
+from sppnet.data.image import read_image
+from sppnet.errors import ImageError
+from sppnet.metrics.coco import CocoResult
+from sppnet.metrics.detection import Curve, DetectionResult, judge_detections
+from sppnet.report import page
+from sppnet.report.chart import Series, curve_chart, line_chart
+from sppnet.report.outcome import Outcome, best_photos, judge_photo, worst_photos
+from sppnet.report.page import Html
+
+Result = DetectionResult | CocoResult
+
+SHOWN = 6
+"""Photographs of each kind that are drawn."""
+SHOWN_PX = 480
+"""Longer side of those, at most."""
+
+METRICS = {
+    "voc07": "the mean precision at eleven recalls, at an overlap of 0.5 (VOC 2007)",
+    "voc": "the area under the curve, at an overlap of 0.5 (VOC 2010 and later)",
+    "coco": "the mean over the overlaps 0.50, 0.55, …, 0.95 (COCO)",
+}
+
+LEGEND = (
+    "Green: right. Orange: wrong, or an object found twice. Yellow: an object that was missed. Drawn is what "
+    "predict shows, the detections of a score of 0 and above; a right one overlaps its object by half."
+)
+
+
+def training_page(
+    run: str,
+    command: str,
+    config: Mapping[str, Any],
+    classes: Sequence[str],
+    images: int,
+    tuning: Sequence[Mapping[str, Any]],
+    seconds: Mapping[str, float],
+    skipped: Sequence[str] = (),
+) -> str:
+    """The page of a training.
+
+    run: its name. images: that were trained on. tuning: rows of `learn.finetune.Measured` as JSON, none
+    without fine-tuning. seconds: of every stage. skipped: why images were left out.
+    """
+    lead = f"Training of a detector of {', '.join(classes)}, by sppnet {__version__}."
+    shown = {
+        "images": f"{images:,}", "classes": str(len(classes)), "time": page.duration(sum(seconds.values()))
+    }  # fmt: skip
+    parts = [
+        page.figures(shown),
+        page.paragraph("How well it finds objects is told by sppnet detect evaluate, in evaluation.html."),
+        page.section("How it was made", page.command_block(command), page.settings(config)),
+        page.section("Time", page.times(seconds)),
+        page.section("Fine-tuning", *_curves(tuning)),
+        _left_out(skipped),
+    ]
+    return page.page(f"Detector: {run}", lead, parts)
+
+
+def evaluation_page(
+    model: str, command: str, how: Mapping[str, Any], result: Result, seconds: Mapping[str, float]
+) -> str:
+    """The page of an evaluation. how: what was measured, and in which way."""
+    metric = result.to_json()["metric"]
+    lead = f"Evaluation of a detector of {', '.join(result.per_class)}, by sppnet {__version__}."
+    shown = {f"mAP ({metric})": page.share(result.map)}
+    if isinstance(result, CocoResult):
+        shown |= {"mAP at 0.5": page.share(result.map50), "mAP at 0.75": page.share(result.map75)}
+    objects = sum(int((~(one.truth.difficult | one.truth.crowd)).sum()) for one in result.photos)
+    shown |= {"images": f"{result.images:,}", "objects": f"{objects:,}"}
+    outcomes = [judge_photo(photo) for photo in result.photos]
+    parts = [
+        page.figures(shown),
+        page.paragraph(f"mAP is the mean over the classes of average precision: {METRICS[metric]}."),
+        page.section("How it was measured", page.command_block(command), page.settings(how)),
+        page.section("Time", page.times(seconds)),
+        page.section("Classes", _class_table(result, outcomes)),
+        page.section("Precision over recall", _small_curves(result)),
+        page.section("The best photographs", *_drawn(best_photos(outcomes, SHOWN))),
+        page.section("The worst photographs", *_drawn(worst_photos(outcomes, SHOWN))),
+        _left_out(result.skipped),
+    ]
+    return page.page(f"Evaluation: {model}", lead, parts)
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _curves(tuning: Sequence[Mapping[str, Any]]) -> list[Html]:
+    if not tuning:
+        return []
+    loss = Series("training", [(row["step"], row["loss"]) for row in tuning])
+    error = Series("held out", [(row["step"], row["error"]) for row in tuning if row["error"] is not None])
+    charts = (
+        (line_chart("loss", "step", [loss]), "Mean cross-entropy since the point before."),
+        (
+            line_chart("error", "step", [error], percent=True),
+            "Windows of held-out photographs taken for the wrong class, or for none.",
+        ),
+    )
+    return [page.grid((page.figure(chart, words) for chart, words in charts if chart), "large")]
+
+
+def _class_table(result: Result, outcomes: Sequence[Outcome]) -> Html:
+    columns, precisions = ["class", "objects", "found", "wrong"], [result.per_class]
+    if isinstance(result, CocoResult):
+        columns.append("AP at 0.5")
+        precisions.insert(0, result.per_class50)
+    rows = []
+    for label, name in enumerate(result.per_class):
+        counted = map(str, _count(label, outcomes))
+        rows.append([name, *counted, *(page.share(own[name]) for own in precisions)])
+    caption = "Average precision of each class; found and wrong count detections of a score of 0 and above"
+    return page.table(caption, [*columns, "AP"], rows, list(result.per_class.values()))
+
+
+def _count(label: int, outcomes: Sequence[Outcome]) -> tuple[int, int, int]:
+    """Objects of a class to find, right detections of it, and wrong ones."""
+    objects = right = wrong = 0
+    for one in outcomes:
+        truth, own = one.photo.truth, one.shown.labels == label
+        objects += int(((truth.labels == label) & ~(truth.difficult | truth.crowd)).sum())
+        right += int((one.right & own).sum())
+        wrong += int((~one.right & ~one.ignored & own).sum())
+    return objects, right, wrong
+
+
+def _small_curves(result: Result) -> Html:
+    charts = []
+    for name, curve in _curves_of(result).items():
+        value = result.per_class[name] if isinstance(result, DetectionResult) else result.per_class50[name]
+        if value is not None:
+            caption = f"{name}: AP {page.share(value)}"
+            charts.append(page.figure(curve_chart(name, curve.recall, curve.precision), caption))
+    return page.grid(charts, "small")
+
+
+def _curves_of(result: Result) -> dict[str, Curve]:
+    """COCO's result has none; those at an overlap of 0.5 are made of its detections."""
+    if isinstance(result, DetectionResult):
+        return result.curves
+    if not result.photos:
+        return {}
+    found, truths = zip(*((photo.found, photo.truth) for photo in result.photos), strict=True)
+    return judge_detections(found, truths, list(result.per_class), "voc").curves
+
+
+def _drawn(outcomes: Sequence[Outcome]) -> list[Html]:
+    if not outcomes:
+        return []
+    return [page.paragraph(LEGEND), page.grid((_draw(one) for one in outcomes), "large")]
+
+
+def _draw(one: Outcome) -> Html:
+    caption = f"{one.in_words()} · {one.photo.path.name}"
+    try:
+        drawn = one.draw(read_image(one.photo.path), SHOWN_PX)
+    except ImageError as error:  # it went away since it was judged
+        return page.figure(page.paragraph(str(error)), caption)
+    says = f"photograph with boxes: {one.in_words()}"
+    return page.figure(page.picture(drawn, says, SHOWN_PX), caption)
+
+
+def _left_out(skipped: Sequence[str]) -> Html:
+    if not skipped:
+        return Html("")
+    return page.section("Images left out", page.listing(f"{len(skipped)} could not be read", skipped))
