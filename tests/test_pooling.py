@@ -21,7 +21,7 @@ NAN, INF = float("nan"), float("inf")
 EVERY = pytest.mark.parametrize("name", ["cpu", "torch", "definition"])
 FAST = pytest.mark.parametrize("name", ["cpu", "torch"])
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-LEVELS = [(1, 2, 3, 6), (4, 3, 2, 1), (5,), (1, 1, 2), (6, 3, 2, 1)]
+LEVELS = [(1, 2, 3, 6), (4, 3, 2, 1), (5,), (1, 1, 2), (6, 3, 2, 1), (10, 5, 2, 1)]
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def test_vectors_are_those_of_adaptive_pooling(name, batch, channels, size_hw, l
 
 @FAST
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
-@pytest.mark.parametrize("channels", [1, 3, 16, 31, 32, 33, 70])
+@pytest.mark.parametrize("channels", [1, 3, 32, 63, 64, 65, 130])
 @pytest.mark.parametrize(
     ("size_hw", "count"),
     [
@@ -113,10 +113,23 @@ def test_blocks_of_channels_fit_together(name, levels, channels, size_hw, count)
         assert torch.equal(pyramid_pool(features, cells, levels), adaptive(features, cells, levels))
 
 
+@FAST
+@pytest.mark.parametrize("count", [2, 40])
+def test_windows_on_the_same_cells_have_the_same_vectors_wherever_they_stand(name, count):
+    features, cells = draw(2, 65, 9, 8), draw_cells(count, 2, 9, 8)
+    mixed = torch.randperm(3 * count, generator=torch.Generator().manual_seed(1)) % count
+    with using(name):
+        vectors = pyramid_pool(features, cells[mixed], (1, 2, 4))
+    assert torch.equal(vectors, adaptive(features, cells, (1, 2, 4))[mixed])
+
+
 @EVERY
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_every_float_is_pooled_exactly(name, dtype):
-    features, cells = draw(2, 5, 11, 7, dtype=dtype), draw_cells(20, 2, 11, 7)
+@pytest.mark.parametrize("channels", [5, 70])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_every_float_is_pooled_exactly(name, dtype, channels, layout):
+    features, cells = draw(2, channels, 11, 7, dtype=dtype), draw_cells(20, 2, 11, 7)
+    features = features.contiguous(memory_format=layout)
     with using(name):
         vectors = pyramid_pool(features, cells)
     assert vectors.dtype == dtype
@@ -134,9 +147,10 @@ def test_large_whole_numbers_stay_exact():
 @EVERY
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("count", [3, 12])
-def test_nan_wins_and_infinities_and_zeros_keep_their_order(name, dtype, count):
+@pytest.mark.parametrize("channels", [4, 64])
+def test_nan_wins_and_infinities_and_zeros_keep_their_order(name, dtype, count, channels):
     special = torch.tensor([NAN, -NAN, INF, -INF, 0.0, -0.0, 1.0, -1.0, -INF, -INF])
-    which = draw_whole(1, 4, 8, 9, low=0, high=10, dtype=torch.int64)
+    which = draw_whole(1, channels, 8, 9, low=0, high=10, dtype=torch.int64)
     features = special[which].to(dtype)
     features[0, 3] = -INF  # a channel without anything larger
     cells = draw_cells(count, 1, 8, 9)

@@ -1,18 +1,10 @@
 """Pyramid pooling on the CPU, compiled by numba: parallel, and exact.
 
-Forward. A task is 64 channels of one map. It lays the map out channels-last, so that 16 channels
-are one vector, and tables the maxima of 1 and 2 cells down and across: a bin of up to 4×4 cells
-then takes four reads. Levels that divide a finer one are
-maxima of its bins and never read the map. A window's numbers are gathered in a small array, turned
-from bins-major to channels-major there, and written once. Every array is flat, with offsets
-counted by hand: views cost more here than the work on them.
-
-Numbers are compared as integers of the same order (`lanes`), so 16-, 32- and 64-bit floats share
-one kernel, and NaN, made the largest integer, wins as it does in torch.
-
-Backward. A task is again 64 channels of one map, all its windows in order: it finds every bin's first
-maximum anew, so the forward pass keeps nothing. No two tasks add to the same cell, and sums have one
-order on any number of threads.
+A task is 64 channels of one map. It lays the map out channels-last, so that the channels are one
+vector, and tables the maxima of 1 and 2 cells down and across: a bin of up to 4×4 cells then takes
+four reads. Levels that divide a finer one are maxima of its bins and never read the map. A window's
+numbers are gathered in a small array, turned from bins-major to channels-major there, and written
+once. Windows come sorted, so those on the same cells follow one another and are pooled once.
 """
 
 import threading
@@ -22,52 +14,42 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from sppnet.geometry.grid import count_bins
 from sppnet.ops import memory
+from sppnet.ops.blocks import (
+    BITS,
+    POWERS,
+    Array,
+    compiled,
+    compiled_parallel,
+    fill_table,
+    flat_bits,
+    infinity_bits,
+    lay_out,
+    plan_array,
+    span_table,
+)
+from sppnet.ops.cpu_gradient import pool_gradient
 from sppnet.ops.definition import accumulator
 from sppnet.ops.lanes import (
     LANES,
+    SQUARE,
     absorb,
-    copy_lanes,
-    fill_lanes,
-    keep_earlier,
-    keep_larger,
+    absorb_four,
     larger_of_four,
-    larger_of_two,
     prefetch_for_writing,
-    write_bin,
-    write_four_bins,
+    unrank_four_rows,
+    unrank_lanes,
+    unrank_square,
 )
-from sppnet.ops.plan import filling_order, plan_levels
-
-BITS = {
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
-    torch.float32: torch.int32,
-    torch.float64: torch.int64,
-}
-
-UNITS = 4
-"""Vectors of 16 channels in a task. 2,000 windows of a 42×56×256 map: 1 took 30 ms, 2 took 23, 4 took 18."""
-
-BLOCK = UNITS * LANES
-
-POWERS = 2
-"""Powers of two tabled along each axis. Same windows: 3 is no faster than 2, and doubles the table."""
 
 WINDOWS_PER_TABLE = 8
 """On fewer windows of a map the table is not worth its making, and bins are read cell by cell."""
 
-Array = npt.NDArray[Any]
-
 _lock = threading.Lock()
-
-_compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
-_compiled_parallel = nb.njit(parallel=True, nogil=True, boundscheck=False, error_model="numpy", cache=True)
 
 
 @contextmanager
@@ -88,20 +70,24 @@ def kernel_running() -> Iterator[None]:
 
 def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
     """features (b, c, h, w) float, cells (n, 5) → (n, c × bins)."""
-    channels = features.shape[1]
+    batch, channels, height, width = features.shape
     vectors = memory.empty((len(cells), channels * count_bins(levels)), features.dtype)
-    bits = BITS[features.dtype]
-    order, starts = _group_by_map(cells, features.shape[0])
+    windows = cells.contiguous().numpy()  # another layout would be compiled anew
+    bits, last = flat_bits(features)
+    order, starts = _sorted(windows, batch)
     with kernel_running():
         _pool(
-            features.detach().view(bits).numpy(),
-            _infinity(features.dtype),
-            cells.contiguous().numpy(),  # another layout would be compiled anew
+            bits,
+            last,
+            (channels, height, width),
+            infinity_bits(features.dtype),
+            windows,
             order,
             starts,
-            _plan_array(levels),
-            _count_parts(features),
-            vectors.view(bits).view(-1).numpy(),
+            plan_array(levels),
+            span_table(levels, max(height, width)),
+            _count_parts(batch, channels),
+            vectors.view(BITS[features.dtype]).view(-1).numpy(),
         )
     return vectors
 
@@ -110,322 +96,176 @@ def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[i
     """grad (n, c × bins) → gradient of features (b, c, h, w)."""
     kind = accumulator(features.dtype)
     result = torch.zeros(features.shape, dtype=kind)
-    order, starts = _group_by_map(cells, features.shape[0])
+    windows = cells.contiguous().numpy()
+    bits, last = flat_bits(features.to(kind))
+    order, starts = _grouped(windows, len(features))
     with kernel_running():
-        _pool_backward(
+        pool_gradient(
             grad.detach().to(kind).flatten().numpy(),
-            features.detach().to(kind).view(BITS[kind]).numpy(),
-            _infinity(kind),
-            cells.contiguous().numpy(),  # another layout would be compiled anew
+            bits,
+            last,
+            infinity_bits(kind),
+            windows,
             order,
             starts,
-            _plan_array(levels),
+            plan_array(levels),
+            span_table(levels, max(features.shape[2:])),
             result.numpy(),
         )
     return result.to(features.dtype)
 
 
-def _count_parts(features: Tensor) -> int:
+def _count_parts(batch: int, channels: int) -> int:
     """Into how many parts to split the windows of each map, so that all cores have work."""
-    blocks = (features.shape[1] + BLOCK - 1) // BLOCK
-    return max(1, nb.get_num_threads() // max(1, features.shape[0] * blocks))
+    blocks = (channels + LANES - 1) // LANES
+    return max(1, nb.get_num_threads() // max(1, batch * blocks))
 
 
-def _infinity(dtype: torch.dtype) -> int:
-    """The bits of +∞ as an integer: what exceeds them, sign aside, is NaN."""
-    return int(torch.tensor(float("inf"), dtype=dtype).view(BITS[dtype]))
-
-
-def _group_by_map(cells: Tensor, batch: int) -> tuple[Array, Array]:
+def _grouped(cells: Array, batch: int) -> tuple[Array, Array]:
     """Window numbers sorted by map, in order within a map, and where each map's begin (batch + 1)."""
-    which = cells[:, 0].numpy()
-    return np.argsort(which, kind="stable"), np.searchsorted(np.sort(which), np.arange(batch + 1))
+    return np.argsort(cells[:, 0], kind="stable"), _starts(cells, batch)
 
 
-def _plan_array(levels: tuple[int, ...]) -> Array:
-    """A row (n, first bin, row of the source or −1) for each level, finest first."""
-    plans = plan_levels(levels)
-    order = filling_order(plans)
-    rows = []
-    for index in order:
-        plan = plans[index]
-        rows.append((plan.n, plan.first_bin, -1 if plan.source is None else order.index(plan.source)))
-    return np.array(rows, dtype=np.int64)
+def _sorted(cells: Array, batch: int) -> tuple[Array, Array]:
+    """As `_grouped`, those on the same cells one after another."""
+    return np.lexsort(cells[:, ::-1].T), _starts(cells, batch)
 
 
-# --- forward -------------------------------------------------------------------------------------
+def _starts(cells: Array, batch: int) -> Array:
+    return np.concatenate([[0], np.cumsum(np.bincount(cells[:, 0], minlength=batch))])
 
 
-@_compiled_parallel
+@compiled_parallel
 def _pool(
-    features: Array, infinity: int, cells: Array, order: Array, starts: Array, plan: Array, parts: int,
-    vectors: Array,
+    features: Array, last: bool, shape: tuple[int, int, int], infinity: int, cells: Array, order: Array,
+    starts: Array, plan: Array, spans: Array, parts: int, vectors: Array,
 ) -> None:  # fmt: skip
-    batch, channels, height, width = features.shape
-    blocks = (channels + BLOCK - 1) // BLOCK
+    channels, height, width = shape
+    batch = len(starts) - 1
+    blocks = (channels + LANES - 1) // LANES
     bins = (plan[:, 0] * plan[:, 0]).sum()
     for task in nb.prange(batch * blocks * parts):
-        which, channel = task // (blocks * parts), task // parts % blocks * BLOCK
+        which, channel = task // (blocks * parts), task // parts % blocks * LANES
         windows = order[starts[which] : starts[which + 1]]
         windows = windows[task % parts * len(windows) // parts : (task % parts + 1) * len(windows) // parts]
-        count = len(windows)
-        if count == 0:
+        if len(windows) == 0:
             continue
-        powers = POWERS if count >= WINDOWS_PER_TABLE else 1
-        table = np.empty(powers * powers * height * width * BLOCK, features.dtype)
-        _lay_out(table, features, which, channel, infinity)
-        _fill_table(table, powers, height, width)
-        pooled = np.empty(bins * BLOCK, features.dtype)
-        turned = np.empty(bins * BLOCK, features.dtype)
-        spans = np.empty(6 * plan[:, 0].max(), np.int64)
+        powers = POWERS if len(windows) >= WINDOWS_PER_TABLE else 1
+        table = np.empty(powers * powers * height * width * LANES, features.dtype)
+        lay_out(table, features, last, shape, which, channel, infinity)
+        fill_table(table, powers, height, width)
+        pooled = np.empty(bins * LANES, features.dtype)
+        turned = np.empty(bins * LANES, features.dtype)
+        places = np.empty(6 * plan[:, 0].max(), np.int64)
+        before = -1
         for window in windows:
             place = window * bins * channels  # of the window's vector
-            for row in range(len(plan)):
-                n, first, source = plan[row, 0], plan[row, 1], plan[row, 2]
-                ahead = place + first * channels + channel * n * n
-                if source < 0:
-                    _find_spans(cells, window, n, powers, spans)
-                    _pool_level(table, powers, height, width, spans, n, pooled, first * BLOCK, vectors, ahead)
-                else:
-                    m, fine = plan[source, 0], plan[source, 1]
-                    _merge_level(pooled, m, fine * BLOCK, n, first * BLOCK, vectors, ahead)
+            if before < 0 or not _same_cells(cells, before, window):
+                for row in range(len(plan)):
+                    n, first, source = plan[row, 0], plan[row, 1], plan[row, 2]
+                    ahead = place + first * channels + channel * n * n
+                    if source < 0:
+                        _place_bins(cells, window, spans[powers - 1, row], n, height, width, powers, places)
+                        _pool_level(table, width, places, n, pooled, first * LANES, vectors, ahead)
+                    else:
+                        m, fine = plan[source, 0], plan[source, 1]
+                        _merge_level(pooled, m, fine * LANES, n, first * LANES, vectors, ahead)
+            before = window
             for row in range(len(plan)):
                 count, first = plan[row, 0] * plan[row, 0], plan[row, 1]
                 to = place + first * channels + channel * count
-                if channel + BLOCK <= channels:
-                    _turn_level(pooled, first * BLOCK, count, vectors, to)
+                if channel + LANES <= channels:
+                    _turn_level(pooled, first * LANES, count, vectors, to)
                 else:  # the numbers of channels that are not there stay behind
-                    _turn_level(pooled, first * BLOCK, count, turned, 0)
+                    _turn_level(pooled, first * LANES, count, turned, 0)
                     vectors[to : to + count * (channels - channel)] = turned[: count * (channels - channel)]
 
 
-@_compiled
-def _lay_out(table: Array, features: Array, which: int, channel: int, infinity: int) -> None:
-    """A map's channels from `channel` on → table[y, x, channel], as ordered integers; NaN the largest.
-
-    Where the map has no more channels, the last again: those numbers are never written out.
-    """
-    _, channels, height, width = features.shape
-    bits = features.itemsize * 8
-    largest = (1 << (bits - 1)) - 1
-    for c in range(BLOCK):
-        source = min(channel + c, channels - 1)
-        for y in range(height):
-            for x in range(width):
-                number = np.int64(features[which, source, y, x])
-                size = number & largest
-                ordered = number ^ ((number >> (bits - 1)) & largest)
-                if size == 0:  # −0 equals 0
-                    ordered = size
-                table[(y * width + x) * BLOCK + c] = largest if size > infinity else ordered
+@compiled
+def _same_cells(cells: Array, one: int, other: int) -> Any:
+    mine, yours = cells[one], cells[other]
+    return (mine[1] == yours[1]) & (mine[2] == yours[2]) & (mine[3] == yours[3]) & (mine[4] == yours[4])
 
 
-@_compiled
-def _fill_table(table: Array, powers: int, height: int, width: int) -> None:
-    """table[a, b, y, x, channel]: maxima of 2^a × 2^b cells, from those of half as many."""
-    plane = height * width * BLOCK
-    for a in range(powers):
-        here = a * powers * plane
-        if a > 0:
-            _double_spans(table, here - powers * plane, here, height, width, 1 << (a - 1), 0)
-        for b in range(1, powers):
-            here += plane
-            _double_spans(table, here - plane, here, height, width, 0, 1 << (b - 1))
-
-
-@_compiled
-def _double_spans(
-    table: Array, source: int, target: int, height: int, width: int, down: int, across: int
+@compiled
+def _place_bins(
+    cells: Array, window: int, spans: Array, n: int, height: int, width: int, powers: int, places: Array
 ) -> None:
-    """target[y, x] = max(source[y, x], source[y + down, x + across]); at the border, the last cell again."""
-    for y in range(height):
-        row, other_row = y * width, min(y + down, height - 1) * width
-        for x in range(width):
-            here, other = (row + x) * BLOCK, (other_row + min(x + across, width - 1)) * BLOCK
-            for unit in range(UNITS):
-                lane = unit * LANES
-                larger_of_two(table, source + here + lane, source + other + lane, table, target + here + lane)
-
-
-@_compiled
-def _find_spans(cells: Array, window: int, n: int, powers: int, spans: Array) -> None:
-    """spans[axis, bin]: two spans of 2^power cells, from a bin's first cell and to its last; y, then x.
-
-    Bin i begins at ⌊i·size/n⌋ and ends at ⌈(i+1)·size/n⌉, counted up without dividing.
-    """
+    """places[axis, bin]: offsets in the table of a bin's first and last span, and the step between spans."""
     for axis in range(2):
         low, high = cells[window, 2 - axis], cells[window, 4 - axis]
-        whole, part = (high - low) // n, (high - low) % n
-        edge, rest = low, 0  # ⌊i·size/n⌋ and its remainder
+        line = LANES if axis else width * LANES
+        plane = height * width * LANES * (1 if axis else powers)
         for i in range(n):
-            first = edge
-            edge, rest = edge + whole, rest + part
-            if rest >= n:
-                edge, rest = edge + 1, rest - n
-            end = edge + 1 if rest > 0 else edge
-            power = 0
-            while power < powers - 1 and 2 << power <= end - first:
-                power += 1
+            first, last, power = spans[high - low, i, 0], spans[high - low, i, 1], spans[high - low, i, 2]
             place = 3 * (axis * n + i)
-            spans[place], spans[place + 1], spans[place + 2] = first, end - (1 << power), power
+            places[place] = power * plane + (low + first) * line
+            places[place + 1] = power * plane + (low + last) * line
+            places[place + 2] = line << power
 
 
-@_compiled
+@compiled
 def _pool_level(
-    table: Array, powers: int, height: int, width: int, spans: Array, n: int, pooled: Array, target: int,
-    vectors: Array, ahead: int,
-) -> None:  # fmt: skip
+    table: Array, width: int, places: Array, n: int, pooled: Array, target: int, vectors: Array, ahead: int
+) -> None:
     """The n×n bins of a window, from the table; meanwhile the memory from vectors[ahead] on is fetched."""
-    plane, line = height * width * BLOCK, width * BLOCK
     for i in range(n):
-        top, bottom, a = spans[3 * i], spans[3 * i + 1], spans[3 * i + 2]
+        top, bottom, down = places[3 * i], places[3 * i + 1], places[3 * i + 2]
         for j in range(n):
-            left, right, b = spans[3 * (n + j)], spans[3 * (n + j) + 1], spans[3 * (n + j) + 2]
-            base, to = (a * powers + b) * plane, (i * n + j) * BLOCK
-            p, q = base + top * line + left * BLOCK, base + top * line + right * BLOCK
-            r, s = base + bottom * line + left * BLOCK, base + bottom * line + right * BLOCK
-            for unit in range(UNITS):
-                lane = unit * LANES
-                prefetch_for_writing(vectors, ahead + to + lane)
-                larger_of_four(table, p + lane, q + lane, r + lane, s + lane, pooled, target + to + lane)
-            if bottom - top > 1 << a or right - left > 1 << b:  # the four leave cells between them
-                _absorb_rectangle(
-                    table, base, line, top, bottom, 1 << a, left, right, 1 << b, pooled, target + to
-                )
+            left, right, across = places[3 * (n + j)], places[3 * (n + j) + 1], places[3 * (n + j) + 2]
+            to = (i * n + j) * LANES
+            prefetch_for_writing(vectors, ahead + to)
+            larger_of_four(table, top + left, top + right, bottom + left, bottom + right, pooled, target + to)
+            if bottom - top > down or right - left > across:  # the four leave cells between them
+                _absorb_rectangle(table, top, bottom, down, left, right, across, pooled, target + to)
 
 
-@_compiled
+@compiled
 def _absorb_rectangle(
-    table: Array, base: int, line: int, top: int, bottom: int, down: int, left: int, right: int, across: int,
-    pooled: Array, to: int,
-) -> None:  # fmt: skip
-    """Spans every `down` and `across` cells from (top, left) to (bottom, right), into pooled[to]."""
+    table: Array, top: int, bottom: int, down: int, left: int, right: int, across: int, pooled: Array, to: int
+) -> None:
+    """Spans every `down` and `across` from (top, left) to (bottom, right), into pooled[to]."""
     y = top
     while y < bottom + down:
-        row = base + min(y, bottom) * line
         x = left
         while x < right + across:
-            cell = row + min(x, right) * BLOCK
-            for unit in range(UNITS):
-                absorb(table, cell + unit * LANES, pooled, to + unit * LANES)
+            absorb(table, min(y, bottom) + min(x, right), pooled, to)
             x += across
         y += down
 
 
-@_compiled
+@compiled
 def _merge_level(pooled: Array, m: int, source: int, n: int, target: int, vectors: Array, ahead: int) -> None:
     """The n×n bins as maxima of the m×m bins, n dividing m; memory is fetched as in _pool_level."""
-    factor = m // n
+    factor, line = m // n, m * LANES
     for i in range(n):
         for j in range(n):
-            corner, to = source + (i * m + j) * factor * BLOCK, (i * n + j) * BLOCK
-            for unit in range(UNITS):
-                prefetch_for_writing(vectors, ahead + to + unit * LANES)
-                copy_lanes(pooled, corner + unit * LANES, pooled, target + to + unit * LANES)
-            for down in range(factor):
-                for across in range(factor):
-                    cell = corner + (down * m + across) * BLOCK
-                    for unit in range(UNITS):
-                        absorb(pooled, cell + unit * LANES, pooled, target + to + unit * LANES)
+            corner, to = source + (i * m + j) * factor * LANES, target + (i * n + j) * LANES
+            prefetch_for_writing(vectors, ahead + (i * n + j) * LANES)
+            larger_of_four(pooled, corner, corner + LANES, corner + line, corner + line + LANES, pooled, to)
+            for down in range(0, factor - 1, 2):
+                for across in range(2 if down == 0 else 0, factor - 1, 2):
+                    cell = corner + down * line + across * LANES
+                    absorb_four(pooled, cell, cell + LANES, cell + line, cell + line + LANES, pooled, to)
+            if factor % 2:  # the last row and the last column are left
+                edge = (factor - 1) * LANES
+                for k in range(factor):
+                    absorb(pooled, corner + (factor - 1) * line + k * LANES, pooled, to)
+                    absorb(pooled, corner + k * line + edge, pooled, to)
 
 
-@_compiled
+@compiled
 def _turn_level(pooled: Array, first: int, count: int, target: Array, to: int) -> None:
     """pooled[bin, channel] as ordered integers → target[channel, bin] as the floats' bits; count is n²."""
-    for unit in range(UNITS):
-        here, there = first + unit * LANES, to + unit * LANES * count
-        if count == 1:
-            write_bin(pooled, here, target, there)
-            continue
-        for four in range((count + 3) // 4):
-            bin_ = min(4 * four, count - 4)  # the last four may overlap: same numbers twice
-            write_four_bins(pooled, here + bin_ * BLOCK, BLOCK, target, there + bin_, count)
-
-
-# --- backward ------------------------------------------------------------------------------------
-
-
-@_compiled_parallel
-def _pool_backward(
-    grad: Array, features: Array, infinity: int, cells: Array, order: Array, starts: Array, plan: Array,
-    result: Array,
-) -> None:  # fmt: skip
-    batch, channels, height, width = features.shape
-    blocks = (channels + BLOCK - 1) // BLOCK
-    bins = (plan[:, 0] * plan[:, 0]).sum()
-    for task in nb.prange(batch * blocks):
-        which, channel = task // blocks, task % blocks * BLOCK
-        if starts[which] == starts[which + 1]:
-            continue
-        table = np.empty(height * width * BLOCK, features.dtype)
-        _lay_out(table, features, which, channel, infinity)
-        total = np.zeros(height * width * BLOCK, grad.dtype)
-        best = np.empty(bins * BLOCK, features.dtype)
-        places = np.empty(bins * BLOCK, features.dtype)
-        spans = np.empty(6 * plan[:, 0].max(), np.int64)
-        present = min(BLOCK, channels - channel)
-        for index in range(starts[which], starts[which + 1]):
-            window = order[index]
-            for row in range(len(plan)):
-                n, first, source = plan[row, 0], plan[row, 1], plan[row, 2]
-                if source < 0:
-                    _find_spans(cells, window, n, 1, spans)
-                    _find_winners(table, width, spans, n, best, places, first * BLOCK)
-                else:
-                    m, fine = plan[source, 0], plan[source, 1]
-                    _merge_winners(best, places, m, fine * BLOCK, n, first * BLOCK)
-                start = (window * bins + first) * channels + channel * n * n
-                _add_level(grad, start, n * n, places, first * BLOCK, present, total)
-        for c in range(present):
-            for cell in range(height * width):
-                result[which, channel + c, cell // width, cell % width] = total[cell * BLOCK + c]
-
-
-@_compiled
-def _find_winners(
-    table: Array, width: int, spans: Array, n: int, best: Array, places: Array, target: int
-) -> None:
-    """For each of n×n bins and each channel the first maximum, by rows, and its cell y·w + x."""
-    for i in range(n):
-        for j in range(n):
-            to = target + (i * n + j) * BLOCK
-            left, right = spans[3 * (n + j)], spans[3 * (n + j) + 1]
-            cell = spans[3 * i] * width + left
-            for unit in range(UNITS):
-                copy_lanes(table, cell * BLOCK + unit * LANES, best, to + unit * LANES)
-                fill_lanes(places, to + unit * LANES, cell)
-            for y in range(spans[3 * i], spans[3 * i + 1] + 1):
-                for x in range(left, right + 1):
-                    cell = y * width + x
-                    for unit in range(UNITS):
-                        lane = unit * LANES
-                        keep_larger(table, cell * BLOCK + lane, best, places, to + lane, cell)
-
-
-@_compiled
-def _merge_winners(best: Array, places: Array, m: int, source: int, n: int, target: int) -> None:
-    """First maxima of n×n bins out of those of m×m bins, n dividing m: of equal ones the earliest cell."""
-    factor = m // n
-    for i in range(n):
-        for j in range(n):
-            corner, to = source + (i * m + j) * factor * BLOCK, target + (i * n + j) * BLOCK
-            for unit in range(UNITS):
-                lane = unit * LANES
-                copy_lanes(best, corner + lane, best, to + lane)
-                copy_lanes(places, corner + lane, places, to + lane)
-            for down in range(factor):
-                for across in range(factor):
-                    for unit in range(UNITS):
-                        lane = unit * LANES
-                        keep_earlier(best, places, corner + (down * m + across) * BLOCK + lane, to + lane)
-
-
-@_compiled
-def _add_level(
-    grad: Array, start: int, count: int, places: Array, first: int, present: int, total: Array
-) -> None:
-    """total[cell, channel] += grad[channel, bin] at every bin's winner."""
-    for channel in range(present):
-        for bin_ in range(count):
-            cell = np.int64(places[first + bin_ * BLOCK + channel])
-            total[cell * BLOCK + channel] += grad[start + channel * count + bin_]
+    if count == 1:
+        unrank_lanes(pooled, first, target, to)
+        return
+    squares = count // SQUARE
+    for channel in range(0, LANES, SQUARE):
+        here, there = first + channel, to + channel * count
+        for square in range(squares):
+            bin_ = square * SQUARE
+            unrank_square(pooled, here + bin_ * LANES, LANES, target, there + bin_, count)
+        for bin_ in range(squares * SQUARE, count, 4):
+            bin_ = min(bin_, count - 4)  # the last four may overlap: same numbers twice
+            unrank_four_rows(pooled, here + bin_ * LANES, LANES, target, there + bin_, count)
