@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sppnet import __version__
-from sppnet.cli import benchmark, check, classify, convert, demo, detect, doctor, proposals
+from sppnet.cli import benchmark, check, classify, convert, demo, detect, doctor, export, proposals, visualize
 from sppnet.errors import SppnetError
 
 app = typer.Typer(
@@ -20,6 +20,8 @@ app = typer.Typer(
 app.add_typer(classify.app, name="classify", help="Train, evaluate and use classifiers.")
 app.add_typer(detect.app, name="detect", help="Train, evaluate and use detectors.")
 app.add_typer(benchmark.app, name="benchmark", help="Measure us against the alternatives, in one run.")
+app.add_typer(export.app, name="export", help="Write models for other runtimes.")
+app.add_typer(visualize.app, name="visualize", help="See inside: filters, pyramids, bins.")
 app.command("check")(check.check)
 app.command("convert")(convert.convert)
 app.command("demo")(demo.demo)

@@ -1,0 +1,199 @@
+"""A model as one ONNX file, checked before it is there.
+
+The file takes images as Pillow gives them, so nobody has to normalise; resizing stays outside, since no
+ONNX operator resizes as Pillow does. What a user of the file has to know stands in its metadata.
+"""
+
+import importlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from sppnet import __version__
+from sppnet.classify.classifier import Classifier
+from sppnet.data.transforms import MAX_ASPECT
+from sppnet.detect.detector import Detector
+from sppnet.errors import MissingExtraError, ModelError
+from sppnet.export.networks import PixelClassifier, PixelDetector
+from sppnet.export.parity import Run, check_classifier, check_detector
+from sppnet.nn.model_file import write_file
+from sppnet.nn.trunks import Trunk
+from sppnet.progress import Progress, Silent
+
+OPSET = 18
+"""The oldest that torch's exporter writes without converting; onnxruntime 1.14 reads it."""
+
+EXAMPLE_PX = (131, 163)
+"""Of the image that the network is followed with; any will do that is larger than what it needs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """What is made into a graph, what it is followed with, and what is said of it."""
+
+    network: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+    dynamic: dict[str, dict[int, Any]]
+    """For each input, the axes that may have any length, by name."""
+    metadata: dict[str, str]
+    check: Callable[[Run], None]
+    """Raises ModelError unless the file agrees with PyTorch."""
+
+
+def export_model(model: Classifier | Detector, path: str | Path, progress: Progress | None = None) -> None:
+    """Write a classifier or detector on the CPU as an ONNX file; it replaces what is there, or nothing.
+
+    Raises ModelError where the network cannot be exported, or its file disagrees with PyTorch on images
+    of sizes that do not divide; MissingExtraError without the extra "onnx".
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        _import_extra(package)
+    progress = progress or Silent()
+    recipe = classifier_recipe(model) if isinstance(model, Classifier) else detector_recipe(model)
+    progress.begin("exporting", 2)
+    content = convert(recipe)
+    progress.advance(note="compared with PyTorch")
+    recipe.check(open_session(content))
+    progress.advance()
+    write_file(path, content)
+
+
+def convert(recipe: Recipe) -> bytes:
+    """The file's content, unchecked; raises ModelError naming what stands against it."""
+    from sppnet.export.pooling import translate_pool  # needs the extra
+
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # the exporter's own, about its internals
+            program = torch.onnx.export(
+                recipe.network.eval(),
+                tuple(recipe.inputs.values()),
+                dynamo=True,
+                input_names=list(recipe.inputs),
+                output_names=list(recipe.outputs),
+                dynamic_shapes=tuple(recipe.dynamic.values()),
+                custom_translation_table={torch.ops.sppnet.pyramid_pool.default: translate_pool},
+                opset_version=OPSET,
+                verbose=False,
+            )
+            assert program is not None
+            return _described(program.model_proto, recipe.metadata)
+    except Exception as error:  # the exporter has many words for no
+        raise ModelError(f"this network cannot be exported to ONNX: {_first_line(error)}") from error
+
+
+def open_session(content: bytes) -> Run:
+    """The file in onnxruntime on the CPU, as a function of its inputs, which raises ModelError."""
+    runtime = _import_extra("onnxruntime")
+    try:
+        session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(f"onnxruntime does not take the exported network: {_first_line(error)}") from error
+
+    def run(inputs: dict[str, npt.NDArray[Any]]) -> Sequence[npt.NDArray[Any]]:
+        try:
+            return cast(Sequence[npt.NDArray[Any]], session.run(None, inputs))
+        except Exception as error:
+            sizes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+            raise ModelError(f"onnxruntime fails on {sizes}: {_first_line(error)}. Not written") from error
+
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _described(proto: Any, metadata: dict[str, str]) -> bytes:
+    proto.producer_name, proto.producer_version = "sppnet", __version__
+    for key, value in metadata.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def _import_extra(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(package, "onnx") from error
+
+
+# --- the two kinds -------------------------------------------------------------------------------
+
+
+def classifier_recipe(classifier: Classifier) -> Recipe:
+    """pixels (b, h, w, 3) uint8 → scores (b, classes). A network of one input size keeps that size."""
+    network, testing = classifier.network, classifier.testing
+    height, width = (network.size, network.size) if network.fixed else EXAMPLE_PX
+    assert height is not None
+    assert width is not None
+    axes = {0: Dim("batch")} if network.fixed else {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}
+    probabilities = network.head_kind == "fc"
+    return Recipe(
+        PixelClassifier(classifier),
+        {"pixels": _noise(2, height, width)},
+        ("scores",),
+        {"pixels": axes},
+        {
+            "kind": "classifier",
+            "pixels": "(batch, height, width, 3) uint8 RGB, resized as the views say",
+            "scores": "probabilities" if probabilities else "margins of SVMs: above 0 for the class",
+            "views": "warp" if network.fixed and testing.views == "full" else testing.views,
+            "scale_px": str(testing.scale_px),
+            "size_px": str(network.size if network.fixed else testing.size_px),
+            **_known(network.trunk, classifier.classes, network.pyramid.levels),
+        },
+        lambda run: check_classifier(classifier, run),
+    )
+
+
+def detector_recipe(detector: Detector) -> Recipe:
+    """pixels (h, w, 3) uint8 and boxes (n, 4) → scores (n, classes), corrected (n, classes, 4)."""
+    config = detector.config
+    boxes = torch.tensor([[0.0, 0, 90, 90], [30, 40, 131, 120], [3, 4, 5, 6]])
+    return Recipe(
+        PixelDetector(detector),
+        {"pixels": _noise(*EXAMPLE_PX), "boxes": boxes},
+        ("scores", "corrected"),
+        {"pixels": {0: Dim("height"), 1: Dim("width")}, "boxes": {0: Dim("boxes")}},
+        {
+            "kind": "detector",
+            "pixels": "(height, width, 3) uint8 RGB, its shorter side at one of scales_px",
+            "boxes": "(n, 4) float32 x0, y0, x1, y1 in these pixels, half-open",
+            "scores": "margins of SVMs: above 0 for the class",
+            "corrected": "(n, classes, 4) each box moved to an object of each class, in the same pixels",
+            "scales_px": json.dumps(config.scales),
+            "nms": str(config.nms),
+            **_known(detector.parts.trunk, detector.classes, config.levels),
+        },
+        lambda run: check_detector(detector, run),
+    )
+
+
+def _known(trunk: Trunk, classes: tuple[str, ...], levels: tuple[int, ...]) -> dict[str, str]:
+    """What both kinds say; anything but plain text and numbers is JSON."""
+    return {
+        "sppnet": __version__,
+        "classes": json.dumps(classes, ensure_ascii=False),
+        "trunk": trunk.name,
+        "stride": str(trunk.grid.stride),
+        "levels": json.dumps(levels),
+        "normalisation": json.dumps({"mean": trunk.mean, "std": trunk.std, "applied": "inside"}),
+        "resize": f"Pillow's bilinear; the longer side at most {MAX_ASPECT} times the shorter",
+        "max_aspect": str(MAX_ASPECT),
+    }
+
+
+def _noise(*size: int) -> Tensor:
+    return torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,109 @@
+"""Whether an exported file says what PyTorch says, on sizes that do not divide.
+
+The reference is the way the package itself takes, not the network that was exported: so a fault in how
+boxes are mapped to cells in the graph shows as well.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sppnet.classify.classifier import Classifier
+from sppnet.classify.views import probabilities
+from sppnet.data.image import ImageArray
+from sppnet.data.transforms import to_tensor
+from sppnet.detect.detector import Detector
+from sppnet.detect.vectors import SppVectors
+from sppnet.errors import ModelError
+from sppnet.features.maps import FeatureMaps
+from sppnet.structures import Floats
+
+Run = Callable[[dict[str, npt.NDArray[Any]]], Sequence[npt.NDArray[Any]]]
+
+TOLERANCE = 1e-3
+"""Of the largest number there is, or of 1: sums of other order differ by 1e-5, a cell off by 1e-1."""
+
+TRIES = 3
+BOXES = 60
+
+
+def check_classifier(classifier: Classifier, run: Run) -> None:
+    """Raises ModelError naming the first size whose scores differ."""
+    network, rng = classifier.network.eval(), np.random.default_rng(0)
+    trunk, scale = network.trunk, classifier.testing.scale_px
+    assert network.size is not None or not network.fixed
+    sizes = [(network.size or 0,) * 2] if network.fixed else odd_sizes(scale)
+    for number, size_hw in enumerate(sizes, 1):
+        images = [_photograph(rng, size_hw) for _ in range(number)]
+        with torch.inference_mode():
+            batch = torch.stack([to_tensor(image, trunk.mean, trunk.std) for image in images])
+            expected = probabilities(network, network(batch)).numpy()
+        (got,) = run({"pixels": np.stack(images)})
+        _compare(f"the scores of {number} images of {size_hw[0]}×{size_hw[1]} pixels", expected, got)
+
+
+def check_detector(detector: Detector, run: Run) -> None:
+    """Raises ModelError naming the first size whose scores or boxes differ."""
+    rng = np.random.default_rng(0)
+    for size_hw in odd_sizes(min(detector.config.scales)):
+        image, boxes = _photograph(rng, size_hw), draw_boxes(rng, size_hw, BOXES)
+        scores, corrected = judged(detector, image, boxes)
+        got_scores, got_corrected = run({"pixels": image, "boxes": boxes})
+        _compare(f"the scores in {size_hw[0]}×{size_hw[1]} pixels", scores, got_scores)
+        _compare(f"the boxes in {size_hw[0]}×{size_hw[1]} pixels", corrected, got_corrected)
+
+
+def odd_sizes(scale_px: int) -> list[tuple[int, int]]:
+    """Heights and widths about a scale that no stride divides, upright, flat and slim."""
+    odd = scale_px | 1
+    return [(odd, (odd * 4 // 3 + 5) | 1), ((odd * 3 // 2) | 1, odd + 2), (odd, (2 * odd + 7) | 1)][:TRIES]
+
+
+@torch.inference_mode()
+def judged(detector: Detector, image: ImageArray, boxes: Floats) -> tuple[Floats, Floats]:
+    """What the detector says of boxes (n, 4), its maps unrounded: scores (n, k), boxes (n, k, 4)."""
+    vectoriser, parts = detector.vectoriser, detector.parts
+    assert isinstance(vectoriser, SppVectors)
+    pixels = to_tensor(image, parts.trunk.mean, parts.trunk.std)[None]
+    size_hw = image.shape[0], image.shape[1]
+    maps = FeatureMaps(size_hw, (size_hw,), (detector.convolver.body(pixels)[0],), parts.trunk.grid)
+    vectors = maps.pool(boxes, vectoriser.levels, vectoriser.rule)
+    layers = vectoriser.layers or torch.nn.Identity()
+    moved = [
+        parts.regressor.apply(vectors, boxes, np.full(len(boxes), label), size_hw)
+        for label in range(len(detector.classes))
+    ]
+    return parts.svm.scores(layers(vectors)).numpy(), np.stack(moved, 1)
+
+
+def draw_boxes(rng: np.random.Generator, size_hw: tuple[int, int], count: int) -> Floats:
+    """(count, 4): the whole image, a pixel, one beyond the border, and any."""
+    height, width = size_hw
+    corners = np.sort(rng.uniform(0, 1, (count, 2, 2)), axis=1) * [width, height]
+    boxes = np.hstack([corners[:, 0], corners[:, 1] + 1]).astype(np.float32)
+    odd = [[0, 0, width, height], [7, 9, 8, 10], [-20, -30, width + 40, height / 2]]
+    boxes[:3] = np.array(odd, np.float32)
+    return boxes
+
+
+def _photograph(rng: np.random.Generator, size_hw: tuple[int, int]) -> ImageArray:
+    """Noise both coarse and fine, (h, w, 3)."""
+    coarse = rng.integers(0, 200, (*((side + 31) // 32 for side in size_hw), 3))
+    coarse = coarse.repeat(32, 0).repeat(32, 1)[: size_hw[0], : size_hw[1]]
+    image: ImageArray = (coarse + rng.integers(0, 56, (*size_hw, 3))).astype(np.uint8)
+    return image
+
+
+def _compare(what: str, expected: npt.NDArray[Any], got: npt.NDArray[Any]) -> None:
+    if expected.shape != got.shape:
+        raise ModelError(f"{what} have shape {got.shape} in ONNX, {expected.shape} in PyTorch: not written")
+    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0)))
+    difference = float(np.abs(expected - got).max(initial=0))
+    if not difference <= allowed:  # NaN fails too
+        raise ModelError(
+            f"{what} differ by {difference:.3g} between ONNX and PyTorch, where {allowed:.3g} is allowed: "
+            "the file is not written. Please report the model's header and the versions `sppnet doctor` tells"
+        )
