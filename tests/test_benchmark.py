@@ -102,6 +102,12 @@ def test_boxes_are_drawn_like_those_of_selective_search():
     assert shares[1] == pytest.approx([0.035, 0.059, 0.112, 0.213, 0.368], rel=0.15)
 
 
+def test_an_eighth_of_the_boxes_fall_on_the_cells_of_another():
+    cells = pool.map_boxes(pool.draw_boxes(2000))
+    assert 1 - len(np.unique(cells, axis=0)) / len(cells) == pytest.approx(1 / 8, abs=0.015)
+    assert len(pool.draw_boxes(1)) == 1
+
+
 def test_boxes_map_to_the_cells_of_the_photograph():
     cells = pool.map_boxes(np.array([[0, 0, 500, 375], [0, 0, 3, 3]]))
     assert cells.tolist() == [[0, 0, 56, 42], [0, 0, 1, 1]]
