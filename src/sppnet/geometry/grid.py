@@ -51,10 +51,8 @@ def sliding_bins(size: int, n: int) -> list[tuple[int, int]]:
     is wherever size < n or size mod n > 1: size 10 with n = 4 (index 9 is never seen) or n = 6
     (9 bins). Where it does, the bins equal `bin_edges`.
     """
-    edges = bin_edges(size, n)
+    edges, bins = bin_edges(size, n), sliding_windows(size, n)
     window, stride = (size + n - 1) // n, size // n
-    starts = range(0, size - window + 1, stride) if stride else range(0)
-    bins = [(start, start + window) for start in starts]
     if bins != edges:
         seen = bins[-1][1] if bins else 0
         raise GeometryError(
@@ -63,6 +61,13 @@ def sliding_bins(size: int, n: int) -> list[tuple[int, int]]:
             'and a ≥ n. Use rule="adaptive", or an input size whose map fits'
         )
     return bins
+
+
+def sliding_windows(size: int, n: int) -> list[tuple[int, int]]:
+    """What the training rule takes literally, n bins or not: none where size < n and the stride is 0."""
+    window, stride = (size + n - 1) // n, size // n
+    starts = range(0, size - window + 1, stride) if stride else range(0)
+    return [(start, start + window) for start in starts]
 
 
 def check_levels(levels: Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,130 @@
+"""sppnet visualize …"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sppnet.features.convolve import Convolver
+    from sppnet.geometry.grid import MappingRule
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+
+Model = Annotated[Path, typer.Option("--model", help="Model file of a classifier or a detector.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Scale = Annotated[
+    int | None, typer.Option(min=32, help="Shorter side of images, pixels. Default: the model's.")
+]
+
+
+@app.command()
+def filters(
+    data: Annotated[list[str], typer.Argument(help="Folders, files, or patterns such as 'photos/*.jpg'.")],
+    model: Model,
+    numbers: Annotated[
+        str | None,
+        typer.Option("--filters", help="Such as 55,66,118, from 0. Default: four that stand out most."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for filter-55.png, ….")] = Path("filters"),
+    scale: Scale = None,
+    device: Device = "auto",
+) -> None:
+    """Draw what excites filters of the last convolution: the paper's Figure 2."""
+    from sppnet.cli.output import Bars, notes
+    from sppnet.data.files import find_images
+    from sppnet.report.filters import check_filters, choose_filters, draw_filter, find_peaks
+
+    convolver, _, _ = _open(model, scale, device)
+    chosen = _numbers("--filters", numbers) if numbers else None
+    if chosen is not None:
+        check_filters(chosen, convolver.trunk.channels)
+    paths = find_images(data)
+    out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    with Bars() as bars:
+        peaks = find_peaks(paths, convolver, bars)
+        chosen = chosen or choose_filters(peaks)
+        bars.begin("drawing", len(chosen))
+        for channel in chosen:
+            draw_filter(channel, peaks, convolver).save(out / f"filter-{channel}.png")
+            bars.advance()
+    for reason in peaks.skipped:
+        notes.print(f"left out: {reason}", soft_wrap=True, markup=False)
+    for channel in chosen:
+        typer.echo(out / f"filter-{channel}.png")
+
+
+@app.command()
+def pyramid(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The picture, such as pyramid.png.")],
+    box: Annotated[
+        str | None, typer.Option(help="A window, x0,y0,x1,y1 in pixels. Default: the whole image.")
+    ] = None,
+    scale: Scale = None,
+    device: Device = "auto",
+) -> None:
+    """Draw the feature cells of a window, the bins of each level, and which cells won them."""
+    from sppnet.data.image import read_image
+    from sppnet.report.pyramid import draw_pyramid
+
+    corners = None if box is None else _corners(box)
+    convolver, levels, rule = _open(model, scale, device)
+    pixels = read_image(image)
+    picture = draw_pyramid(pixels, convolver(pixels), corners, levels, rule)
+    _save(picture, out)
+
+
+@app.command()
+def bins(
+    out: Annotated[Path, typer.Option(help="The picture, such as bins.png.")],
+    size: Annotated[int, typer.Option(min=1, max=64, help="Cells of a side.")] = 10,
+    level: Annotated[int, typer.Option(min=1, max=64, help="Bins of a side.")] = 4,
+) -> None:
+    """Draw the bins of the paper's training rule beside the exact ones."""
+    from sppnet.report.bins import draw_bins
+
+    _save(draw_bins(size, level), out)
+
+
+def _open(path: Path, scale: int | None, device: str) -> "tuple[Convolver, tuple[int, ...], MappingRule]":
+    """The trunk at the model's own scales or another one, its levels, and how it maps windows."""
+    from sppnet.cli.models import open_model
+    from sppnet.detect.detector import Detector
+    from sppnet.features.convolve import Convolver
+
+    model = open_model(path, device)
+    if isinstance(model, Detector):
+        config = model.config
+        scales = config.scales if scale is None else (scale,)
+        return Convolver(model.parts.trunk, scales), config.levels, config.rule
+    network = model.network
+    return Convolver(network.trunk, (scale or model.testing.scale_px,)), network.pyramid.levels, "paper"
+
+
+def _save(picture: "Image.Image", out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(out, "PNG")
+    typer.echo(out)
+
+
+def _corners(text: str) -> list[float]:
+    from sppnet.errors import ConfigError
+
+    try:
+        x0, y0, x1, y1 = map(float, text.split(","))
+    except ValueError:
+        raise ConfigError(f'--box must be four numbers such as 100,50,300,200; got "{text}"') from None
+    return [x0, y0, x1, y1]
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    from sppnet.errors import ConfigError
+
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise ConfigError(f'{option} must be integers such as 55,66,118; got "{text}"') from None
