@@ -11,8 +11,10 @@ import torch
 from sklearn.svm import LinearSVC
 
 from sppnet.errors import ConfigError, DataError
-from sppnet.learn import svm as svm_module
-from sppnet.learn.svm import LinearSVM, choose_C, fit_svm, gram_matrix
+from sppnet.learn import gram as gram_module
+from sppnet.learn.choice import choose_C
+from sppnet.learn.gram import gram_matrix
+from sppnet.learn.svm import LinearSVM, fit_svm
 
 TALL, WIDE = (240, 12), (60, 400)
 SIZES = [pytest.param(TALL, id="more vectors than dimensions"), pytest.param(WIDE, id="fewer")]
@@ -106,7 +108,7 @@ def test_vectors_and_gram_matrix_give_the_same(size, loss, monkeypatch):
     vectors, labels = blobs(size)
     options = {"C": 0.2, "loss": loss, "tolerance": 1e-7, "max_sweeps": 100_000}
     by_gram = fit_svm(vectors, labels, **options, gram=gram_matrix(vectors))
-    monkeypatch.setattr(svm_module, "GRAM_ROWS", 0)
+    monkeypatch.setattr(gram_module, "GRAM_ROWS", 0)
     by_rows = fit_svm(vectors, labels, **options)
     torch.testing.assert_close(by_rows.weight, by_gram.weight, atol=1e-3, rtol=0)
     torch.testing.assert_close(by_rows.bias, by_gram.bias, atol=1e-3, rtol=0)
@@ -308,7 +310,7 @@ def test_choose_C_gives_the_same_on_vectors_and_on_the_gram_matrix(size, monkeyp
     assert chosen.accuracy[chosen.C] == max(chosen.accuracy.values())
     assert list(chosen.accuracy) == [0.001, 0.3]
     assert choose_C(vectors, labels, [0.3, 0.001], **options, gram=gram_matrix(vectors)) == chosen
-    monkeypatch.setattr(svm_module, "GRAM_ROWS", 0)
+    monkeypatch.setattr(gram_module, "GRAM_ROWS", 0)
     assert choose_C(vectors, labels, [0.001, 0.3], **options) == chosen
 
 

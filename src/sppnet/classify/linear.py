@@ -13,7 +13,9 @@ from sppnet.data.image import read_header, read_image
 from sppnet.data.loader import Damaged, batches
 from sppnet.errors import ImageError
 from sppnet.geometry.grid import VIEW_PX
-from sppnet.learn.svm import choose_C, fit_svm, gram_matrix
+from sppnet.learn.choice import choose_C
+from sppnet.learn.gram import gram_matrix
+from sppnet.learn.svm import fit_svm
 from sppnet.nn.network import SPPNet, VectorSVM
 from sppnet.progress import Progress
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from sppnet.errors import ConfigError, did_you_mean
 from sppnet.geometry.grid import MappingRule, check_levels
-from sppnet.learn.svm import Loss
+from sppnet.learn.objective import Loss
 
 Layer = Literal["auto", "pool", "fc6", "fc7"]
 Finetune = Literal["auto", "none", "fc", "all"]

@@ -1,10 +1,8 @@
-"""Dual coordinate descent for linear SVMs, compiled: the loops behind `svm`.
+"""Dual coordinate descent for linear SVMs on a Gram matrix, compiled: a class a task.
 
-table (n, d): the vectors, or (n, n) the Gram matrix      squares (n,): squared lengths of the vectors
-sign (n,): 1, −1, 0 of one class                          alpha (n,): its dual variables
-state: what the sum of alpha·sign·table is so far, and last alpha·sign·bias_multiplier summed. On the
-vectors these are the weights and that of the constant feature; on the Gram matrix, every score
-without its bias.
+table (n, n): the Gram matrix      sign (n,): 1, −1, 0 of one class      alpha (n,): its dual variables
+state (n + 1,): the sum of alpha·sign·table so far, which is every score without its bias, and last
+that of alpha·sign·bias_multiplier.
 """
 
 from typing import Any
@@ -26,14 +24,6 @@ _FAST = {"reassoc", "contract", "nsz"}
 _compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
 _compiled_parallel = nb.njit(parallel=True, nogil=True, boundscheck=False, error_model="numpy", cache=True)
 _compiled_sum = nb.njit(nogil=True, boundscheck=False, error_model="numpy", fastmath=_FAST, cache=True)
-
-
-@_compiled_sum
-def _dot(row: Array, state: Array) -> float:
-    total = 0.0
-    for j in range(len(row)):
-        total += np.float64(row[j]) * state[j]
-    return total
 
 
 @_compiled_sum
@@ -60,20 +50,20 @@ def squares_of(rows: Array) -> Array:
 
 @_compiled_parallel
 def solve(
-    table: Array, by_gram: bool, squares: Array, signs: Array, costs: Array, squared: bool, bias: float,
+    table: Array, signs: Array, costs: Array, squared: bool, bias: float,
     dual: Array, seed: int, tolerance: float, max_sweeps: int, report: Array,
 ) -> None:  # fmt: skip
     """A task is one class. report (k, 3): objective, gap as a share of it, sweeps."""
     for k in nb.prange(len(signs)):
         _solve_class(
-            table, by_gram, squares, signs[k], costs[k], squared, bias, dual[k], seed + k,
+            table, signs[k], costs[k], squared, bias, dual[k], seed + k,
             tolerance, max_sweeps, report[k],
         )  # fmt: skip
 
 
 @_compiled
 def _solve_class(
-    table: Array, by_gram: bool, squares: Array, sign: Array, costs: Array, squared: bool, bias: float,
+    table: Array, sign: Array, costs: Array, squared: bool, bias: float,
     alpha: Array, seed: int, tolerance: float, max_sweeps: int, report: Array,
 ) -> None:  # fmt: skip
     """Descends until the projected gradients are close to each other, looks at the gap, and so on."""
@@ -92,10 +82,10 @@ def _solve_class(
     spread, sweeps = FIRST_SPREAD, 0
     while True:
         sweeps = _descend(
-            table, by_gram, squares, sign, used, caps, ridge, bias, alpha, state, random, spread, sweeps,
+            table, sign, used, caps, ridge, bias, alpha, state, random, spread, sweeps,
             max_sweeps,
         )  # fmt: skip
-        objective, gap = _measure(table, by_gram, sign, used, caps, ridge, bias, alpha, state)
+        objective, gap = _measure(table, sign, used, caps, ridge, bias, alpha, state)
         if gap <= tolerance * objective or sweeps >= max_sweeps:
             break
         spread *= SPREAD_FACTOR
@@ -109,14 +99,13 @@ def _step(table: Array, i: int, step: float, bias: float, state: Array) -> None:
 
 
 @_compiled
-def _score(table: Array, by_gram: bool, i: int, bias: float, state: Array) -> float:
-    score: float = state[i] if by_gram else _dot(table[i], state)
-    return score + bias * float(state[-1])
+def _score(i: int, bias: float, state: Array) -> float:
+    return float(state[i]) + bias * float(state[-1])
 
 
 @_compiled
 def _descend(
-    table: Array, by_gram: bool, squares: Array, sign: Array, used: Array, caps: Array, ridge: Array,
+    table: Array, sign: Array, used: Array, caps: Array, ridge: Array,
     bias: float, alpha: Array, state: Array, random: Array, spread: float, sweeps: int, max_sweeps: int,
 ) -> int:  # fmt: skip
     """Sweeps until all projected gradients lie within `spread`; gives the number of sweeps so far.
@@ -134,7 +123,7 @@ def _descend(
         place = 0
         while place < active:
             i = order[place]
-            gradient = sign[i] * _score(table, by_gram, i, bias, state) - 1.0 + ridge[i] * alpha[i]
+            gradient = sign[i] * _score(i, bias, state) - 1.0 + ridge[i] * alpha[i]
             low, high = alpha[i] <= 0.0, alpha[i] >= caps[i]
             if (low and gradient > highest) or (high and gradient < lowest):
                 active -= 1
@@ -146,7 +135,7 @@ def _descend(
             top, bottom = max(top, gradient), min(bottom, gradient)
             if abs(gradient) > 1e-12:
                 before = alpha[i]
-                curvature = squares[i] + bias * bias + ridge[i]
+                curvature = table[i, i] + bias * bias + ridge[i]
                 alpha[i] = min(max(before - gradient / curvature, 0.0), caps[i])
                 _step(table, i, (alpha[i] - before) * sign[i], bias, state)
         if top - bottom <= spread:
@@ -158,13 +147,13 @@ def _descend(
 
 @_compiled
 def _measure(
-    table: Array, by_gram: bool, sign: Array, used: Array, caps: Array, ridge: Array, bias: float,
+    table: Array, sign: Array, used: Array, caps: Array, ridge: Array, bias: float,
     alpha: Array, state: Array,
 ) -> tuple[float, float]:  # fmt: skip
     """The objective, and how far above the least possible it may lie (the duality gap)."""
     length, losses, dual = 0.0, 0.0, 0.0
     for i in used:
-        margin = sign[i] * _score(table, by_gram, i, bias, state)
+        margin = sign[i] * _score(i, bias, state)
         short = max(1.0 - margin, 0.0)
         length += alpha[i] * margin
         losses += 0.5 / ridge[i] * short * short if ridge[i] > 0.0 else caps[i] * short

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from sppnet.errors import ConfigError, DataError
-from sppnet.learn.svm import LinearSVM, Loss, fit_svm
+from sppnet.learn.objective import Loss
+from sppnet.learn.svm import LinearSVM, fit_svm
 from sppnet.progress import Progress, Silent
 
 Signs = npt.NDArray[np.int8]

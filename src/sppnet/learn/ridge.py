@@ -24,7 +24,8 @@ from sppnet.errors import ConfigError, DataError
 from sppnet.learn.deltas import clip_boxes
 from sppnet.learn.deltas import decode_boxes as decode_boxes
 from sppnet.learn.deltas import encode_boxes as encode_boxes
-from sppnet.learn.svm import Vectors, _one_thread, gram_matrix
+from sppnet.learn.gram import gram_matrix, one_thread
+from sppnet.learn.targets import Vectors
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -201,7 +202,7 @@ def _fit_class(
     """Weights (4, d), biases (4,), and the alpha they were found with."""
     mean = deltas.mean(axis=0)
     targets, system = deltas - mean, windows.system()
-    with _one_thread():
+    with one_thread():
         if alpha is None:
             alpha = _choose_alpha(windows, system, targets, groups)
         if windows.is_wide():

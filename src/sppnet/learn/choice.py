@@ -1,0 +1,108 @@
+"""The C of linear SVMs, chosen by how well they label vectors they have not seen."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sppnet.errors import ConfigError, DataError
+from sppnet.learn import gram as gram_
+from sppnet.learn.gram import checked_gram, gram_matrix, one_thread
+from sppnet.learn.objective import FitOptions, Loss
+from sppnet.learn.svm import solve_by_gram, solve_by_rows, weigh
+from sppnet.learn.targets import Vectors, as_rows, as_signs, check_sides
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int, int], None]
+
+C_VALUES = (0.01, 0.1, 1.0, 10.0, 100.0)
+"""What `choose_C` tries."""
+
+
+@dataclass(frozen=True)
+class ChosenC:
+    """What `choose_C` found."""
+
+    C: float
+    accuracy: dict[float, float]
+    """Share of held-out vectors whose own class scored highest, for each value tried."""
+
+
+def choose_C(
+    vectors: Vectors,
+    labels: Tensor | npt.NDArray[np.integer],
+    values: Sequence[float] = C_VALUES,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    loss: Loss = "squared_hinge",
+    positive_weight: float | Sequence[float] = 1.0,
+    bias_multiplier: float = 1.0,
+    tolerance: float = 1e-2,
+    max_sweeps: int = 1000,
+    gram: Tensor | None = None,
+    progress: Progress | None = None,
+) -> ChosenC:
+    """The C that labels held-out vectors best; of equally good ones the smallest.
+
+    Every class is dealt out evenly to `folds` parts, each of which is held out once. A class of one
+    vector is never held out. The other parameters are those of `fit_svm`; progress counts fits.
+    """
+    rows = as_rows(vectors)
+    names, signs = as_signs(labels, len(rows), None)
+    if len(names) < 2 or np.ndim(labels) != 1:
+        raise DataError("to choose C give labels (n,) of two classes or more")
+    check_sides(names, signs)
+    tried = sorted(set(values))
+    options = [
+        FitOptions(C, loss, positive_weight, bias_multiplier, tolerance, max_sweeps, seed) for C in tried
+    ]
+    if not options:
+        raise ConfigError("give one value of C or more to choose from")
+    if gram is None and len(rows) <= gram_.GRAM_ROWS:  # it serves every fit
+        gram = gram_matrix(torch.from_numpy(rows))
+    table = checked_gram(gram, len(rows))
+    parts = _deal(signs.argmax(axis=0), folds, seed)
+    right = np.zeros(len(options), np.int64)
+    for part in range(folds):
+        for index, option in enumerate(options):
+            right[index] += _count_right(rows, table, signs, parts == part, option)
+            if progress is not None:
+                progress(part * len(options) + index + 1, folds * len(options))
+    accuracy = right / np.count_nonzero(parts >= 0)
+    return ChosenC(tried[int(accuracy.argmax())], dict(zip(tried, accuracy.tolist(), strict=True)))
+
+
+def _deal(labels: Array, folds: int, seed: int) -> Array:
+    """(n,) the fold that holds each vector out: every class dealt round; −1 for a class of one."""
+    if not 2 <= folds <= len(labels):
+        raise ConfigError(f"folds must be 2 to the number of vectors, {len(labels)}; got {folds}")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    dealt = order[np.bincount(labels)[labels[order]] > 1]
+    if len(dealt) == 0:
+        raise DataError("no class has 2 vectors, so none can be held out to choose C; give C")
+    parts = np.full(len(labels), -1)
+    parts[dealt] = np.arange(len(dealt)) % folds
+    return parts
+
+
+def _count_right(rows: Array, gram: Array | None, signs: Array, held: Array, options: FitOptions) -> int:
+    """How many held-out vectors score highest for their class, with SVMs fitted to the others."""
+    used = np.where(held, 0, signs).astype(np.int8)
+    dual = np.zeros(used.shape)
+    if gram is None:
+        _, weights, biases = solve_by_rows(rows, used, options, dual)
+        table = rows
+    else:
+        solve_by_gram(gram, used, options, dual)
+        weights, biases = weigh(None, used, dual, options.bias_multiplier)
+        table = gram
+    with one_thread():
+        scores = torch.addmm(biases, torch.from_numpy(table[held]), weights.T).numpy()
+    return int((scores.argmax(axis=1) == signs.argmax(axis=0)[held]).sum())
