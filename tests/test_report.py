@@ -61,6 +61,8 @@ def check_page(text: str) -> Reader:
     assert all(re.match(r"data:image/jpeg;base64,", one["src"]) and one["alt"] for one in reader.all("img"))
     assert all(one["role"] == "img" and one["aria-label"] for one in reader.all("svg"))
     assert {re.sub(r"https?://www.w3.org\S*", "", one) for one in re.findall(r"https?://\S+", text)} <= {""}
+    scrolled = [one for one in reader.all("div") if one.get("class") == "wide"]  # by keyboard too
+    assert all((one["tabindex"], one["role"]) == ("0", "region") and one["aria-label"] for one in scrolled)
     assert "url(" not in text
     assert "prefers-color-scheme: dark" in text
     assert reader.all("html") == [{"lang": "en"}]

@@ -1,5 +1,6 @@
 """Pictures of filters, pyramids and bins: what is computed for them, what is drawn, and the commands."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -221,6 +222,21 @@ def sppnet(monkeypatch, capsys, *arguments: object) -> tuple[object, str, str]:
         code = ended.code
     printed = capsys.readouterr()
     return code, printed.out, printed.err
+
+
+@pytest.mark.parametrize("command", [[], ["filters"], ["pyramid"], ["bins"]], ids=" ".join)
+def test_help_waits_for_nothing_heavy(command):
+    code = (
+        "import sys; from sppnet.cli import main\n"
+        f"sys.argv = ['sppnet', 'visualize', *{command!r}, '--help']\n"
+        "try: main()\n"
+        "except SystemExit as ended: pass\n"
+        "print('HEAVY', sorted({'torch', 'numba', 'numpy', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
 
 
 def test_filters_of_a_folder(model, tmp_path, monkeypatch, capsys):

@@ -20,8 +20,8 @@ SMALL, SMALL_EDGE = 150, 24
 MOST_POINTS = 200
 """Of a line; a curve of ten thousand detections looks the same with these."""
 
-CELL, LETTER, LONGEST_NAME = 24, 7.2, 16
-"""Of a matrix: side of a cell, mean width of a letter, letters of a name that are shown."""
+CELL, SMALL_CELL, LETTER, LONGEST_NAME = 24, 18, 7.2, 16
+"""Of a matrix: side of a cell with a number and without, mean width of a letter, letters of a name shown."""
 LEAST_SHARE = 0.75
 """Of its size, to which a matrix may shrink."""
 COUNTED = 30
@@ -81,34 +81,37 @@ def curve_chart(name: str, recall: npt.NDArray[np.float64], precision: npt.NDArr
 def matrix_chart(classes: Sequence[str], counts: npt.NDArray[np.int64]) -> Html:
     """Counts (k, k): rows are what images show, columns what was said; wrong ones in another colour."""
     names = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in classes]
+    cell = CELL if len(classes) <= COUNTED else SMALL_CELL
+    middle = cell / 2 + 4.5  # where a line of text stands that is centred in a cell
     edge = max(map(len, names)) * LETTER + 12
-    side = edge + len(classes) * CELL
+    side = edge + len(classes) * cell
     totals = np.maximum(counts.sum(axis=1), 1)
-    parts = [_text(edge - 6, edge + i * CELL + 16, name, "end") for i, name in enumerate(names)]
+    parts = [_text(edge - 6, edge + i * cell + middle, name, "end") for i, name in enumerate(names)]
     for column, name in enumerate(names):
-        x = edge + column * CELL + 16
+        x = edge + column * cell + middle
         parts.append(
             f'<text x="{x:.1f}" y="{edge - 6:.1f}" transform="rotate(-90 {x:.1f} {edge - 6:.1f})">'
             f"{escape(name)}</text>"
         )
-    parts += [_line(edge, edge + i * CELL, side, edge + i * CELL) for i in range(len(names) + 1)]
-    parts += [_line(edge + i * CELL, edge, edge + i * CELL, side) for i in range(len(names) + 1)]
+    parts += [_line(edge, edge + i * cell, side, edge + i * cell) for i in range(len(names) + 1)]
+    parts += [_line(edge + i * cell, edge, edge + i * cell, side) for i in range(len(names) + 1)]
     for row, column in np.argwhere(counts).tolist():
         count = int(counts[row, column])
         says = f"{classes[row]}, said to be {classes[column]}: {count}"
-        x, y = edge + column * CELL, edge + row * CELL
+        x, y = edge + column * cell, edge + row * cell
         kind = "cell" if row == column else "wrong"
         parts.append(
-            f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{CELL}" height="{CELL}" '
+            f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{cell}" height="{cell}" '
             f'fill-opacity="{0.15 + 0.6 * count / totals[row]:.2f}"><title>{escape(says)}</title></rect>'
         )
         if len(classes) <= COUNTED:
-            parts.append(_text(x + CELL / 2, y + 17, str(count), kind="count"))
+            parts.append(_text(x + cell / 2, y + middle, str(count), kind="count"))
     drawn = _svg(side, side, f"confusion matrix of {len(classes)} classes", parts, "matrix")
     # Letters must not grow with a small matrix, nor shrink below reading: it scrolls on a narrow screen.
+    room = f"max-width:{side:.0f}px;min-width:{LEAST_SHARE * side:.0f}px"
     return Html(
-        f'<div class="wide"><div style="max-width:{side:.0f}px;min-width:{LEAST_SHARE * side:.0f}px">'
-        f"{drawn}</div></div>"
+        '<div class="wide" tabindex="0" role="region" aria-label="confusion matrix">'
+        f'<div style="{room}">{drawn}</div></div>'
     )
 
 

@@ -127,7 +127,8 @@ def table(
         _row(row, _bar(length) if bars is not None else "") for row, length in zip(rows, lengths, strict=True)
     )
     return Html(
-        f'<div class="wide"><table><caption>{escape(caption)}</caption>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}">'
+        f"<table><caption>{escape(caption)}</caption>"
         f"<thead><tr>{heads}{spare}</tr></thead><tbody>{body}</tbody></table></div>\n"
     )
 
