@@ -43,6 +43,11 @@ class RunFolder:
         return self.root / "metrics.csv"
 
     @property
+    def board(self) -> Path:
+        """The folder for TensorBoard."""
+        return self.root / "tensorboard"
+
+    @property
     def config(self) -> Path:
         return self.root / "config.json"
 

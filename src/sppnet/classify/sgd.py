@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sppnet.classify.board import Board
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.run import RunFolder
 from sppnet.data import transforms
@@ -33,6 +34,8 @@ CACHE_BYTES = 2 << 30
 MOST_DROPS = 2
 """How often the plateau schedule lowers the learning rate (paper section 3.1)."""
 
+Metrics = dict[str, Any]
+"""One epoch: a row of metrics.csv."""
 Validate = Callable[[], tuple[float, float]]
 """Top-1 and top-5 on the validation images."""
 
@@ -47,7 +50,7 @@ class LoopState:
     since_best: int = 0
     """Epochs without improvement; the plateau schedule counts them anew after each drop."""
     drops: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Metrics] = field(default_factory=list)
     """Metrics of every epoch so far."""
 
 
@@ -109,15 +112,23 @@ class Trainer:
         validate: measures the network as it is. save(best): writes the model, the best one so far or not.
         Both are called by the leading process alone.
         """
-        while self.state.epoch < self.config.epochs:
-            epoch = self.state.epoch
-            started = time.perf_counter()
-            row = {"epoch": epoch + 1, "size": self._size_name(epoch), "learning_rate": self._set_rate(epoch)}
-            row |= self._train_epoch(epoch, progress)
-            row["seconds"] = round(time.perf_counter() - started, 2)
-            measured = list(validate()) if self.workers.leads else []
-            row["val_top1"], row["val_top5"] = self.workers.share(measured)
-            self._close_epoch(row, save)
+        if self.state.epoch >= self.config.epochs:
+            return
+        with Board(self.folder.board if self.workers.leads else None, self.state.epoch) as board:
+            while self.state.epoch < self.config.epochs:
+                board.add(self._run_epoch(validate, save, progress))
+
+    def _run_epoch(self, validate: Validate, save: Callable[[bool], None], progress: Progress) -> Metrics:
+        epoch = self.state.epoch
+        started = time.perf_counter()
+        row: Metrics = {"epoch": epoch + 1, "size": self._size_name(epoch)}
+        row["learning_rate"] = self._set_rate(epoch)
+        row |= self._train_epoch(epoch, progress)
+        row["seconds"] = round(time.perf_counter() - started, 2)
+        measured = list(validate()) if self.workers.leads else []
+        row["val_top1"], row["val_top5"] = self.workers.share(measured)
+        self._close_epoch(row, save)
+        return row
 
     def _train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
         """One pass over the images; loss and accuracy on them as they were met."""
@@ -168,7 +179,7 @@ class Trainer:
             return self.module.join()  # type: ignore[no-any-return]
         return nullcontext()
 
-    def _close_epoch(self, row: dict[str, Any], save: Callable[[bool], None]) -> None:
+    def _close_epoch(self, row: Metrics, save: Callable[[bool], None]) -> None:
         state = self.state
         state.epoch += 1
         improved = row["val_top1"] > state.best_top1
