@@ -1,10 +1,13 @@
 """Every command and every snippet of the README runs, in its order, as a reader would run it."""
 
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,8 @@ def blocks(language: str) -> list[str]:
 
 COMMANDS = [line for block in blocks("console") for line in block.splitlines()]
 OURS = [command for command in COMMANDS if command.startswith("sppnet ")]
+SERVE = "sppnet serve "
+"""Ends with a signal alone, and has a test of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     environment = {**os.environ, "TORCH_HOME": str(home / "torch"), "COLUMNS": "100"}
     environment["XDG_CACHE_HOME"] = str(home / "cache")
     for command in OURS:
+        if command.startswith(SERVE):
+            continue
         words = [sys.executable, "-m", *command.split()]
         done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -66,6 +73,21 @@ def test_objects_are_proposed_and_drawn(reader: tuple[Path, dict[str, str]]) -> 
     assert len(read_boxes(home / "boxes.json")) == 2
     assert 100 < len(read_boxes(home / "boxes.csv").of("photo.jpg")) <= 500
     assert len(open_annotated(home / "street-voc", "train")) == 6
+
+
+@pytest.mark.parametrize("command", [command for command in OURS if command.startswith(SERVE)])
+def test_a_server_answers_until_it_is_interrupted(command: str, reader: tuple[Path, dict[str, str]]) -> None:
+    home, environment = reader
+    words = [sys.executable, "-m", *command.split(), "--port", "0"]
+    with subprocess.Popen(words, cwd=home, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            url = process.stderr.readline().removeprefix("listening at ").strip()
+            with urllib.request.urlopen(f"{url}health", timeout=120) as answer:
+                assert json.load(answer)["status"] == "ok"
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("target", [line.split()[1] for line in COMMANDS if line.startswith("make ")])

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from sppnet import __version__
-from sppnet.cli import benchmark, check, classify, convert, demo, detect, doctor, export, proposals, visualize
+from sppnet.cli import (
+    benchmark,
+    check,
+    classify,
+    convert,
+    demo,
+    detect,
+    doctor,
+    export,
+    proposals,
+    serve,
+    visualize,
+)
 from sppnet.errors import SppnetError
 
 app = typer.Typer(
@@ -27,6 +39,7 @@ app.command("convert")(convert.convert)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("proposals")(proposals.proposals)
+app.command("serve")(serve.serve)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""A model behind HTTP, and the page to look at it."""

@@ -1,0 +1,209 @@
+"""The HTTP API around one model."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+
+from sppnet import __version__
+from sppnet.classify.classifier import Classifier
+from sppnet.detect.detector import Detector
+from sppnet.errors import ImageError
+from sppnet.serve.body import read_images, read_windows
+from sppnet.serve.counts import Counts
+from sppnet.serve.limits import Limits, Refusal
+from sppnet.serve.reference import reference_page
+from sppnet.serve.seer import Question, SeeingClassifier, SeeingDetector, Seer
+from sppnet.serve.shelf import Shelf
+from sppnet.serve.worker import Worker
+
+PAGE = Path(__file__).parent / "page"
+FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js", "/drawing.js": "drawing.js"}
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Nothing from elsewhere is loaded, nothing is kept, and no other page may show this one."""
+
+IMAGES_IN = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "images": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    },
+                }
+            },
+        },
+    }
+}
+WINDOWS_IN = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["id", "boxes"],
+                    "properties": {
+                        "id": {
+                            "type": "string",
+                            "description": "What an answer about the image gave as its id.",
+                        },
+                        "boxes": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+def create_app(model: Classifier | Detector, limits: Limits | None = None) -> FastAPI:
+    """The application, with a thread of its own for the model. Raises ConfigError for R-CNN."""
+    server = Server(model, limits or Limits())
+    app = FastAPI(
+        title="sppnet",
+        version=__version__,
+        description=f"A {server.seer.model.kind} of {len(server.seer.model.classes)} classes.",
+        docs_url=None,  # FastAPI's own page loads scripts from elsewhere
+        redoc_url=None,
+        lifespan=server.lifespan,
+    )
+    app.state.server = server
+    app.middleware("http")(server.watch)
+    app.exception_handler(Refusal)(_refuse)
+    app.exception_handler(ImageError)(_refuse_image)
+    for path, name in FILES.items():
+        app.get(path, include_in_schema=False)(partial(_send_file, PAGE / name))
+    app.get("/docs", include_in_schema=False)(lambda: HTMLResponse(reference_page(app.openapi())))
+    app.get("/health")(server.health)
+    app.get("/metrics", response_class=PlainTextResponse)(server.metrics)
+    app.get("/v1/model")(server.describe)
+    app.post("/v1/windows", openapi_extra=WINDOWS_IN)(server.windows)
+    answer = server.classify if isinstance(model, Classifier) else server.detect
+    other = "detect" if isinstance(model, Classifier) else "classify"
+    app.post(f"/v1/{server.seer.model.kind_of_work}", openapi_extra=IMAGES_IN)(answer)
+    app.post(f"/v1/{other}", include_in_schema=False)(server.refuse_kind)
+    return app
+
+
+class Server:
+    """A model, its queue and its counts, as the functions that answer requests."""
+
+    def __init__(self, model: Classifier | Detector, limits: Limits) -> None:
+        seeing = SeeingClassifier(model) if isinstance(model, Classifier) else SeeingDetector(model)
+        self.limits, self.worker, self.counts = limits, Worker(limits), Counts()
+        self.seer = Seer(seeing, Shelf(limits), limits.max_pixels)
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        await self.worker.run(self.seer.warm_up)
+        yield
+        self.worker.close()
+
+    async def watch(self, request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Counts a request, and gives its answer the headers that all have."""
+        response = await proceed(request)
+        route = request.scope.get("route")
+        self.counts.add_request(getattr(route, "path", "other"), response.status_code)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    async def health(self) -> dict[str, Any]:
+        """Whether the server takes requests, and how many wait."""
+        model = self.seer.model
+        return {"status": "ok", "version": __version__, "kind": model.kind, "queue": self.worker.length}
+
+    async def metrics(self) -> PlainTextResponse:
+        """Counts and times for Prometheus."""
+        shelf = self.seer.shelf
+        gauges = {"queue": self.worker.length, "kept_images": len(shelf), "kept_bytes": shelf.size_bytes}
+        return PlainTextResponse(self.counts.text(gauges))
+
+    async def describe(self) -> dict[str, Any]:
+        """What the model is, and how much is taken at once."""
+        model, limits = self.seer.model, self.limits
+        bounds = {"bytes": limits.max_bytes, "pixels": limits.max_pixels, "images": limits.images}
+        return {"kind": model.kind, "classes": list(model.classes), **model.describe(), "limits": bounds}
+
+    async def classify(
+        self, request: Request, top: Annotated[int, Query(ge=1, le=1000)] = 5
+    ) -> dict[str, Any]:
+        """The likeliest classes of an image: its file is the body. Several go as file parts of a form."""
+        return await self._answer(request, Question(top=top))
+
+    async def detect(
+        self,
+        request: Request,
+        min_score: Annotated[float, Query(ge=-1e6, le=1e6)] = 0.0,
+        overlap: Annotated[float | None, Query(ge=0, le=1)] = None,
+    ) -> dict[str, Any]:
+        """Objects in an image: its file is the body. Several go as file parts of a form.
+
+        min_score: surer ones only; SVMs say 0 where they are of two minds. overlap: of two boxes of a class
+        that overlap more, the surer stays; by default the model's.
+        """
+        return await self._answer(request, Question(min_score=min_score, overlap=overlap))
+
+    async def windows(self, request: Request) -> dict[str, Any]:
+        """What the model says of windows of an image it has seen lately: they are pooled from its map."""
+        with self.worker.place(_client(request)):
+            key, boxes = await read_windows(request, self.limits)
+            return await self.worker.run(lambda: self.seer.score_windows(key, boxes))
+
+    async def refuse_kind(self) -> dict[str, Any]:
+        model = self.seer.model
+        raise Refusal(404, f"this server has a {model.kind}; ask /v1/{model.kind_of_work}")
+
+    async def _answer(self, request: Request, question: Question) -> dict[str, Any]:
+        with self.worker.place(_client(request)):
+            sent = await read_images(request, self.limits)
+            if isinstance(sent, bytes):
+                return await self._look(sent, question)
+            return {"results": [await self._look_or_tell(content, question) for content in sent]}
+
+    async def _look(self, content: bytes, question: Question) -> dict[str, Any]:
+        found = await self.worker.run(lambda: self.seer.look(content, question))
+        self.counts.add_image(found["ms"])
+        return found
+
+    async def _look_or_tell(self, content: bytes, question: Question) -> dict[str, Any]:
+        """A damaged image is no reason to lose the others."""
+        try:
+            return await self._look(content, question)
+        except (ImageError, Refusal) as error:
+            return {"error": str(error)}
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+async def _send_file(path: Path) -> FileResponse:
+    return FileResponse(path)
+
+
+async def _refuse(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refusal)
+    headers = {} if error.retry_seconds is None else {"Retry-After": str(error.retry_seconds)}
+    return JSONResponse({"error": error.message}, error.status, headers)
+
+
+async def _refuse_image(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, 400)

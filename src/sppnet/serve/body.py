@@ -1,0 +1,100 @@
+"""What a client sends, read no further than the limits go."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from sppnet.errors import DataError, GeometryError
+from sppnet.serve.limits import Limits, Refusal
+from sppnet.structures import Floats, check_boxes
+
+MOST_WINDOWS = 1000
+"""Of one request."""
+
+MOST_PX = 1e6
+"""Corners further away than this are moved here; no image is as large."""
+
+
+async def read_images(request: Request, limits: Limits) -> list[bytes] | bytes:
+    """One image file as the body itself, or several as the parts of a form. Raises Refusal."""
+    is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
+    _bound(request, limits)
+    try:
+        async with asyncio.timeout(limits.upload_seconds):
+            return await _read_form(request, limits) if is_form else _not_empty(await request.body())
+    except TimeoutError as error:
+        raise Refusal(408, f"the body did not arrive within {limits.upload_seconds:g} seconds") from error
+
+
+async def read_windows(request: Request, limits: Limits) -> tuple[str, Floats]:
+    """{"id": …, "boxes": [[x0, y0, x1, y1], …]}. Raises Refusal."""
+    _bound(request, limits)
+    try:
+        async with asyncio.timeout(limits.upload_seconds):
+            asked: Any = await request.json()
+        key, corners = asked["id"], np.asarray(asked["boxes"], np.float64)
+        boxes = check_boxes(corners.clip(-MOST_PX, MOST_PX))
+    except TimeoutError as error:
+        raise Refusal(408, f"the body did not arrive within {limits.upload_seconds:g} seconds") from error
+    except (KeyError, TypeError, ValueError, DataError, GeometryError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if isinstance(error, DataError) else type(error).__name__
+        raise Refusal(
+            422, f'the body must be {{"id": …, "boxes": [[x0, y0, x1, y1], …]}}, boxes in pixels: {reason}'
+        ) from error
+    if not 1 <= len(boxes) <= MOST_WINDOWS or not isinstance(key, str):
+        raise Refusal(
+            422, f"1 to {MOST_WINDOWS} boxes are scored at once, in pixels of the image; got {len(boxes)}"
+        )
+    return key, boxes
+
+
+async def _read_form(request: Request, limits: Limits) -> list[bytes]:
+    try:
+        form = await request.form(max_files=limits.images, max_fields=0)
+    except HTTPException as error:
+        raise Refusal(400, f"the form cannot be read: {error.detail}") from error
+    async with form_closed(form):
+        parts = [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    if not parts:
+        raise Refusal(400, "the form holds no files; send each image as a file part")
+    return parts
+
+
+class form_closed:
+    """Closes a form's temporary files, whatever happens."""
+
+    def __init__(self, form: Any) -> None:
+        self.form = form
+
+    async def __aenter__(self) -> None: ...
+    async def __aexit__(self, *error: object) -> None:
+        await self.form.close()
+
+
+def _not_empty(content: bytes) -> bytes:
+    if not content:
+        raise Refusal(400, "the body is empty; send the bytes of an image file")
+    return content
+
+
+def _bound(request: Request, limits: Limits) -> None:
+    """Makes the request's stream raise Refusal beyond the limit, or at once if it says it is longer."""
+    message = f"a body of at most {limits.max_bytes >> 10:,} KiB is taken; send a smaller image"
+    told = request.headers.get("content-length", "0")
+    if not told.isdecimal() or int(told) > limits.max_bytes:
+        raise Refusal(413, message)
+    receive, seen = request._receive, 0
+
+    async def counted() -> Any:
+        nonlocal seen
+        event = await receive()
+        seen += len(event.get("body", b""))
+        if seen > limits.max_bytes:
+            raise Refusal(413, message)
+        return event
+
+    request._receive = counted

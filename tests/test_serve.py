@@ -1,0 +1,405 @@
+"""The HTTP API: answers, refusals with their reasons, and bounds on everything that comes in."""
+
+import asyncio
+import io
+import json
+import re
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from sppnet.classify.classifier import Classifier, Testing
+from sppnet.data.image import read_image
+from sppnet.detect.config import DetectorConfig
+from sppnet.detect.detector import Detector, Parts, make_vectoriser
+from sppnet.errors import ConfigError
+from sppnet.features.convolve import Convolver
+from sppnet.features.maps import FeatureMaps
+from sppnet.geometry.grid import CellGrid
+from sppnet.learn.ridge import BoxRegressor
+from sppnet.learn.svm import LinearSVM
+from sppnet.nn.network import SPPNet
+from sppnet.nn.trunks import load_trunk
+from sppnet.proposals.learned import WindowHead
+from sppnet.proposals.windows import WindowConfig
+from sppnet.serve.limits import Limits, Refusal
+from sppnet.serve.seer import SeeingDetector, raster_size
+from sppnet.serve.shelf import Shelf
+from sppnet.serve.worker import Worker
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+testclient = pytest.importorskip("starlette.testclient", reason="needs the package httpx2")
+from fastapi import Request  # noqa: E402
+
+from sppnet.serve.app import create_app  # noqa: E402
+from sppnet.serve.body import read_images  # noqa: E402
+
+CLASSES = ("cat", "dog")
+
+
+def make_detector():
+    """Says yes to about half of all windows."""
+    torch.manual_seed(0)
+    config = DetectorConfig(
+        trunk="zf5", stride=None, width=0.1, scales=(96,), levels=(1, 2), most=60, finetune="none"
+    )
+    trunk = load_trunk("zf5", width=0.1).eval()
+    length = trunk.channels * 5
+    windows = WindowHead(trunk.channels, WindowConfig(sizes=(2, 4), shapes=(0.5, 1.0, 2.0), hidden=8)).eval()
+    svm = LinearSVM(torch.randn(2, length) / 10, torch.zeros(2), CLASSES)
+    regressor = BoxRegressor(torch.randn(2, 4, length) / 500, torch.zeros(2, 4), CLASSES)
+    return Detector(Parts(CLASSES, config, trunk, windows, None, svm, regressor))
+
+
+def make_classifier(views="full"):
+    torch.manual_seed(0)
+    network = SPPNet(load_trunk("zf5", width=0.0625), (1, 2, 3), 2, hidden=16).eval()
+    nn.init.normal_(network.head.fc8.weight)
+    return Classifier(network, CLASSES, Testing(scale_px=96, size_px=96, views=views), {})
+
+
+def photograph(height=96, width=128, seed=0, kind="PNG"):
+    """The bytes of a file."""
+    small = np.random.default_rng(seed).integers(0, 256, (8, 12, 3)).astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(content, kind)
+    return content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return make_detector()
+
+
+@pytest.fixture(scope="module")
+def asked(detector):
+    with testclient.TestClient(create_app(detector)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return make_classifier()
+
+
+@pytest.fixture(scope="module")
+def asked_of_classifier(classifier):
+    with testclient.TestClient(create_app(classifier)) as client:
+        yield client
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def test_a_detector_finds_what_it_finds_without_a_server(asked, detector):
+    content = photograph()  # of a size that needs no stretching
+    answer = asked.post("/v1/detect", content=content)
+    assert answer.status_code == 200
+    told, expected = answer.json(), detector(content)
+    assert [row["label"] for row in told["detections"]] == expected.names
+    np.testing.assert_allclose([row["box"] for row in told["detections"]], expected.boxes, atol=1e-3)
+    np.testing.assert_allclose([row["score"] for row in told["detections"]], expected.scores, atol=1e-5)
+    assert (told["width"], told["height"]) == (128, 96)
+    assert set(told["ms"]) <= {"read", "convolve", "propose", "pool and score", "suppress"}
+
+
+def test_boxes_are_in_pixels_of_the_image_that_was_sent(asked):
+    """Twice the size, once stretched: the same boxes twice as large, nearly."""
+    told = asked.post("/v1/detect", content=photograph(211, 290)).json()
+    assert (told["width"], told["height"]) == (290, 211)
+    boxes = np.array([row["box"] for row in told["detections"]])
+    assert boxes.max(0)[2] > 200
+    assert (boxes.max(0) <= [290, 211, 290, 211]).all()
+
+
+def test_options_change_what_is_found(asked):
+    content = photograph()
+    count = lambda query: len(asked.post(f"/v1/detect?{query}", content=content).json()["detections"])  # noqa: E731
+    assert count("overlap=1") > count("overlap=0.3") > count("overlap=0.3&min_score=3") == 0
+
+
+def test_a_classifier_says_what_it_says_without_a_server(asked_of_classifier, classifier):
+    content = photograph()
+    told, expected = (
+        asked_of_classifier.post("/v1/classify?top=1", content=content).json(),
+        classifier(content),
+    )
+    assert told["label"] == expected.label
+    assert told["score"] == pytest.approx(expected.scores[0], abs=2e-3)  # maps are kept in half precision
+    assert len(told["top"]) == 1
+
+
+def test_a_classifier_that_warps_is_shown_squares():
+    classifier = make_classifier("warp")
+    content = photograph(70, 190)
+    with testclient.TestClient(create_app(classifier)) as client:
+        told = client.post("/v1/classify", content=content).json()
+    assert [row["score"] for row in told["top"]] == pytest.approx(classifier(content).scores, abs=2e-3)
+
+
+@pytest.mark.parametrize("server", ["asked", "asked_of_classifier"])
+def test_windows_are_scored_on_the_map_that_is_there(request, server):
+    client = request.getfixturevalue(server)
+    work = (
+        client.get("/v1/model").json()["kind"].replace("detector", "detect").replace("classifier", "classify")
+    )
+    key = client.post(f"/v1/{work}", content=photograph(96, 160)).json()["id"]
+    boxes = [[0, 0, 160, 96], [30, 20, 90, 80], [3, 3, 4, 4]]
+    told = client.post("/v1/windows", json={"id": key, "boxes": boxes}).json()
+    assert "convolve" not in told["ms"]
+    assert [row["box"] for row in told["windows"]] == boxes
+    assert all({top["label"] for top in row["top"]} == set(CLASSES) for row in told["windows"])
+    whole, middle, dot = (row["cells"] for row in told["windows"])
+    assert (dot[2] - dot[0]) * (dot[3] - dot[1]) == 1
+    assert (middle[2] - middle[0]) < (whole[2] - whole[0])
+    x0, y0, x1, y1 = told["windows"][1]["area"]  # about the centres of its cells
+    assert 20 < x0 < x1 < 100
+    assert 10 < y0 < y1 < 90
+
+
+def test_windows_score_as_the_detector_does(asked, detector):
+    content = photograph()
+    key, boxes = (
+        asked.post("/v1/detect", content=content).json()["id"],
+        np.array([[20, 20, 90, 80]], np.float32),
+    )
+    told = asked.post("/v1/windows", json={"id": key, "boxes": boxes.tolist()}).json()["windows"][0]
+    maps = detector.convolver(read_image(content))
+    scores = detector.parts.svm.scores(maps.pool(boxes, (1, 2)).float())[0]
+    assert {row["label"]: row["score"] for row in told["top"]} == pytest.approx(
+        dict(zip(CLASSES, scores.tolist(), strict=True)), abs=1e-4
+    )
+
+
+def test_the_same_file_is_convolved_once(asked):
+    content = photograph(seed=7)
+    first, again = (asked.post("/v1/detect", content=content).json() for _ in range(2))
+    assert "convolve" in first["ms"]
+    assert "convolve" not in again["ms"]
+    assert (first["id"], first["detections"]) == (again["id"], again["detections"])
+
+
+def test_of_several_images_a_damaged_one_is_told_in_its_place(asked):
+    contents = {"a.png": photograph(), "b.png": b"no image", "c.jpg": photograph(kind="JPEG")}
+    results = asked.post("/v1/detect", files=[("images", file) for file in contents.items()]).json()[
+        "results"
+    ]
+    assert ["detections" in result for result in results] == [True, False, True]
+    assert "not an image" in results[1]["error"]
+
+
+def test_health_metrics_and_the_model(asked):
+    assert asked.get("/health").json()["status"] == "ok"
+    assert asked.get("/v1/model").json()["classes"] == list(CLASSES)
+    asked.post("/v1/detect", content=photograph())
+    lines = asked.get("/metrics").text.splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert float(values['sppnet_requests_total{path="/v1/detect",status="200"}']) >= 1
+    assert float(values['sppnet_stage_seconds_total{stage="convolve"}']) > 0
+    assert int(values["sppnet_kept_images"]) >= 1
+    assert values["sppnet_queue"] == "0"
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/drawing.js", "/docs", "/openapi.json"])
+def test_pages_need_nothing_from_elsewhere(asked, path):
+    answer = asked.get(path)
+    assert answer.status_code == 200
+    assert "http" not in answer.text.replace("https://www.w3.org", "").replace("HTTPValidation", "")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_reference_tells_of_every_way_to_ask(asked):
+    page = asked.get("/docs").text
+    for path in ("POST /v1/detect", "POST /v1/windows", "GET /health", "GET /metrics", "min_score"):
+        assert path in page
+    assert "/v1/classify" not in asked.get("/openapi.json").json()["paths"]
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def window_body(**parts):
+    return json.dumps({"id": "x", "boxes": [[0, 0, 9, 9]], **parts}).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "message"),
+    [
+        pytest.param("detect", b"", 400, "body is empty", id="nothing sent"),
+        pytest.param("detect", b"GIF89a no", 400, "cannot be read|not an image", id="a damaged image"),
+        pytest.param("classify", photograph(), 404, "has a detector; ask /v1/detect", id="another kind"),
+        pytest.param("detect?overlap=2", photograph(), 422, None, id="an overlap above 1"),
+        pytest.param("detect?min_score=nan", photograph(), 422, None, id="a score that is none"),
+        pytest.param("windows", b"[", 422, "the body must be", id="no JSON"),
+        pytest.param("windows", b"[" * 100_000, 422, "the body must be", id="JSON nested deep"),
+        pytest.param("windows", b"[]", 422, "the body must be", id="JSON of another kind"),
+        pytest.param("windows", window_body(), 404, "send it again", id="an image never seen"),
+        pytest.param("windows", window_body(boxes=[]), 422, "1 to 1000 boxes", id="no windows"),
+        pytest.param("windows", window_body(boxes=[[0, 0, 0, 9]]), 422, "x0 < x1", id="an empty window"),
+        pytest.param("windows", window_body(boxes=[[2e6, 0, 1e300, 9]]), 422, "x0 < x1", id="out of sight"),
+        pytest.param("windows", window_body(boxes=[[0, 0, 1e400, 9]]), 404, None, id="an endless one is cut"),
+        pytest.param("windows", b'{"id": "x", "boxes": [[0, 0, NaN, 9]]}', 422, "finite", id="no number"),
+        pytest.param("windows", window_body(boxes=[[0, 0], [1]]), 422, "ValueError", id="ragged windows"),
+        pytest.param("windows", window_body(boxes=[[0, 0, 9, 9]] * 1001), 422, "got 1001", id="many windows"),
+        pytest.param("windows", window_body(id=3), 422, None, id="an id that is no text"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_why(asked, path, content, status, message):
+    answer = asked.post(f"/v1/{path}", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == status, answer.text
+    if message:
+        assert re.search(message, answer.json()["error"])
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["a length that is told", "a length that is not"])
+def test_a_large_body_is_not_read_to_its_end(detector, told):
+    start = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
+
+    def pieces():
+        yield start
+        yield from (b"x" * 1000 for _ in range(1000))
+
+    with testclient.TestClient(create_app(detector, Limits(max_bytes=4000))) as client:
+        for headers in ({}, {"content-type": "multipart/form-data; boundary=x"}):
+            body = start + b"x" * 4000 if told else pieces()
+            answer = client.post("/v1/detect", content=body, headers=headers)
+            assert answer.status_code == 413
+            assert "smaller image" in answer.json()["error"]
+
+
+def test_a_large_image_is_not_decoded(detector, monkeypatch):
+    monkeypatch.setattr("sppnet.serve.seer.read_image", lambda *_: pytest.fail("decoded"))
+    with testclient.TestClient(create_app(detector, Limits(max_pixels=95 * 128))) as client:
+        answer = client.post("/v1/detect", content=photograph())
+        assert answer.status_code == 413
+        assert "128×96 pixels; 12,160 are taken at most" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "status", "message"),
+    [
+        pytest.param(Limits(queue=1), 503, "1 requests wait already; come back later", id="of all"),
+        pytest.param(Limits(per_client=1), 429, "1 requests of yours wait", id="of one client"),
+    ],
+)
+def test_beyond_the_queue_one_is_told_when_to_come_back(detector, limits, status, message):
+    app = create_app(detector, limits)
+    began, may_end = threading.Event(), threading.Event()
+
+    def slow(content, question):
+        began.set()
+        assert may_end.wait(60)
+        return {"ms": {}}
+
+    with testclient.TestClient(app) as client:
+        app.state.server.seer.look = slow
+        first = threading.Thread(target=client.post, args=("/v1/detect",), kwargs={"content": photograph()})
+        first.start()
+        assert began.wait(60)
+        try:
+            answer = client.post("/v1/detect", content=photograph())
+            assert answer.status_code == status
+            assert message in answer.json()["error"]
+            assert int(answer.headers["retry-after"]) >= 1
+            assert client.get("/health").json()["queue"] == 1
+        finally:
+            may_end.set()
+            first.join()
+        assert client.post("/v1/detect", content=photograph()).status_code == 200
+
+
+def test_an_rcnn_detector_is_refused():
+    detector = make_detector()
+    detector.vectoriser = make_vectoriser(
+        DetectorConfig(method="rcnn"), Convolver(detector.parts.trunk, (96,)), None
+    )
+    with pytest.raises(ConfigError, match=r"too slow to serve; .* --method spp"):
+        SeeingDetector(detector)
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def test_a_client_that_leaves_keeps_its_place_while_its_work_is_done():
+    async def leave():
+        worker, may_end = Worker(Limits()), threading.Event()
+
+        async def ask():
+            with worker.place("a"):
+                await worker.run(may_end.wait)
+
+        task = asyncio.create_task(ask())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.sleep(0.1)
+        held = worker.length
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        worker.close()
+        return held, worker.length
+
+    assert asyncio.run(leave()) == (1, 0)
+
+
+def test_a_slow_body_gives_its_place_back(detector):
+    limits = Limits(upload_seconds=0.05)
+
+    async def never():
+        await asyncio.sleep(60)
+
+    request = Request({"type": "http", "headers": []}, never)
+    with pytest.raises(Refusal, match=r"within 0\.05 seconds"):
+        asyncio.run(read_images(request, limits))
+
+
+def maps_of(size):
+    grid = CellGrid(stride=1, center0=0, receptive_field=1)
+    return FeatureMaps((8, 8), ((8, 8),), (torch.zeros(1, size, 1),), grid)
+
+
+def test_the_shelf_keeps_what_was_used_last():
+    shelf = Shelf(Limits(kept=2), clock=lambda: 0.0)
+    for key in "ab":
+        shelf.put(key, maps_of(1))
+    shelf.get("a")
+    shelf.put("c", maps_of(1))
+    assert [shelf.get(key) is not None for key in "abc"] == [True, False, True]
+
+
+def test_the_shelf_is_bounded_in_bytes_and_in_time():
+    now = [0.0]
+    shelf = Shelf(Limits(kept_bytes=40, kept_seconds=10), clock=lambda: now[0])
+    shelf.put("a", maps_of(5))
+    shelf.put("b", maps_of(5))
+    assert (len(shelf), shelf.size_bytes) == (2, 40)
+    shelf.put("c", maps_of(2))
+    assert shelf.get("a") is None
+    now[0] = 11.0
+    assert shelf.get("b") is None
+    assert len(shelf) == 0
+
+
+def test_images_are_convolved_in_few_sizes():
+    sizes = [(height, width) for height in range(1, 400, 7) for width in range(1, 400, 7)]
+    met = {raster_size(size_hw, 96) for size_hw in sizes}
+    assert len(met) <= 2 * (4 * 96 // 32)
+    assert all(min(size_hw) == 96 for size_hw in met)
+    assert raster_size((300, 400), 96) == (96, 128)
+    assert raster_size((400, 300), 688) == (928, 688)
+
+
+@pytest.mark.parametrize("name", ["max_bytes", "queue", "kept_seconds"])
+def test_limits_are_above_zero(name):
+    with pytest.raises(ConfigError, match=f"{name} must be above 0"):
+        Limits(**{name: 0})
