@@ -36,6 +36,9 @@ WIDTH, HEIGHT = 300, 225
 LEAST = 1e-6
 """A filter that nothing excites is drawn black, not divided by zero."""
 
+LEAST_FRAME_PX = 12
+"""Side of the frame around a cell."""
+
 SEEN, CELL = 2, 3
 """Colours of `drawing`: green for what a cell sees, yellow for the cell itself."""
 
@@ -137,6 +140,7 @@ def _panel(
     photo = fit(Image.fromarray(image), WIDTH, HEIGHT)
     ratio = photo.width / image.shape[1]
     boxes = [seen_box(place, grid, maps, side) * ratio for side in (grid.receptive_field, grid.stride)]
+    boxes[1] = _around(boxes[1])
     inside = np.clip(boxes, 0, [photo.width, photo.height] * 2)  # a frame that leaves the image is no frame
     drawn = Image.fromarray(draw_boxes(np.array(photo), inside, labels=[SEEN, CELL], width_px=2))
     shown = _draw_map(maps.maps[0][channel].float().numpy(), highest, photo.size, place)
@@ -152,5 +156,11 @@ def _draw_map(features: Floats, highest: float, size: tuple[int, int], place: Pl
     shown = Image.fromarray(grey).resize(size, Image.Resampling.NEAREST).convert("RGB")
     step = np.array([size[0] / features.shape[1], size[1] / features.shape[0]] * 2)
     row, column = place
-    box = np.array([column, row, column + 1, row + 1]) * step
+    box = _around(np.array([column, row, column + 1, row + 1]) * step)
     return Image.fromarray(draw_boxes(np.array(shown), [box], labels=[CELL], width_px=2))
+
+
+def _around(box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The box, or a larger one around its middle: a frame must not hide a small cell."""
+    middle, reach = (box[:2] + box[2:]) / 2, np.maximum((box[2:] - box[:2]) / 2, LEAST_FRAME_PX / 2)
+    return np.concatenate([middle - reach, middle + reach])
