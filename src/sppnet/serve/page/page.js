@@ -7,7 +7,9 @@ const element = (id) => document.getElementById(id);
 const canvas = element("canvas");
 const pen = canvas.getContext("2d");
 
-const state = { model: null, picture: null, seen: null, name: "", window: null, scored: null, level: 0, start: null };
+const state = {
+  model: null, picture: null, seen: null, file: null, name: "", window: null, scored: null, level: 0, start: null,
+};
 
 // --- asking ---------------------------------------------------------------------------------------
 
@@ -43,8 +45,7 @@ async function look(file) {
       createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null),
     ]);
     Object.assign(state, { seen, picture, file, name: file.name || "image", window: null, scored: null });
-    canvas.width = seen.width;
-    canvas.height = seen.height;
+    setCanvas(seen.width, seen.height);
     element("panel").hidden = element("stage").hidden = element("keys").hidden = false;
     document.querySelector("main").classList.remove("empty");
     show();
@@ -81,7 +82,7 @@ async function scoreWindow() {
 // --- showing --------------------------------------------------------------------------------------
 
 const isDetector = () => state.model.kind === "detector";
-const format = (score) => (state.model.score === "probability" ? `${(100 * score).toFixed(1)} %` : score.toFixed(2));
+const format = (score) => (state.model.score === "probability" ? `${(100 * score).toFixed(1)} %` : score.toFixed(2).replace("-", "−"));
 const inWords = (one) => `${one.label} ${format(one.score)}`;
 
 function chosen() {
@@ -99,6 +100,15 @@ function summary() {
   return found.length ? `Found ${names}.` : "Nothing as sure as that; move the score slider to the left.";
 }
 
+// Small images are drawn larger, so that lines and letters are sharp.
+const SHARP_PX = 1400;
+function setCanvas(width, height) {
+  const zoom = Math.max(1, SHARP_PX / Math.max(width, height));
+  canvas.width = Math.round(width * zoom);
+  canvas.height = Math.round(height * zoom);
+  canvas.style.width = `min(100%, ${(74 * width) / height}vh)`;
+}
+
 function show() {
   element("score-value").value = format(Number(element("score").value));
   element("overlap-value").value = Number(element("overlap").value).toFixed(2);
@@ -112,12 +122,18 @@ function show() {
   canvas.setAttribute("aria-label", `${state.name}: ${summary()}`);
 }
 
+// Onto a canvas of any size.
 function draw(onto, found) {
+  const { width, height } = onto.canvas;
+  const across = width / state.seen.width;
+  const down = height / state.seen.height;
+  const scaled = ([x0, y0, x1, y1]) => [x0 * across, y0 * down, x1 * across, y1 * down];
   onto.fillStyle = "#777";
-  onto.fillRect(0, 0, canvas.width, canvas.height);
-  if (state.picture) onto.drawImage(state.picture, 0, 0, canvas.width, canvas.height);
-  if (isDetector()) drawBoxes(onto, found, state.model.classes);
-  if (state.window) drawWindow(onto, state.window, state.scored, state.level);
+  onto.fillRect(0, 0, width, height);
+  if (state.picture) onto.drawImage(state.picture, 0, 0, width, height);
+  if (isDetector()) drawBoxes(onto, found.map((one) => ({ ...one, box: scaled(one.box) })), state.model.classes);
+  const scored = state.scored && { cells: state.scored.cells, area: scaled(state.scored.area) };
+  if (state.window) drawWindow(onto, scaled(state.window), scored, state.level);
 }
 
 function list(place, rows) {
@@ -141,10 +157,10 @@ function row(one) {
   value.textContent = format(one.score);
   item.append(mark, name, value);
   if (state.model.score === "probability") {
-    const meter = document.createElement("meter");
-    meter.value = one.score;
-    meter.setAttribute("aria-hidden", "true");
-    item.append(meter);
+    const bar = document.createElement("span");
+    bar.className = "bar";
+    bar.style.setProperty("--share", `${100 * one.score}%`);
+    item.append(bar);
   }
   return item;
 }
@@ -176,11 +192,13 @@ function showTimes() {
 
 // --- a window of one's own ------------------------------------------------------------------------
 
+// Where the pointer is, in pixels of the image.
 function place(event) {
   const frame = canvas.getBoundingClientRect();
+  const { width, height } = state.seen;
   return [
-    Math.min(canvas.width, Math.max(0, ((event.clientX - frame.left) * canvas.width) / frame.width)),
-    Math.min(canvas.height, Math.max(0, ((event.clientY - frame.top) * canvas.height) / frame.height)),
+    Math.min(width, Math.max(0, ((event.clientX - frame.left) * width) / frame.width)),
+    Math.min(height, Math.max(0, ((event.clientY - frame.top) * height) / frame.height)),
   ];
 }
 
@@ -215,7 +233,7 @@ canvas.addEventListener("keydown", (event) => {
   const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
   if (!step) return;
   event.preventDefault();
-  const { width, height } = canvas;
+  const { width, height } = state.seen;
   const unit = Math.max(1, Math.round(Math.min(width, height) / 50));
   const [dx, dy] = [step[0] * unit, step[1] * unit];
   const [x0, y0, x1, y1] = state.window ?? [width / 4, height / 4, (width * 3) / 4, (height * 3) / 4];
@@ -263,7 +281,11 @@ element("save-json").addEventListener("click", () => {
   const data = { image: state.name, width, height, ...found, window: state.scored, ms };
   save(new Blob([JSON.stringify(data, null, 2)], { type: "application/json" }), ".json");
 });
-element("save-png").addEventListener("click", () => canvas.toBlob((blob) => save(blob, "-found.png")));
+element("save-png").addEventListener("click", () => {
+  const sheet = Object.assign(document.createElement("canvas"), { width: state.seen.width, height: state.seen.height });
+  draw(sheet.getContext("2d"), chosen());
+  sheet.toBlob((blob) => save(blob, "-found.png"));
+});
 
 // --- the model ------------------------------------------------------------------------------------
 
