@@ -14,8 +14,9 @@ from sppnet.data.annotated import open_annotated
 from sppnet.detect import train as train_module
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
+from sppnet.detect.examples import _merge_signs
 from sppnet.detect.run import DetectorRun
-from sppnet.detect.train import _merge_signs, default_split, train_detector
+from sppnet.detect.train import default_split, train_detector
 from sppnet.errors import ConfigError, DataError, ModelError
 from sppnet.nn.trunks import load_trunk
 from sppnet.structures import overlaps

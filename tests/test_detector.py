@@ -15,7 +15,14 @@ from sppnet.data.transforms import to_tensor
 from sppnet.detect import detector as detector_module
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Candidates, Detector, Parts, make_vectoriser, suppress
-from sppnet.detect.examples import joined_boxes, label_boxes, match_boxes, split_boxes, training_boxes
+from sppnet.detect.examples import (
+    joined_boxes,
+    label_boxes,
+    label_distinct,
+    match_boxes,
+    split_boxes,
+    training_boxes,
+)
 from sppnet.detect.run import DetectorRun
 from sppnet.detect.vectors import (
     CONTEXT_PX,
@@ -138,6 +145,34 @@ def test_difficult_objects_make_no_positives_beside_plain_ones():
     )  # fmt: skip
     boxes = training_boxes(truth, np.array([[0, 0, 100, 90]], np.float32))
     assert label_boxes(boxes, truth, 1, CONFIG).tolist() == [[1], [0], [0]]
+
+
+@pytest.mark.parametrize(
+    ("redundant", "signs"),
+    [
+        pytest.param(1.0, [-1, -1, -1, -1, 1], id="all stay by default"),
+        pytest.param(
+            0.7, [-1, 0, -1, -1, 1], id="the paper's rule drops the later of two that overlap by 0.8"
+        ),
+        pytest.param(0.5, [-1, 0, 0, -1, 1], id="a lower limit drops more"),
+    ],
+)
+def test_negatives_that_overlap_another_may_be_dropped(redundant, signs):
+    truth = GroundTruth.of([[200, 200, 300, 300]], [CAT])
+    heights = [[0, 0, 100, 80], [0, 0, 100, 60]]
+    boxes = np.array([[200, 200, 300, 300], [0, 0, 100, 100], *heights, [0, 200, 50, 250]], np.float32)
+    distinct = np.array([4, 0, 1, 2, 3])
+    found = label_distinct(boxes, distinct, truth, 1, replace(CONFIG, redundant=redundant))
+    assert found[:, 0].tolist() == signs
+
+
+def test_a_dropped_negative_takes_no_other_on_its_cells_with_it():
+    """Two boxes on the same cells are one example, whichever of them stands first."""
+    boxes = np.array([[0, 0, 100, 100], [0, 0, 100, 99], [300, 0, 400, 100]], np.float32)
+    signs = label_distinct(
+        boxes, np.array([1, 1, 0]), GroundTruth.of([], []), 1, replace(CONFIG, redundant=0.7)
+    )
+    assert signs.tolist() == [[-1], [-1]]
 
 
 def test_without_objects_every_box_is_negative():

@@ -95,6 +95,10 @@ def train(
         str | None, typer.Option(help="Of SVMs: squared_hinge, hinge. Default: squared_hinge.")
     ] = None,
     c: Annotated[float | None, typer.Option("--C", help="Of SVMs: weight of errors. Default: 0.001.")] = None,
+    redundant: Annotated[
+        float | None,
+        typer.Option(help="Of two negatives that overlap more, drop one; the paper's: 0.7. Default: 1."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random. Default: 0.")] = None,
     device: Device = None,
     resume: Annotated[
@@ -112,7 +116,7 @@ def train(
         "scales": _integers("--scales", scales), "levels": _integers("--levels", levels),
         "rule": rule, "proposals": proposals, "most": most, "finetune": finetune, "layer": layer,
         "hidden": hidden, "steps": steps, "learning_rate": learning_rate, "method": method, "loss": loss,
-        "C": c, "seed": seed, "device": device,
+        "C": c, "redundant": redundant, "seed": seed, "device": device,
     }  # fmt: skip
     # What is not given is the configuration's own default, so that it stands in one place.
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}

@@ -55,6 +55,8 @@ class DetectorConfig:
     way, objects alone."""
     negative: float = 0.3
     """Proposals that overlap an object of the class less are negatives."""
+    redundant: float = 1.0
+    """Of two negatives of an image that overlap more, one is dropped; the paper's is 0.7, and 1 keeps all."""
     rounds: int = 3
     """Passes of mining over the images."""
     alpha: float = 1000.0
@@ -86,7 +88,7 @@ class DetectorConfig:
         for name in ("most", "steps", "rounds", "hidden"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more; got {getattr(self, name)}")
-        for name in ("positive", "negative", "nms"):
+        for name in ("positive", "negative", "redundant", "nms"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is an overlap above 0 and up to 1; got {getattr(self, name)}")
 

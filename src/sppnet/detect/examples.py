@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torchvision.ops import nms
 
 from sppnet.data.annotated import AnnotatedImages
 from sppnet.detect.config import DetectorConfig
@@ -14,6 +16,7 @@ from sppnet.features.photo import Photo
 from sppnet.structures import Floats, GroundTruth, overlaps
 
 Signs = npt.NDArray[np.int8]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,48 @@ def label_boxes(boxes: Floats, truth: GroundTruth, classes: int, config: Detecto
     for index in np.flatnonzero(plain):
         signs[index, truth.labels[index]] = 1
     return signs
+
+
+def label_distinct(
+    boxes: Floats, of_box: Indices, truth: GroundTruth, classes: int, config: DetectorConfig
+) -> Signs:
+    """(u, k) as `label_boxes` gives, one for each distinct vector of the boxes; of_box: (n,) which it is.
+
+    Boxes on the same cells are one example. Of negatives that overlap by more than `config.redundant`
+    the first is kept.
+    """
+    first = np.unique(of_box, return_index=True)[1]  # a box of each vector
+    signs = _merge_signs(label_boxes(boxes, truth, classes, config), of_box, len(first))
+    order = np.argsort(first)  # as the boxes stand, the best first
+    signs[order] = _thinned(signs[order], boxes[first[order]], config.redundant)
+    return signs
+
+
+def _merge_signs(signs: Signs, of_box: Indices, count: int) -> Signs:
+    """(u, k) signs of distinct vectors: positive if a box of it is, else unused if one is."""
+    merged = np.full((count, signs.shape[1]), -1, np.int8)
+    unused, positive = np.zeros(merged.shape, bool), np.zeros(merged.shape, bool)
+    np.logical_or.at(unused, of_box, signs == 0)
+    np.logical_or.at(positive, of_box, signs == 1)
+    merged[unused] = 0
+    merged[positive] = 1
+    return merged
+
+
+def _thinned(signs: Signs, boxes: Floats, most: float) -> Signs:
+    """Without the negatives of a class that overlap an earlier one by more than `most` (paper section 4.1).
+
+    The paper does not say which of two stays.
+    """
+    if most >= 1:
+        return signs
+    thinned = signs.copy()
+    for label in range(signs.shape[1]):
+        negative = np.flatnonzero(signs[:, label] < 0)
+        rank = torch.arange(len(negative), 0, -1, dtype=torch.float32)
+        kept = nms(torch.from_numpy(boxes[negative]), rank, most).numpy()
+        thinned[np.delete(negative, kept), label] = 0
+    return thinned
 
 
 def match_boxes(boxes: Floats, truth: GroundTruth) -> tuple[Floats, npt.NDArray[np.int64]]:

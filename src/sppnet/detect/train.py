@@ -18,7 +18,7 @@ from sppnet.detect.detector import Detector, Parts, make_vectoriser, own_tensors
 from sppnet.detect.examples import (
     TrainingPhotos,
     joined_boxes,
-    label_boxes,
+    label_distinct,
     match_boxes,
     split_boxes,
     training_boxes,
@@ -250,11 +250,10 @@ class _Training:
             def source(index: int) -> Candidates:
                 truth = self.photos.truth(index)
                 boxes = training_boxes(truth, proposals[index])
-                signs = label_boxes(boxes, truth, len(self.photos.classes), self.config)
                 vectors = vectoriser(self.photos.photo(index), boxes)
-                return Candidates(
-                    vectors.distinct, _merge_signs(signs, vectors.of_box, len(vectors.distinct))
-                )
+                classes = len(self.photos.classes)
+                signs = label_distinct(boxes, vectors.of_box, truth, classes, self.config)
+                return Candidates(vectors.distinct, signs)
 
             config = self.config
             mining = MiningConfig(
@@ -344,14 +343,3 @@ def _frozen_trunk(config: DetectorConfig) -> Trunk:
         )
     trunk = load_trunk(config.trunk, stride=config.stride, width=config.width, weights=config.weights)
     return trunk.to(find_device(config.device)).eval()
-
-
-def _merge_signs(signs: Any, of_box: Any, count: int) -> Any:
-    """(u, k) signs of distinct vectors: positive if a box of it is, else unused if one is."""
-    merged = np.full((count, signs.shape[1]), -1, np.int8)
-    unused, positive = np.zeros(merged.shape, bool), np.zeros(merged.shape, bool)
-    np.logical_or.at(unused, of_box, signs == 0)
-    np.logical_or.at(positive, of_box, signs == 1)
-    merged[unused] = 0
-    merged[positive] = 1
-    return merged
