@@ -33,10 +33,15 @@ export function binEdges(size, n) {
   return Array.from({ length: n }, (_, i) => [Math.floor((i * size) / n), Math.floor(((i + 1) * size + n - 1) / n)]);
 }
 
+const LEAST_LETTER_PX = 11; // of the screen
+
+// Pixels of a canvas to one of the screen; 1 for one that is not shown.
+const onScreen = (canvas) => canvas.width / (canvas.clientWidth || canvas.width);
+
 export function drawBoxes(pen, found, labels) {
   const unit = Math.sqrt(pen.canvas.width * pen.canvas.height);
-  const line = Math.max(2, unit / 220);
-  const font = Math.max(11, unit / 36);
+  const line = Math.max(1.5 * onScreen(pen.canvas), unit / 220);
+  const font = Math.max(LEAST_LETTER_PX * onScreen(pen.canvas), unit / 36);
   const surestLast = [...found].reverse();
   for (const one of surestLast) {
     strokeBox(pen, one.box, colourOf(labels.indexOf(one.label)), line);

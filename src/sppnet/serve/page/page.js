@@ -62,7 +62,7 @@ async function scoreWindow() {
   if (asking || !state.window) return;
   asking = true;
   try {
-    while (state.window && state.scored?.box.join() !== state.window.join()) {
+    while (state.window && isStale()) {
       const asked = state.window;
       const body = JSON.stringify({ id: state.seen.id, boxes: [asked] });
       const answer = await ask("/v1/windows", { method: "POST", body });
@@ -84,6 +84,9 @@ async function scoreWindow() {
 const isDetector = () => state.model.kind === "detector";
 const format = (score) => (state.model.score === "probability" ? `${(100 * score).toFixed(1)} %` : score.toFixed(2).replace("-", "−"));
 const inWords = (one) => `${one.label} ${format(one.score)}`;
+
+// Whether the window has moved on since it was scored.
+const isStale = () => state.scored?.box.join() !== state.window?.join();
 
 function chosen() {
   const least = Number(element("score").value);
@@ -117,6 +120,7 @@ function show() {
   draw(pen, found);
   list(element("found"), found);
   element("window").hidden = !state.scored;
+  element("window").classList.toggle("stale", isStale());
   if (state.scored) showWindow(state.scored);
   showTimes();
   canvas.setAttribute("aria-label", `${state.name}: ${summary()}`);
@@ -132,8 +136,9 @@ function draw(onto, found) {
   onto.fillRect(0, 0, width, height);
   if (state.picture) onto.drawImage(state.picture, 0, 0, width, height);
   if (isDetector()) drawBoxes(onto, found.map((one) => ({ ...one, box: scaled(one.box) })), state.model.classes);
-  const scored = state.scored && { cells: state.scored.cells, area: scaled(state.scored.area) };
-  if (state.window) drawWindow(onto, scaled(state.window), scored, state.level);
+  if (!state.window) return;
+  const scored = isStale() ? null : { cells: state.scored.cells, area: scaled(state.scored.area) };
+  drawWindow(onto, scaled(state.window), scored, state.level);
 }
 
 function list(place, rows) {
@@ -266,6 +271,8 @@ for (const id of ["score", "overlap"]) {
   element(id).addEventListener("change", () => state.seen && tell(summary()));
 }
 element("draw").addEventListener("change", () => canvas.classList.toggle("drawing", element("draw").checked));
+
+addEventListener("resize", show);
 
 function save(blob, end) {
   const link = document.createElement("a");
