@@ -18,6 +18,7 @@ PUBLIC = [
     "FeatureMaps",
     "Prediction",
     "Proposals",
+    "SPPFeatures",
     "SPPNet",
     "SpatialPyramidPooling",
     "SppnetError",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sppnet.classify.classifier import Prediction as Prediction
     from sppnet.classify.config import TrainingConfig as TrainingConfig
     from sppnet.classify.evaluate import evaluate as evaluate
+    from sppnet.classify.features import SPPFeatures as SPPFeatures
     from sppnet.classify.train import train as train
     from sppnet.data.annotated import open_annotated as open_annotated
     from sppnet.data.image import read_image as read_image
@@ -48,6 +49,7 @@ _HOMES = {
     "Prediction": "sppnet.classify.classifier",
     "TrainingConfig": "sppnet.classify.config",
     "evaluate": "sppnet.classify.evaluate",
+    "SPPFeatures": "sppnet.classify.features",
     "train": "sppnet.classify.train",
     "open_annotated": "sppnet.data.annotated",
     "read_image": "sppnet.data.image",

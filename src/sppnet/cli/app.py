@@ -16,6 +16,7 @@ from sppnet.cli import (
     detect,
     doctor,
     export,
+    features,
     proposals,
     serve,
     visualize,
@@ -38,6 +39,7 @@ app.command("check")(check.check)
 app.command("convert")(convert.convert)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
+app.command("features")(features.features)
 app.command("proposals")(proposals.proposals)
 app.command("serve")(serve.serve)
 

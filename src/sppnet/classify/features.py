@@ -1,0 +1,154 @@
+"""Images → vectors, for whatever learns on vectors: a transformer as scikit-learn knows them.
+
+It follows scikit-learn's conventions without its base classes, so that the package does not depend on it.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from sppnet.classify.classifier import KIND as CLASSIFIER
+from sppnet.classify.classifier import Classifier
+from sppnet.data.image import ImageSource, read_image
+from sppnet.data.transforms import resize_shorter, to_tensor
+from sppnet.detect.detector import Detector
+from sppnet.errors import ConfigError, ModelError, did_you_mean
+from sppnet.geometry.grid import VIEW_PX
+from sppnet.nn.device import find_device
+from sppnet.nn.model_file import read_header
+from sppnet.nn.pyramid import SpatialPyramidPooling
+from sppnet.nn.trunks import Trunk, load_trunk
+
+TRUNK = "mobilenet_v2:18"
+LEVELS = (1, 2, 3, 6)
+PARAMETERS = ("trunk", "weights", "levels", "scale_px", "model", "device")
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
+Source: TypeAlias = tuple[Trunk, tuple[int, ...] | None, int]
+"""A trunk, and the levels and the scale it was used with."""
+
+
+class SPPFeatures:
+    """`SPPFeatures(weights="imagenet").fit_transform(paths)` → (n, channels × bins), a row an image.
+
+    Each image is shown whole and in its own shape (paper section 3.1.4), and its vector does not depend on
+    its neighbours. Nothing is learnt from the images: `fit` reads the network.
+
+    trunk, weights: as for `load_trunk`; by default mobilenet_v2:18, whose weights must be named.
+    model: a classifier or detector file whose trunk, levels and scale are taken instead.
+    levels: of the pyramid; by default the model's, or (1, 2, 3, 6).
+    scale_px: shorter side of images; by default the model's, or 224.
+    """
+
+    def __init__(
+        self,
+        trunk: str | None = None,
+        weights: str | None = None,
+        levels: tuple[int, ...] | None = None,
+        scale_px: int | None = None,
+        model: str | Path | None = None,
+        device: str = "auto",
+    ) -> None:
+        # As they come, unchecked: scikit-learn's clone() compares what it gave with what is here.
+        self.trunk, self.weights, self.levels = trunk, weights, levels
+        self.scale_px, self.model, self.device = scale_px, model, device
+
+    def fit(self, images: Any = None, y: Any = None) -> "SPPFeatures":
+        """Read the network; the images are not looked at. Raises ConfigError or ModelError."""
+        trunk, levels, scale_px = self._from_trunk() if self.model is None else self._from_model(self.model)
+        if self.levels is None and levels is None:
+            raise ModelError(f"{self.model} has no pyramid; give levels, as levels=(1, 2, 3, 6)")
+        self.scale_px_ = self.scale_px if self.scale_px is not None else scale_px
+        if self.scale_px_ < 1:
+            raise ConfigError(f"scale_px must be 1 pixel or more; got {self.scale_px_}")
+        pyramid = SpatialPyramidPooling(self.levels or levels or LEVELS)
+        self.levels_ = pyramid.levels
+        self.n_features_out_ = trunk.channels * pyramid.bins
+        self.trunk_ = trunk.to(find_device(self.device)).eval()
+        self._network = nn.Sequential(self.trunk_, pyramid)
+        return self
+
+    def transform(self, images: Iterable[ImageSource]) -> Vectors:
+        """Images as `read_image` takes them → (n, channels × bins) float32; raises ImageError naming one."""
+        rows = [self.vector(image) for image in images]
+        return np.stack(rows) if rows else np.empty((0, self._fitted().n_features_out_), np.float32)
+
+    def fit_transform(self, images: Iterable[ImageSource], y: Any = None) -> Vectors:
+        return self.fit(images, y).transform(images)
+
+    def vector(self, image: ImageSource) -> Vectors:
+        """(channels × bins,) of one image; raises ImageError if it cannot be read."""
+        trunk = self._fitted().trunk_
+        shown = resize_shorter(read_image(image), self.scale_px_)
+        pixels = to_tensor(shown, trunk.mean, trunk.std)[None].to(next(trunk.parameters()).device)
+        with torch.inference_mode():
+            vector: Vectors = self._network(pixels)[0].float().cpu().numpy()
+        return vector
+
+    # --- what scikit-learn asks ------------------------------------------------------------------
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in PARAMETERS}
+
+    def set_params(self, **params: Any) -> "SPPFeatures":
+        """Raises ConfigError for a name there is not."""
+        for name, value in params.items():
+            if name not in PARAMETERS:
+                raise ConfigError(f"SPPFeatures has no {name!r}; {did_you_mean(name, PARAMETERS)}")
+            setattr(self, name, value)
+        return self
+
+    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
+        """(channels × bins,) "spp0", "spp1", …"""
+        return np.array([f"spp{index}" for index in range(self._fitted().n_features_out_)], dtype=object)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_network")
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags  # only it calls this
+
+        shown = InputTags(two_d_array=False, string=True)
+        return Tags(None, TargetTags(required=False), TransformerTags(), input_tags=shown, requires_fit=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Parameters alone: a process of joblib's reads the network from its file."""
+        return {**self.get_params(), "fitted": self.__sklearn_is_fitted__()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        fitted = state.pop("fitted")
+        self.set_params(**state)
+        if fitted:
+            self.fit()
+
+    def __repr__(self) -> str:
+        given = [f"{name}={value!r}" for name, value in self.get_params().items() if value is not None]
+        return f"SPPFeatures({', '.join(given)})"
+
+    # --- pieces ----------------------------------------------------------------------------------
+
+    def _fitted(self) -> "SPPFeatures":
+        return self if self.__sklearn_is_fitted__() else self.fit()
+
+    def _from_trunk(self) -> Source:
+        if self.weights is None:
+            raise ConfigError(
+                "features need trained weights: weights='imagenet' (downloaded once) or a file; or model="
+            )
+        return load_trunk(self.trunk or TRUNK, weights=self.weights), LEVELS, VIEW_PX
+
+    def _from_model(self, path: str | Path) -> Source:
+        if self.trunk is not None or self.weights is not None:
+            raise ConfigError("a model has a trunk and weights of its own; give model, or trunk and weights")
+        if read_header(path).get("kind") == CLASSIFIER:
+            classifier = Classifier.load(path)
+            network = classifier.network
+            levels = None if network.fixed else network.pyramid.levels
+            return network.trunk, levels, classifier.testing.scale_px
+        detector = Detector.load(path)
+        return detector.parts.trunk, detector.config.levels, detector.config.scales[0]

@@ -1,0 +1,83 @@
+"""sppnet features"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sppnet.classify.features import SPPFeatures, Vectors
+
+
+def features(
+    images: Annotated[list[str], typer.Argument(help="Files, folders, or patterns such as 'photos/*.jpg'.")],
+    out: Annotated[Path, typer.Option(help="File of vectors to write: .safetensors or .parquet.")],
+    trunk: Annotated[
+        str | None, typer.Option(help="A network as for classify train. Default: mobilenet_v2:18.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Trunk weights: a file, or imagenet (downloaded once).")
+    ] = None,
+    levels: Annotated[str | None, typer.Option(help="Pyramid. Default: the model's, or 1,2,3,6.")] = None,
+    scale: Annotated[
+        int | None, typer.Option(help="Shorter side of images, pixels. Default: the model's, or 224.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Classifier or detector whose trunk is taken, as it was used.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+) -> None:
+    """Write a vector for each image. Exits with 1 if an image could not be read, after all others."""
+    from sppnet.classify.features import SPPFeatures
+    from sppnet.cli.output import notes
+    from sppnet.cli.vectors import check_suffix, write_vectors
+    from sppnet.data.files import find_images
+
+    check_suffix(out)  # before the work, not after it
+    extractor = SPPFeatures(trunk, weights, _levels(levels), scale, model, device).fit()
+    names, vectors, skipped = _extract(extractor, find_images(images))
+    for reason in skipped:
+        notes.print(f"left out: {reason}", soft_wrap=True, markup=False)
+    write_vectors(out, names, vectors, _described(extractor))
+    typer.echo(out)
+    if skipped:
+        raise typer.Exit(1)
+
+
+def _extract(extractor: "SPPFeatures", paths: list[Path]) -> "tuple[list[str], Vectors, list[str]]":
+    """Names and vectors of the images that can be read, and why the others cannot."""
+    import numpy as np
+
+    from sppnet.cli.output import Bars
+    from sppnet.errors import ImageError
+
+    vectors = np.empty((len(paths), extractor.n_features_out_), np.float32)
+    names: list[str] = []
+    skipped = []
+    with Bars() as bars:
+        bars.begin("features", len(paths))
+        for path in paths:
+            try:
+                vectors[len(names)] = extractor.vector(path)
+                names.append(path.as_posix())
+            except ImageError as error:
+                skipped.append(str(error))
+            bars.advance()
+    return names, vectors[: len(names)], skipped
+
+
+def _described(extractor: "SPPFeatures") -> dict[str, Any]:
+    """What decides the vectors, for their file. Folders, which may be private, stay out."""
+    given = {"weights": extractor.weights, "model": extractor.model}
+    named = {key: None if value is None else Path(value).name for key, value in given.items()}
+    trunk = extractor.trunk_.name
+    return {"trunk": trunk, **named, "levels": list(extractor.levels_), "scale_px": extractor.scale_px_}
+
+
+def _levels(text: str | None) -> tuple[int, ...] | None:
+    from sppnet.errors import ConfigError
+
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f'--levels must be integers such as 1,2,3,6; got "{text}"') from None
