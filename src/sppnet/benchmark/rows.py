@@ -38,6 +38,11 @@ class Row:
     peer_q3_s: float
     floor_s: float
     """What no way can go below, measured in the same turns."""
+    ours_bytes: int | None = None
+    """Most memory a process of its own held, vectors and libraries included; None where not measured."""
+    peer_bytes: int | None = None
+    note: str = ""
+    """What else was seen, in words."""
 
     @property
     def ratio(self) -> float:
@@ -53,7 +58,7 @@ def time_in_turns(calls: Mapping[str, Call], rounds: int, warm_ups: int = 1) -> 
             elapsed = _time_once(call)
             if turn >= 0:
                 seconds[name].append(elapsed)
-    return {name: _summarise(times) for name, times in seconds.items()}
+    return {name: summarise(times) for name, times in seconds.items()}
 
 
 def _time_once(call: Call) -> float:
@@ -64,7 +69,8 @@ def _time_once(call: Call) -> float:
     return elapsed
 
 
-def _summarise(times: list[float]) -> Timing:
+def summarise(times: list[float]) -> Timing:
+    """Median and quartiles of one run or more."""
     if len(times) == 1:
         times = times * 2
     return Timing(*statistics.quantiles(times, n=4, method="inclusive"))
@@ -73,7 +79,20 @@ def _summarise(times: list[float]) -> Timing:
 def compare(case: str, ours: Call, peer_name: str, peer: Call, floor: Call, rounds: int) -> Row:
     """The row of a case."""
     timings = time_in_turns({"ours": ours, "peer": peer, "floor": floor}, rounds)
-    own, other = timings["ours"], timings["peer"]
+    return row_of(case, peer_name, timings["ours"], timings["peer"], timings["floor"].median_s)
+
+
+def row_of(
+    case: str,
+    peer_name: str,
+    own: Timing,
+    other: Timing,
+    floor_s: float,
+    *,
+    note: str = "",
+    **memory: int | None,
+) -> Row:
+    """The row of two timings; memory: `ours_bytes` and `peer_bytes`."""
     return Row(
         case=case,
         peer=peer_name,
@@ -83,7 +102,9 @@ def compare(case: str, ours: Call, peer_name: str, peer: Call, floor: Call, roun
         peer_s=other.median_s,
         peer_q1_s=other.q1_s,
         peer_q3_s=other.q3_s,
-        floor_s=timings["floor"].median_s,
+        floor_s=floor_s,
+        note=note,
+        **memory,
     )
 
 

@@ -1,0 +1,203 @@
+"""SPP-net beside R-CNN: the same photograph, boxes and trunk (the paper's section 4.3 and Table 10).
+
+Both begin with decoded pixels and given boxes, and end with a vector for every box, or with its scores
+for every class. Weights are random: time does not depend on them. A crop of R-CNN's takes as long
+as any other, so a sample of them is cut out and convolved and its time multiplied; its fc layers take
+the vectors of all boxes at once, which is the fastest way for them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sppnet.benchmark.floor import PRODUCT, large_product, multiply_adds
+from sppnet.benchmark.pool import IMAGE_HW, LEVELS, draw_boxes
+from sppnet.benchmark.rows import Row, Timing, row_of, time_in_turns
+from sppnet.data.image import ImageArray, ImageSource, read_image
+from sppnet.detect.vectors import CROPS_AT_ONCE, RcnnVectors, SppVectors
+from sppnet.errors import ConfigError
+from sppnet.features.convolve import PAPER_SCALES, Convolver
+from sppnet.features.photo import Photo
+from sppnet.geometry.grid import count_bins
+from sppnet.learn.finetune import detection_head
+from sppnet.nn.network import FIXED_LEVEL
+from sppnet.nn.trunks import load_trunk
+from sppnet.progress import Progress, Silent
+from sppnet.proposals.selective_search import selective_search
+from sppnet.structures import Floats
+
+CROPS, CROPS_FC, GEMM = "crops", "fc of crops", "a large product"
+
+Call = Callable[[], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What both sides are given."""
+
+    pixels: ImageArray
+    boxes: Floats
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of ours, and how much of R-CNN it does."""
+
+    call: Call
+    scored: bool
+    """To scores, not to vectors alone."""
+
+
+def run(
+    trunk: str = "zf5",
+    width: float = 1.0,
+    image: ImageSource | None = None,
+    windows: int = 2000,
+    crops: int = 2 * CROPS_AT_ONCE,
+    scales: Sequence[int] = PAPER_SCALES,
+    hidden: int = 4096,
+    ranks: tuple[int, int] = (1024, 256),
+    classes: int = 20,
+    rounds: int = 3,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Time every way.
+
+    image: with boxes of our selective search, at most `windows`; by default noise of 500×375, boxes drawn.
+    crops: how many of R-CNN's are timed. hidden, ranks: outputs of fc6 and fc7, and what is left of them
+    by truncated SVD. Raises ConfigError for fewer than one of anything, ImageError for the image.
+    """
+    if min(windows, crops, hidden, *ranks, classes, rounds) < 1:
+        raise ConfigError("windows, crops, hidden, ranks, classes and rounds must be 1 or more")
+    progress = progress or Silent()
+    torch.manual_seed(seed)
+    subject = _find_subject(image, windows, seed)
+    crops = min(crops, len(subject.boxes))
+    network = _Networks(trunk, width, tuple(scales), hidden, ranks, classes)
+    ways = _our_ways(network, subject)
+    calls = {name: way.call for name, way in ways.items()} | _peer_calls(network, subject, crops)
+    calls[GEMM] = large_product(seed)
+    progress.begin("timing", (rounds + 1) * len(calls))
+    timings = time_in_turns({name: _told(calls[name], name, progress) for name in calls}, rounds)
+    peer = f"R-CNN, from {crops} of {len(subject.boxes):,} crops"
+    share = len(subject.boxes) / crops
+    return [_row(name, ways[name], peer, timings, share, network.name) for name in ways]
+
+
+def _row(name: str, way: Way, peer: str, timings: dict[str, Timing], share: float, network: str) -> Row:
+    crops, layers = timings[CROPS], timings[CROPS_FC] if way.scored else Timing(0, 0, 0)
+    other = Timing(
+        share * crops.q1_s + layers.q1_s,
+        share * crops.median_s + layers.median_s,
+        share * crops.q3_s + layers.q3_s,
+    )
+    with torch.inference_mode():
+        floor_s = multiply_adds(way.call) / PRODUCT * timings[GEMM].median_s
+    return row_of(f"{network}, {name}", peer, timings[name], other, floor_s)
+
+
+def _told(call: Callable[[], object], name: str, progress: Progress) -> Callable[[], None]:
+    def tell() -> None:
+        with torch.inference_mode():
+            call()
+        progress.advance(note=name)
+
+    return tell
+
+
+def _find_subject(image: ImageSource | None, windows: int, seed: int) -> Subject:
+    if image is not None:
+        pixels = read_image(image)
+        boxes = selective_search(pixels, most=windows)
+        if not len(boxes):
+            raise ConfigError("selective search finds no boxes in this image; give a larger one")
+        return Subject(pixels, boxes)
+    noise = np.random.default_rng(seed).integers(0, 256, (*IMAGE_HW, 3), np.uint8)
+    return Subject(noise, draw_boxes(windows, seed).astype(np.float32))
+
+
+# --- ways ----------------------------------------------------------------------------------------
+
+
+class _Networks:
+    """One trunk at one and at several scales, and the layers behind it."""
+
+    def __init__(
+        self,
+        trunk: str,
+        width: float,
+        scales: tuple[int, ...],
+        hidden: int,
+        ranks: tuple[int, int],
+        classes: int,
+    ) -> None:
+        made = load_trunk(trunk, width=width)
+        self.name = trunk
+        self.one, self.several = Convolver(made), Convolver(made, scales)
+        self.spp = SppVectors(LEVELS)
+        self.rcnn = RcnnVectors(self.one, (FIXED_LEVEL,))  # its networks have no pyramid
+        length = made.channels * count_bins(LEVELS)
+        self.head = detection_head(length, hidden, classes).eval()
+        self.cheap = truncated(self.head, ranks)
+        self.crop_length = made.channels * FIXED_LEVEL**2
+        self.crop_head = detection_head(self.crop_length, hidden, classes).eval()
+        self.svms = nn.Linear(length, classes)
+
+
+def _our_ways(network: _Networks, subject: Subject) -> dict[str, Way]:
+    def vectors(convolver: Convolver) -> Tensor:
+        """Of distinct windows."""
+        return network.spp(Photo(subject.pixels, convolver), subject.boxes).distinct
+
+    def every_vector() -> Tensor:
+        return network.one(subject.pixels).pool(subject.boxes, LEVELS).float()
+
+    def judged(layers: nn.Module, make: Call) -> Call:
+        return lambda: layers(make())
+
+    one, several = partial(vectors, network.one), partial(vectors, network.several)
+    many = f"{len(network.several.scales)} scales"
+    (fc6, fc7) = (layer[0].out_features for layer in (network.cheap.fc6, network.cheap.fc7))
+    return {
+        "1 scale, to vectors": Way(one, False),
+        f"{many}, to vectors": Way(several, False),
+        "1 scale, fc layers on every window": Way(judged(network.head, every_vector), True),
+        "1 scale, fc layers on distinct windows": Way(judged(network.head, one), True),
+        f"… of rank {fc6:,} and {fc7:,}": Way(judged(network.cheap, one), True),
+        f"… at {many}": Way(judged(network.cheap, several), True),
+        "1 scale, SVMs on distinct windows' vectors": Way(judged(network.svms, one), True),
+    }
+
+
+def _peer_calls(network: _Networks, subject: Subject, crops: int) -> dict[str, Call]:
+    """R-CNN's time is that of the first, multiplied, and of the second."""
+    evenly = np.linspace(0, len(subject.boxes) - 1, crops).round().astype(np.int64)
+    photo, sample = Photo(subject.pixels, network.one), subject.boxes[evenly]
+    vectors = torch.rand(len(subject.boxes), network.crop_length)
+    return {
+        CROPS: lambda: network.rcnn(photo, sample).distinct,
+        CROPS_FC: lambda: network.crop_head(vectors),
+    }
+
+
+def truncated(head: nn.Sequential, ranks: tuple[int, int]) -> nn.Sequential:
+    """A head whose fc6 and fc7 are two layers each, as truncated SVD makes them (Fast R-CNN, section 3.1).
+
+    The factors are drawn: made for its time alone.
+    """
+    cheap = nn.Sequential()
+    for name, layer in head.named_children():
+        rank = dict(zip(("fc6", "fc7"), ranks, strict=True)).get(name)
+        cheap.add_module(name, layer if rank is None else _in_two(layer, rank))
+    return cheap.eval()
+
+
+def _in_two(layer: nn.Module, rank: int) -> nn.Sequential:
+    assert isinstance(layer, nn.Linear)
+    rank = min(rank, layer.in_features, layer.out_features)
+    return nn.Sequential(nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features))
