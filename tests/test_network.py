@@ -245,3 +245,13 @@ def test_a_network_is_built_again_from_its_spec(trunk, stride, width, options):
 def test_an_empty_network_takes_no_memory():
     network = empty_network(small().spec)
     assert all(parameter.is_meta for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("levels", [(1, 2, 3, 6), None], ids=["a pyramid", "no pyramid"])
+def test_a_new_network_prefers_no_class(levels):
+    """From scores far from 0 the first steps are so large that ReLUs die."""
+    torch.manual_seed(1)
+    network = SPPNet(load_trunk("zf5", width=WIDTH), levels, 50, size=None if levels else 224).eval()
+    images = F.interpolate(torch.randn(8, 3, 14, 14), (224, 224), mode="bilinear")
+    with torch.no_grad():
+        assert 0.01 < network(images).std() < 1
