@@ -206,8 +206,18 @@ Place = tuple[int, int, int, int]
 """x0, y0, width, height in pixels."""
 
 
-def generate_scenes(root: Path, split: str, count: int, seed: int, progress: Progress | None = None) -> None:
-    """Write ROOT/SPLIT/0.jpg … and ROOT/annotations/SPLIT.json (COCO): patterns on plain backgrounds."""
+def generate_scenes(
+    root: Path,
+    split: str,
+    count: int,
+    seed: int,
+    progress: Progress | None = None,
+    size_hw: tuple[int, int] | None = None,
+) -> None:
+    """Write ROOT/SPLIT/0.jpg … and ROOT/annotations/SPLIT.json (COCO): patterns on plain backgrounds.
+
+    size_hw: of every image; by default each has its own.
+    """
     progress = progress or Silent()
     progress.begin(f"drawing scenes to {split}", count)
     names = list(PATTERNS)
@@ -216,7 +226,7 @@ def generate_scenes(root: Path, split: str, count: int, seed: int, progress: Pro
     objects: list[dict[str, object]] = []
     for index in range(count):
         rng = np.random.default_rng((seed, index))
-        picture, places = _draw_scene(index, rng)
+        picture, places = _draw_scene(index, rng, size_hw)
         file = root / split / f"{index}.jpg"
         picture.save(file, quality=88)
         images.append({"id": index, "file_name": file.name, "width": picture.width, "height": picture.height})
@@ -231,9 +241,11 @@ def generate_scenes(root: Path, split: str, count: int, seed: int, progress: Pro
     (root / "annotations" / f"{split}.json").write_text(json.dumps(table))
 
 
-def _draw_scene(index: int, rng: np.random.Generator) -> tuple[Image.Image, list[tuple[int, Place]]]:
-    """An image of any size, and the label and place of its objects; every pattern comes first in its turn."""
-    width, height = (int(side) for side in rng.integers(220, 420, 2))
+def _draw_scene(
+    index: int, rng: np.random.Generator, size_hw: tuple[int, int] | None
+) -> tuple[Image.Image, list[tuple[int, Place]]]:
+    """An image, and the label and place of its objects; every pattern comes first in its turn."""
+    width, height = (int(side) for side in rng.integers(220, 420, 2)) if size_hw is None else size_hw[::-1]
     pixels = np.empty((height, width, 3))
     pixels[:] = rng.uniform(40, 215, 3)
     patterns, placed = list(PATTERNS.values()), list[tuple[int, Place]]()

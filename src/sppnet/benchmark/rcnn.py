@@ -80,7 +80,8 @@ def run(
     crops = min(crops, len(subject.boxes))
     network = _Networks(trunk, width, tuple(scales), hidden, ranks, classes)
     ways = _our_ways(network, subject)
-    calls = {name: way.call for name, way in ways.items()} | _peer_calls(network, subject, crops)
+    calls: dict[str, Callable[[], object]] = {name: way.call for name, way in ways.items()}
+    calls |= _peer_calls(network, subject, crops)
     calls[GEMM] = large_product(seed)
     progress.begin("timing", (rounds + 1) * len(calls))
     timings = time_in_turns({name: _told(calls[name], name, progress) for name in calls}, rounds)
@@ -137,7 +138,7 @@ class _Networks:
         classes: int,
     ) -> None:
         made = load_trunk(trunk, width=width)
-        self.name = trunk
+        self.name, self.ranks = trunk, ranks
         self.one, self.several = Convolver(made), Convolver(made, scales)
         self.spp = SppVectors(LEVELS)
         self.rcnn = RcnnVectors(self.one, (FIXED_LEVEL,))  # its networks have no pyramid
@@ -162,13 +163,12 @@ def _our_ways(network: _Networks, subject: Subject) -> dict[str, Way]:
 
     one, several = partial(vectors, network.one), partial(vectors, network.several)
     many = f"{len(network.several.scales)} scales"
-    (fc6, fc7) = (layer[0].out_features for layer in (network.cheap.fc6, network.cheap.fc7))
     return {
         "1 scale, to vectors": Way(one, False),
         f"{many}, to vectors": Way(several, False),
         "1 scale, fc layers on every window": Way(judged(network.head, every_vector), True),
         "1 scale, fc layers on distinct windows": Way(judged(network.head, one), True),
-        f"… of rank {fc6:,} and {fc7:,}": Way(judged(network.cheap, one), True),
+        f"… of rank {network.ranks[0]:,} and {network.ranks[1]:,}": Way(judged(network.cheap, one), True),
         f"… at {many}": Way(judged(network.cheap, several), True),
         "1 scale, SVMs on distinct windows' vectors": Way(judged(network.svms, one), True),
     }

@@ -1,0 +1,171 @@
+"""Detection: our detector beside torchvision's, from an image file to boxes.
+
+The peers have random weights, and ours has where no model is given: time hardly depends on them. A
+trained model finds objects, for which boxes are corrected, and ours with random weights finds next to none,
+as is usual on photographs.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+import torchvision
+
+from sppnet.benchmark.apart import peak_bytes, run_apart
+from sppnet.benchmark.floor import PRODUCT, large_product, multiply_adds
+from sppnet.benchmark.photographs import gather
+from sppnet.benchmark.rows import Row, row_of, time_in_turns
+from sppnet.data.image import read_image
+from sppnet.detect.config import DetectorConfig
+from sppnet.detect.detector import Detector, Parts
+from sppnet.errors import ConfigError
+from sppnet.geometry.grid import count_bins
+from sppnet.learn.finetune import detection_head
+from sppnet.learn.ridge import BoxRegressor
+from sppnet.learn.svm import LinearSVM
+from sppnet.nn.trunks import load_trunk
+from sppnet.progress import Progress, Silent
+from sppnet.proposals.learned import WindowHead
+from sppnet.proposals.windows import WindowConfig
+
+PEERS = (
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "ssdlite320_mobilenet_v3_large",
+)
+OURS, GEMM = "ours", "a large product"
+CLASSES = 20
+
+Find = Callable[[Path], object]
+
+
+def run(
+    model: Path | None = None,
+    images: Path | None = None,
+    photographs: int = 8,
+    peers: Sequence[str] = PEERS,
+    rounds: int = 3,
+    memory: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Time one photograph, and several one after another.
+
+    model: a detector file. images: a folder of photographs, of which `photographs` are taken; by default
+    scenes of 500×375 are drawn. memory: also run each side in a process of its own, over all photographs.
+    Raises ConfigError for another peer, ModelError and DataError for what cannot be used.
+    """
+    strange = sorted(set(peers) - set(PEERS))
+    if strange or not peers or rounds < 1:
+        raise ConfigError(f"peers are one or more of {', '.join(PEERS)}, and rounds 1 or more; got {strange}")
+    progress = progress or Silent()
+    with tempfile.TemporaryDirectory(prefix="sppnet-benchmark-") as folder:
+        paths = gather(images, photographs, Path(folder), seed).paths
+        finders = {name: find_by(name, model, seed) for name in (OURS, *peers)}
+        cases = {"1 photograph": paths[:1]}
+        if len(paths) > 1:
+            cases[f"{len(paths)} photographs, one after another"] = paths
+        progress.begin("timing", len(cases) + len(finders))
+        rows = []
+        for case, several in cases.items():
+            held = None
+            if memory and several is paths:
+                held = {name: _hold(name, model, paths, seed, progress) for name in finders}
+            rows += _rows(case, several, finders, rounds, seed, held)
+            progress.advance(note=case)
+        return rows
+
+
+def _rows(
+    case: str,
+    paths: Sequence[Path],
+    finders: dict[str, Find],
+    rounds: int,
+    seed: int,
+    held: "dict[str, dict[str, int]] | None",
+) -> list[Row]:
+    calls: dict[str, Callable[[], object]] = {
+        name: partial(_find_all, find, paths) for name, find in finders.items()
+    }
+    floor = multiply_adds(calls[OURS]) / PRODUCT
+    timings = time_in_turns(calls | {GEMM: large_product(seed)}, rounds)
+    floor_s = floor * timings[GEMM].median_s
+    peers = [name for name in finders if name != OURS]
+    if held is None:
+        return [row_of(case, peer, timings[OURS], timings[peer], floor_s) for peer in peers]
+    own, grown = held[OURS], held[OURS]["bytes"] - held[OURS]["first_bytes"]
+    note = f"{case}: our memory grew by {grown / 1e6:,.0f} MB after the first"
+    return [
+        row_of(
+            case, peer, timings[OURS], timings[peer], floor_s, note=note,
+            ours_bytes=own["bytes"], peer_bytes=held[peer]["bytes"],
+        )
+        for peer in peers
+    ]  # fmt: skip
+
+
+def _find_all(find: Find, paths: Sequence[Path]) -> int:
+    for path in paths:
+        find(path)
+    return len(paths)
+
+
+def find_by(name: str, model: Path | None = None, seed: int = 0) -> Find:
+    """What finds objects in a file: our detector, or one of `PEERS`."""
+    if name == OURS:
+        return random_detector(seed=seed) if model is None else Detector.load(model)
+    torch.manual_seed(seed)
+    network = torchvision.models.get_model(name, weights=None, weights_backbone=None).eval()
+
+    @torch.inference_mode()
+    def find(path: Path) -> object:
+        pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1).float().div_(255)
+        return network([pixels])
+
+    return find
+
+
+def random_detector(config: DetectorConfig | None = None, seed: int = 0) -> Detector:
+    """A detector with random weights, whose SVMs are sure of nothing."""
+    config = config or DetectorConfig()
+    torch.manual_seed(seed)
+    classes = tuple(f"class {number}" for number in range(CLASSES))
+    trunk = load_trunk(config.trunk, stride=config.stride, width=config.width).eval()
+    length = trunk.channels * count_bins(config.levels)
+    head = None
+    if config.finetune != "none":
+        head = detection_head(length, config.hidden, CLASSES).eval()
+    judged = length if config.layer == "pool" else config.hidden
+    svm = LinearSVM(torch.zeros(CLASSES, judged), torch.full((CLASSES,), -1.0), classes)
+    regressor = BoxRegressor(torch.zeros(CLASSES, 4, length), torch.zeros(CLASSES, 4), classes)
+    windows = WindowHead(trunk.channels, WindowConfig()).eval()
+    return Detector(Parts(classes, config, trunk, windows, head, svm, regressor))
+
+
+# --- in a process of its own ---------------------------------------------------------------------
+
+
+def _hold(
+    name: str, model: Path | None, paths: Sequence[Path], seed: int, progress: Progress
+) -> dict[str, int]:
+    held = run_apart(__name__, name, str(model or ""), str(seed), *map(str, paths))
+    progress.advance(note=f"memory of {name}")
+    return held
+
+
+def main(name: str, model: str, seed: str, *paths: str) -> None:
+    """Print the most memory held after the first photograph, and after all."""
+    find = find_by(name, Path(model) if model else None, int(seed))
+    find(Path(paths[0]))
+    first = peak_bytes()
+    _find_all(find, [Path(path) for path in paths[1:]])
+    print(json.dumps({"first_bytes": first, "bytes": peak_bytes()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,103 @@
+"""Proposals: our selective search beside OpenCV's, and windows learned on the feature map beside both.
+
+All begin with decoded pixels, save learned windows, which begin with the feature map that detection makes
+anyway. What a fast way finds matters as much as its time, so recall stands beside it where the objects
+are known.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sppnet.benchmark.detect import GEMM, random_detector
+from sppnet.benchmark.floor import PRODUCT, large_product, multiply_adds
+from sppnet.benchmark.photographs import IOUS, Photographs, gather
+from sppnet.benchmark.rows import Row, row_of, time_in_turns
+from sppnet.data.image import ImageArray, read_image
+from sppnet.detect.detector import Detector
+from sppnet.errors import ConfigError
+from sppnet.features.maps import FeatureMaps
+from sppnet.progress import Progress, Silent
+from sppnet.proposals.learned import WindowHead
+from sppnet.proposals.opencv import opencv_search
+from sppnet.proposals.selective_search import selective_search
+from sppnet.structures import Floats
+
+OURS, PEER, LEARNED, COPY = "ours", "OpenCV's selective search, fast", "learned", "a copy of the pixels"
+MOST_LEARNED = 1000
+
+Search = Callable[[], Sequence[Floats]]
+
+
+def run(
+    images: Path | None = None,
+    model: Path | None = None,
+    photographs: int = 5,
+    rounds: int = 3,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Time selective search in its fast mode, and learned windows.
+
+    images: a folder, of which `photographs` are taken; by default scenes of 500×375 are drawn.
+    model: a detector with learned windows; without one they have random weights, which cost the same
+    and find nothing. Raises MissingExtraError without OpenCV, ConfigError for a model without such windows.
+    """
+    if rounds < 1:
+        raise ConfigError(f"rounds must be 1 or more; got {rounds}")
+    progress = progress or Silent()
+    detector = random_detector(seed=seed) if model is None else Detector.load(model)
+    head = detector.parts.windows
+    if head is None:
+        raise ConfigError(f"{model} has no learned windows; give a detector trained with --proposals learned")
+    with tempfile.TemporaryDirectory(prefix="sppnet-benchmark-") as folder:
+        chosen = gather(images, photographs, Path(folder), seed)
+        pixels = [read_image(path) for path in chosen.paths]
+    maps = [detector.convolver(each) for each in pixels]
+    searches = _searches(pixels, maps, head)
+    calls: dict[str, Callable[[], object]] = {
+        name: _told(search, name, progress) for name, search in searches.items()
+    }
+    calls |= {COPY: lambda: [each.copy() for each in pixels], GEMM: large_product(seed)}
+    progress.begin("timing", (rounds + 1) * len(searches))
+    timings = time_in_turns(calls, rounds)
+    boxes = {name: search() for name, search in searches.items()}
+    products_s = multiply_adds(searches[LEARNED]) / PRODUCT * timings[GEMM].median_s
+    what = f"{len(chosen)} photographs"
+    learned = _in_words(chosen, {LEARNED: boxes[LEARNED]} if model else {})
+    return [
+        row_of(
+            f"{what}, selective search", PEER, timings[OURS], timings[PEER], timings[COPY].median_s,
+            note=_in_words(chosen, {name: boxes[name] for name in (OURS, PEER)}),
+        ),
+        row_of(
+            f"{what}, {MOST_LEARNED:,} learned windows", PEER, timings[LEARNED], timings[PEER], products_s,
+            note=learned,
+        ),
+    ]  # fmt: skip
+
+
+def _searches(pixels: list[ImageArray], maps: list[FeatureMaps], head: WindowHead) -> dict[str, Search]:
+    return {
+        OURS: lambda: [selective_search(each) for each in pixels],
+        PEER: lambda: [opencv_search(each) for each in pixels],
+        LEARNED: lambda: [np.asarray(head.propose(each, MOST_LEARNED).boxes) for each in maps],
+    }
+
+
+def _told(search: Search, name: str, progress: Progress) -> Search:
+    def tell() -> Sequence[Floats]:
+        found = search()
+        progress.advance(note=name)
+        return found
+
+    return tell
+
+
+def _in_words(chosen: Photographs, boxes: dict[str, Sequence[Floats]]) -> str:
+    found = [chosen.recall_in_words(name, each) for name, each in boxes.items()]
+    if not any(found):
+        return ""
+    return f"recall at overlaps {' and '.join(map(str, IOUS))}: {'; '.join(found)}"
