@@ -13,7 +13,7 @@ LAYERS = {
     "errors": 0, "geometry": 0, "progress": 0, "drawing": 0,
     "ops": 1, "structures": 1,
     "nn": 2, "data": 2,
-    "features": 3, "proposals": 3, "learn": 3, "metrics": 3,
+    "features": 3, "proposals": 3, "learn": 3, "metrics": 3, "runs": 3,
     "classify": 4, "detect": 4,
     "serve": 5, "export": 5, "report": 5, "benchmark": 5, "demo": 5,
     "cli": 6, "__main__": 6,

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from sppnet.classify.config import TrainingConfig
-from sppnet.errors import ConfigError
 from sppnet.nn.model_file import load_model, save_model, write_file
+from sppnet.runs import keep_config
 
 CHECKPOINT_KIND = "checkpoint"
 FREE = ("workers", "device")
@@ -53,21 +52,8 @@ class RunFolder:
 
     def start(self, config: TrainingConfig, data: str, resume: bool) -> None:
         """Take the folder for a run; raises ConfigError if another run's results would be lost."""
-        described = {"data": data, **config.to_json()}
-        if resume and self.config.exists():
-            self._check_same(described)
-        elif any(path.exists() for path in (self.checkpoint, self.best, self.last)):
-            raise ConfigError(
-                f"{self.root} holds a run already; resume it (--resume) or choose another --out"
-            )
-        write_file(self.config, (json.dumps(described, indent=2) + "\n").encode())
-
-    def _check_same(self, described: dict[str, Any]) -> None:
-        before = json.loads(self.config.read_text())
-        changed = [key for key in described if key not in FREE and described[key] != before.get(key)]
-        if changed:
-            was = ", ".join(f"{key} was {before.get(key)!r}" for key in changed)
-            raise ConfigError(f"{self.root} was started with other settings: {was}. Resume with those")
+        results = (self.checkpoint, self.best, self.last)
+        keep_config(self.config, {"data": data, **config.to_json()}, FREE, results, resume)
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """All rows so far, so that a resumed run leaves no row twice."""

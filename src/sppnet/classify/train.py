@@ -1,5 +1,6 @@
 """From a folder of images to a model file."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sppnet.nn.device import find_device
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk
 from sppnet.progress import Progress, Silent
+from sppnet.runs import held
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,16 @@ def train(
 ) -> TrainingResult | None:
     """Train a classifier on a folder of class folders; see `split_folder` for what is validated on.
 
-    out: the run folder (see `RunFolder`). resume: go on with the run there, if one was begun.
+    out: the run folder (see `RunFolder`), of one run at a time. resume: go on with the one begun there.
     Under torchrun every process calls this, and all but the first return None.
     """
     config, progress = config or TrainingConfig(), progress or Silent()
     train_images, val_images = split_folder(data, seed=config.seed)
     folder = RunFolder(Path(out))
-    with Workers() as workers:
+    with Workers() as workers, ExitStack() as opened:
         network = build_network(config, len(train_images.classes))
         if workers.leads:  # after the network, so that a trunk of a wrong name leaves no run behind
+            opened.enter_context(held(folder.root))
             folder.start(config, str(data), resume)
         damaged: list[Damaged] = []
         if config.head == "svm":

@@ -1,6 +1,7 @@
 """All commands, and what becomes of their errors."""
 
 import logging
+import signal
 import sys
 from typing import Annotated
 
@@ -60,8 +61,9 @@ def root(
 
 
 def main() -> None:
-    """Run the command line. Exits with 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
+    """Run the command line. Exits with 0, 1 for an error, 2 for wrong usage, 130 and 143 when stopped."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except SppnetError as error:
@@ -70,3 +72,10 @@ def main() -> None:
         sys.exit(f"sppnet: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _end(number: int, frame: object) -> None:
+    """Ends as Ctrl-C does, so that half-written files are removed and progress bars closed."""
+    sys.exit(128 + number)

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from sppnet.detect.config import DetectorConfig
-from sppnet.errors import ConfigError
 from sppnet.nn.model_file import load_model, save_model, write_file
+from sppnet.runs import keep_config
 
 KIND = "stage"
 FREE = ("device",)
@@ -42,24 +42,7 @@ class DetectorRun:
 
     def start(self, config: DetectorConfig, data: Mapping[str, Any], resume: bool) -> None:
         """Take the folder for a run; raises ConfigError if another run's results would be lost."""
-        described = json.loads(json.dumps({**data, **config.to_json()}))
-        if resume and self.config.exists():
-            self._check_same(described)
-        elif self.config.exists() or self.model.exists():
-            raise ConfigError(
-                f"{self.root} holds a run already; resume it (--resume) or choose another --out"
-            )
-        write_file(self.config, (json.dumps(described, indent=2) + "\n").encode())
-
-    def _check_same(self, described: dict[str, Any]) -> None:
-        try:
-            before = dict(json.loads(self.config.read_text()))
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{self.config} is damaged ({error}); choose another --out") from error
-        changed = [key for key in described if key not in FREE and described[key] != before.get(key)]
-        if changed:
-            was = ", ".join(f"{key} was {before.get(key)!r}" for key in changed)
-            raise ConfigError(f"{self.root} was started with other settings: {was}. Resume with those")
+        keep_config(self.config, {**data, **config.to_json()}, FREE, (self.config, self.model), resume)
 
     def save_stage(self, name: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         save_model(self._stage(name), KIND, header, tensors)

@@ -1,8 +1,7 @@
 """From annotated photographs to a detector file, stage by stage."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from sppnet.proposals.learned import WindowHead
 from sppnet.proposals.lessons import draw_cells, draw_windows, find_components, train_head
 from sppnet.proposals.proposers import LearnedWindows, make_proposer
 from sppnet.proposals.windows import WindowConfig
+from sppnet.runs import held
 from sppnet.structures import Floats
 
 REGRESSED = 0.5
@@ -84,8 +84,10 @@ def train_detector(
     images = data if isinstance(data, AnnotatedImages) else open_annotated(data, split or default_split(data))
     run = DetectorRun(Path(out))
     _check_objects(images)
-    run.start(config, {"data": str(images.root), "split": split, "images": len(images)}, resume)
-    return _Training(images, config, run, cache, progress or Silent()).run_stages()
+    training = _Training(images, config, run, cache, progress or Silent())  # a wrong trunk leaves no folder
+    with held(run.root):
+        run.start(config, {"data": str(images.root), "split": split, "images": len(images)}, resume)
+        return training.run_stages()
 
 
 def default_split(data: str | Path, wanted: tuple[str, ...] = ("trainval", "train")) -> str | None:
@@ -125,9 +127,11 @@ class _Training:
         self.photos = TrainingPhotos(images, convolver, maps)
         self.cache = cache
         self.skipped: tuple[str, ...] = ()
-        self.seconds = run.read_times()
+        self.seconds: dict[str, float] = {}
+        self.began = 0.0
 
     def run_stages(self) -> DetectorTraining:
+        self.seconds = self.run.read_times()
         windows = self._learn_windows()
         proposals = self._propose(windows)
         head = None
@@ -153,17 +157,17 @@ class _Training:
     def _learn_windows(self, again: str = "") -> WindowHead | None:
         """Feature maps of all photographs, and the head of the learned windows if those are asked for."""
         learned = self.config.proposals == "learned"
-        with self._timed(f"windows{again}") as stage:
-            if stage is not None:
-                self._leave_out(stage.header["skipped"])
-                return _window_head(stage, self.trunk.channels) if learned else None
-            config = WindowConfig(seed=self.config.seed)
-            cells, skipped = self._convolve_all()
-            self._leave_out(skipped)
-            head = self._train_windows(cells, config) if learned else None
-            header = {"skipped": skipped, "windows": config.to_json()}
-            self.run.save_stage(f"windows{again}", header, {} if head is None else head.state_dict())
-            return head
+        stage = self._ended(f"windows{again}")
+        if stage is not None:
+            self._leave_out(stage.header["skipped"])
+            return _window_head(stage, self.trunk.channels) if learned else None
+        config = WindowConfig(seed=self.config.seed)
+        cells, skipped = self._convolve_all()
+        self._leave_out(skipped)
+        head = self._train_windows(cells, config) if learned else None
+        header = {"skipped": skipped, "windows": config.to_json()}
+        self._store(f"windows{again}", header, {} if head is None else head.state_dict())
+        return head
 
     def _convolve_all(self) -> tuple[list[Tensor], dict[str, str]]:
         """Cells of every photograph's map, and which photographs could not be read, with the reason."""
@@ -188,40 +192,40 @@ class _Training:
         return train_head(samples, components, config, self.progress)
 
     def _propose(self, windows: WindowHead | None, again: str = "") -> list[Floats]:
-        with self._timed(f"proposals{again}") as stage:
-            if stage is not None:
-                return split_boxes(stage.tensors["boxes"].numpy(), stage.tensors["counts"].numpy())
-            most, kind = self.config.most, self.config.proposals
-            proposer = make_proposer(kind, most) if windows is None else LearnedWindows(windows, most)
-            self.progress.begin("proposing windows", len(self.photos))
-            found = []
-            for index in range(len(self.photos)):
-                found.append(proposer(self.photos.photo(index)).boxes)
-                self.progress.advance()
-            boxes, counts = joined_boxes(found)
-            tensors = {"boxes": torch.from_numpy(boxes), "counts": torch.from_numpy(counts)}
-            self.run.save_stage(f"proposals{again}", {}, tensors)
-            return found
+        stage = self._ended(f"proposals{again}")
+        if stage is not None:
+            return split_boxes(stage.tensors["boxes"].numpy(), stage.tensors["counts"].numpy())
+        most, kind = self.config.most, self.config.proposals
+        proposer = make_proposer(kind, most) if windows is None else LearnedWindows(windows, most)
+        self.progress.begin("proposing windows", len(self.photos))
+        found = []
+        for index in range(len(self.photos)):
+            found.append(proposer(self.photos.photo(index)).boxes)
+            self.progress.advance()
+        boxes, counts = joined_boxes(found)
+        tensors = {"boxes": torch.from_numpy(boxes), "counts": torch.from_numpy(counts)}
+        self._store(f"proposals{again}", {}, tensors)
+        return found
 
     def _tune(self, proposals: list[Floats]) -> nn.Sequential:
         """Fine-tuned fc layers, and with finetune="all" another trunk."""
-        with self._timed("tuning") as stage:
-            if stage is not None:
-                return self._take_tuned(stage)
-            head = tune(
-                WindowsToTune(self.photos, proposals, self.config),
-                self._tuning_so_far(),
-                lambda state: self.run.save_stage("tuning so far", state.to_json(), state.tensors),
-                self.progress,
-            )
-            tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-            if self.config.finetune == "all":
-                tensors |= {f"trunk.{name}": tensor for name, tensor in self.trunk.state_dict().items()}
-                self._renew_maps()
-            last = self._tuning_so_far()
-            self.run.save_stage("tuning", {} if last is None else last.to_json(), tensors)
-            self.run.drop_stage("tuning so far")
-            return head
+        stage = self._ended("tuning")
+        if stage is not None:
+            return self._take_tuned(stage)
+        head = tune(
+            WindowsToTune(self.photos, proposals, self.config),
+            self._tuning_so_far(),
+            lambda state: self.run.save_stage("tuning so far", state.to_json(), state.tensors),
+            self.progress,
+        )
+        tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+        if self.config.finetune == "all":
+            tensors |= {f"trunk.{name}": tensor for name, tensor in self.trunk.state_dict().items()}
+            self._renew_maps()
+        last = self._tuning_so_far()
+        self._store("tuning", {} if last is None else last.to_json(), tensors)
+        self.run.drop_stage("tuning so far")
+        return head
 
     def _tuning_so_far(self) -> TuningState | None:
         stored = self.run.load_stage("tuning so far")
@@ -243,34 +247,34 @@ class _Training:
         self.photos = replace(self.photos, convolver=convolver, cache=maps)
 
     def _train_svms(self, vectoriser: Vectoriser, proposals: list[Floats]) -> LinearSVM:
-        with self._timed("svm") as stage:
-            if stage is not None:
-                return LinearSVM(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
+        stage = self._ended("svm")
+        if stage is not None:
+            return LinearSVM(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
 
-            def source(index: int) -> Candidates:
-                truth = self.photos.truth(index)
-                boxes = training_boxes(truth, proposals[index])
-                vectors = vectoriser(self.photos.photo(index), boxes)
-                classes = len(self.photos.classes)
-                signs = label_distinct(boxes, vectors.of_box, truth, classes, self.config)
-                return Candidates(vectors.distinct, signs)
+        def source(index: int) -> Candidates:
+            truth = self.photos.truth(index)
+            boxes = training_boxes(truth, proposals[index])
+            vectors = vectoriser(self.photos.photo(index), boxes)
+            classes = len(self.photos.classes)
+            signs = label_distinct(boxes, vectors.of_box, truth, classes, self.config)
+            return Candidates(vectors.distinct, signs)
 
-            config = self.config
-            mining = MiningConfig(
-                loss=config.loss, C=config.C, positive_weight=config.positive_weight,
-                rounds=config.rounds, seed=config.seed,
-            )  # fmt: skip
-            svm = mine_svms(source, len(self.photos), self.photos.classes, mining, self.progress)
-            self.run.save_stage("svm", {}, {"weight": svm.weight, "bias": svm.bias})
-            return svm
+        config = self.config
+        mining = MiningConfig(
+            loss=config.loss, C=config.C, positive_weight=config.positive_weight,
+            rounds=config.rounds, seed=config.seed,
+        )  # fmt: skip
+        svm = mine_svms(source, len(self.photos), self.photos.classes, mining, self.progress)
+        self._store("svm", {}, {"weight": svm.weight, "bias": svm.bias})
+        return svm
 
     def _regress_boxes(self, vectoriser: Vectoriser, proposals: list[Floats]) -> BoxRegressor:
-        with self._timed("boxes") as stage:
-            if stage is not None:
-                return BoxRegressor(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
-            regressor = self._fit_regressor(vectoriser, proposals)
-            self.run.save_stage("boxes", {}, {"weight": regressor.weight, "bias": regressor.bias})
-            return regressor
+        stage = self._ended("boxes")
+        if stage is not None:
+            return BoxRegressor(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
+        regressor = self._fit_regressor(vectoriser, proposals)
+        self._store("boxes", {}, {"weight": regressor.weight, "bias": regressor.bias})
+        return regressor
 
     def _fit_regressor(self, vectoriser: Vectoriser, proposals: list[Floats]) -> BoxRegressor:
         vectors, boxes, targets, labels = [], [], [], []
@@ -302,15 +306,17 @@ class _Training:
 
     # --- keeping books ---------------------------------------------------------------------------
 
-    @contextmanager
-    def _timed(self, name: str) -> Iterator["_Stage | None"]:
-        """A stage that ended before, or None; the time of one that runs now."""
+    def _ended(self, name: str) -> "_Stage | None":
+        """A stage that ended before; None for one that begins now, and ends with `_store`."""
         stored = self.run.load_stage(name)
-        start = time.perf_counter()
-        yield None if stored is None else _Stage(*stored)
-        if stored is None:
-            self.seconds[name] = round(time.perf_counter() - start, 1)
-            self.run.write_times(self.seconds)
+        self.began = time.perf_counter()
+        return None if stored is None else _Stage(*stored)
+
+    def _store(self, name: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """The end of a stage; its time first, which is lost if that comes last and the run is stopped."""
+        self.seconds[name] = round(time.perf_counter() - self.began, 1)
+        self.run.write_times(self.seconds)
+        self.run.save_stage(name, header, tensors)
 
     def _leave_out(self, skipped: dict[str, str]) -> None:
         """Damaged images, by their index; from here on the others are all there are."""

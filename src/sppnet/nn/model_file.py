@@ -19,6 +19,9 @@ KEY = "sppnet"
 
 FORMAT = 1
 
+UNFINISHED = ".*.unfinished"
+"""Names of files that `write_file` had not ended; one stays only where its process was killed."""
+
 
 def save_model(path: str | Path, kind: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a model; a file already there is replaced whole or not at all.
@@ -71,10 +74,20 @@ def _parse_header(path: str | Path, text: str) -> dict[str, Any]:
 
 
 def write_file(path: str | Path, content: bytes) -> None:
-    """Put `content` at `path` in one step: whoever reads sees the old file or the new one, whole."""
+    """Put `content` at `path` in one step: whoever reads sees the old file or the new one, whole.
+
+    Raises OSError naming the path, as where the disk is full or the folder cannot be written to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
