@@ -143,71 +143,71 @@ def draw_features(channels: int, seed: int = 0) -> Tensor:
 
 
 def _forward(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
-    rois = _as_rois(cells)
+    rois = as_rois(cells)
     ours = partial(pyramid_pool, features, cells, LEVELS)
-    peer = partial(_roi_pools, features, rois)
-    _require_equal(ours(), _joined(peer()), ROI_POOL)
+    peer = partial(roi_pools, features, rois)
+    require_equal(ours(), joined(peer()), ROI_POOL)
     return compare(case, ours, ROI_POOL, peer, _filling(ours()), rounds)
 
 
 def _against_loop(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
     ours = partial(pyramid_pool, features, cells, LEVELS)
     peer = partial(_loop, features, cells.tolist())
-    _require_equal(ours(), torch.cat(peer()), LOOP)
+    require_equal(ours(), torch.cat(peer()), LOOP)
     return compare(case, ours, LOOP, peer, _filling(ours()), rounds)
 
 
 def _half_precision(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
     """roi_pool stays in float32, where it is faster than in bfloat16."""
-    rois, half = _as_rois(cells), features.bfloat16()
+    rois, half = as_rois(cells), features.bfloat16()
     ours = partial(pyramid_pool, half, cells, LEVELS)
-    peer = partial(_roi_pools, features, rois)
+    peer = partial(roi_pools, features, rois)
     # Rounding keeps the order of numbers, so it may come before or after the maximum.
-    _require_equal(ours(), _joined(peer()).bfloat16(), ROI_POOL)
+    require_equal(ours(), joined(peer()).bfloat16(), ROI_POOL)
     return compare(case, ours, f"{ROI_POOL}, in float32", peer, _filling(ours()), rounds)
 
 
 def _training(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
     """Forward, and the gradient of the map, for one gradient of the vectors."""
-    rois, leaf = _as_rois(cells), features.clone().requires_grad_()
+    rois, leaf = as_rois(cells), features.clone().requires_grad_()
     # Whole numbers add up to the same in any order.
     generator = torch.Generator().manual_seed(0)
     shapes = [(len(cells), leaf.shape[1], n, n) for n in LEVELS]
     grids = [torch.randint(-8, 8, shape, generator=generator).to(leaf.dtype) for shape in shapes]
-    grad = _joined(grids)
+    grad = joined(grids)
 
     def ours() -> Tensor:
         return torch.autograd.grad(pyramid_pool(leaf, cells, LEVELS), leaf, grad)[0]
 
     def peer() -> Tensor:
-        return torch.autograd.grad(_roi_pools(leaf, rois), leaf, grids)[0]
+        return torch.autograd.grad(roi_pools(leaf, rois), leaf, grids)[0]
 
-    _require_equal(ours(), peer(), ROI_POOL)
+    require_equal(ours(), peer(), ROI_POOL)
     return compare(case, ours, ROI_POOL, peer, _filling(grad.clone(), torch.empty_like(features)), rounds)
 
 
 # --- peers ---------------------------------------------------------------------------------------
 
 
-def _as_rois(cells: Tensor) -> Tensor:
+def as_rois(cells: Tensor) -> Tensor:
     """(n, 5) as roi_pool wants them: the map first, and right ends inclusive."""
-    ends = torch.tensor([0, 0, 1, 1])
-    return F.pad((cells - ends).float(), (1, 0))
+    return F.pad((cells - cells.new_tensor([0, 0, 1, 1])).float(), (1, 0))
 
 
-def _roi_pools(features: Tensor, rois: Tensor) -> list[Tensor]:
+def roi_pools(features: Tensor, rois: Tensor) -> list[Tensor]:
     """A level each, not joined: less work than ours does."""
     return [roi_pool(features, rois, n) for n in LEVELS]
 
 
-def _joined(grids: list[Tensor]) -> Tensor:
+def joined(grids: list[Tensor]) -> Tensor:
+    """The vectors of the grids (n, c, level, level) of each level."""
     return torch.cat([grid.flatten(1) for grid in grids], 1)
 
 
 def _loop(features: Tensor, cells: list[list[int]]) -> list[Tensor]:
     """The definition of the vectors in torch's words, a window at a time."""
     windows = (features[:, :, y0:y1, x0:x1] for x0, y0, x1, y1 in cells)
-    return [_joined([F.adaptive_max_pool2d(window, n) for n in LEVELS]) for window in windows]
+    return [joined([F.adaptive_max_pool2d(window, n) for n in LEVELS]) for window in windows]
 
 
 def _filling(*results: Tensor) -> Callable[[], None]:
@@ -220,7 +220,8 @@ def _filling(*results: Tensor) -> Callable[[], None]:
     return fill
 
 
-def _require_equal(ours: Tensor, theirs: Tensor, peer: str) -> None:
+def require_equal(ours: Tensor, theirs: Tensor, peer: str) -> None:
+    """Raises RuntimeError if any number differs."""
     # At these levels and sizes the float32 bins of roi_pool are where the integer ones are.
     if not torch.equal(ours, theirs):
         share = (ours != theirs).double().mean().item()

@@ -123,14 +123,14 @@ class Trainer:
         started = time.perf_counter()
         row: Metrics = {"epoch": epoch + 1, "size": self._size_name(epoch)}
         row["learning_rate"] = self._set_rate(epoch)
-        row |= self._train_epoch(epoch, progress)
+        row |= self.train_epoch(epoch, progress)
         row["seconds"] = round(time.perf_counter() - started, 2)
         measured = list(validate()) if self.workers.leads else []
         row["val_top1"], row["val_top5"] = self.workers.share(measured)
         self._close_epoch(row, save)
         return row
 
-    def _train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
+    def train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
         """One pass over the images; loss and accuracy on them as they were met."""
         torch.manual_seed(_stream(self.config.seed, epoch, self.workers.rank))  # for dropout
         self.module.train()
