@@ -25,7 +25,7 @@ fix: $(INSTALLED)  ## repair what the linter can
 	$(BIN)/ruff format src tests
 
 bench: $(INSTALLED)  ## measure against the alternatives
-	$(BIN)/sppnet benchmark pool
+	$(BIN)/sppnet benchmark all
 
 clean:  ## remove the environment and everything made
 	rm -rf .venv demo dist build .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,85 @@
+"""`sppnet benchmark`: one table, with what stands below it."""
+
+import importlib
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from sppnet.benchmark.rows import Row
+from sppnet.cli import benchmark, main
+from sppnet.errors import MissingExtraError
+
+ROW = Row(
+    case="few", peer="a loop", ours_s=0.5, ours_q1_s=0.25, ours_q3_s=1.0, peer_s=2.0, peer_q1_s=1.5,
+    peer_q3_s=2.5, floor_s=0.125, note="and a note",
+)  # fmt: skip
+
+
+@pytest.fixture
+def inside(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sppnet", "benchmark", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out, f"{printed.err}{code if isinstance(code, str) else ''}"
+
+    return call
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Benchmarks that take no time: gpu has no rows, proposals lacks its extra, the others have one row."""
+    modules = {
+        f"sppnet.benchmark.{name}": SimpleNamespace(run=lambda progress: [ROW]) for name in benchmark.EVERY
+    }
+
+    def lacking(progress):
+        raise MissingExtraError("opencv-contrib-python-headless", "opencv")
+
+    modules["sppnet.benchmark.proposals"].run = lacking
+    modules["sppnet.benchmark.gpu"].run = lambda progress: []
+    whole = importlib.import_module
+    monkeypatch.setattr(
+        importlib, "import_module", lambda name, package=None: modules.get(name) or whole(name, package)
+    )
+
+
+@pytest.mark.usefixtures("made_up")
+def test_all_is_one_table(inside):
+    code, printed, said = inside("all")
+    assert code == 0
+    assert [line.split(":")[0] for line in printed.splitlines() if ": few" in line] == [
+        name for name in benchmark.EVERY if name not in ("proposals", "gpu")
+    ]
+    assert printed.count("case ") == printed.count("and a note") == 1
+    assert "proposals is left out" in said
+    assert "no GPU" in said
+
+
+@pytest.mark.usefixtures("made_up")
+def test_all_is_one_list_in_json(inside):
+    _, printed, _ = inside("all", "--json")
+    told = json.loads(printed)
+    assert [each["benchmark"] for each in told] == [name for name in benchmark.EVERY if name != "proposals"]
+    assert told[0]["rows"][0]["ratio"] == 4
+    assert told[-1]["rows"] == []
+
+
+def test_without_a_gpu_it_says_so(inside, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, printed, said = inside("gpu")
+    assert (code, printed) == (0, "")
+    assert "no GPU" in said
+
+
+@pytest.mark.parametrize("ranks", ["1024", "a,b", "1,2,3", "1.5,2"])
+def test_ranks_are_two_whole_numbers(inside, ranks):
+    code, _, said = inside("rcnn", "--ranks", ranks)
+    assert code != 0
+    assert "--ranks are two whole numbers" in said
