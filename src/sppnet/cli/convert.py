@@ -1,5 +1,6 @@
 """sppnet convert"""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,9 +19,10 @@ def convert(
     link: Annotated[
         bool, typer.Option("--link/--copy", help="Link to the image files, or copy them.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write annotated images (VOC, COCO or YOLO) in another of these layouts."""
-    from sppnet.cli.output import Bars, notes
+    from sppnet.cli.output import Bars, notes, print_json
     from sppnet.data.convert import convert_annotated
 
     with Bars() as bars:
@@ -32,6 +34,9 @@ def convert(
             bars.advance()
 
         result = convert_annotated(data, to, out, split, link, follow)
+    if as_json:
+        print_json({"out": str(out), **asdict(result)})
+        return
     odd = [*result.skipped, *result.notes]
     for note in odd[:SHOWN_NOTES]:
         notes.print(note, soft_wrap=True, markup=False)

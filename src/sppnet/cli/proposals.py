@@ -1,6 +1,7 @@
 """sppnet proposals"""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,9 +49,10 @@ def proposals(
     truth: Annotated[
         Path | None, typer.Option(help="Data set that marks objects in the images: print how many are found.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write boxes that may hold an object. Exits with 1 if an image cannot be read."""
-    from sppnet.cli.output import notes
+    from sppnet.cli.output import notes, print_json
     from sppnet.data.files import find_images
     from sppnet.proposals.given import check_format, write_boxes
 
@@ -62,9 +64,14 @@ def proposals(
     write_boxes(out, {path.as_posix(): boxes for path, boxes in found.items()})
     for reason in skipped:
         notes.print(f"left out: {reason}", soft_wrap=True, markup=False)
-    typer.echo(out)
-    if marked is not None:
-        _print_recall(_measure(found, marked))
+    curve = None if marked is None else _measure(found, marked)
+    if as_json:
+        recall = None if curve is None else {**asdict(curve), "recall": curve.recall.tolist()}
+        print_json({"file": str(out), "images": len(found), "skipped": skipped, "recall": recall})
+    else:
+        typer.echo(out)
+        if curve is not None:
+            _print_recall(curve)
     if skipped:
         raise typer.Exit(1)
 
