@@ -97,7 +97,7 @@ def train(
     c: Annotated[float | None, typer.Option("--C", help="Of SVMs: weight of errors. Default: 0.001.")] = None,
     redundant: Annotated[
         float | None,
-        typer.Option(help="Of two negatives that overlap more, drop one; the paper's: 0.7. Default: 1."),
+        typer.Option(help="Of two negatives that overlap more, drop one; the paper's: 0.7. Default: 1.0."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random. Default: 0.")] = None,
     device: Device = None,
