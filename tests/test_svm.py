@@ -114,6 +114,31 @@ def test_vectors_and_gram_matrix_give_the_same(size, loss, monkeypatch):
     torch.testing.assert_close(by_rows.bias, by_gram.bias, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_class_does_not_see_the_others(loss):
+    vectors, labels = blobs((203, 40), k=5, apart=1.0)
+    options = {"loss": loss, "C": 0.3, "tolerance": 1e-5, "max_sweeps": 10_000}
+    signs = signs_of(labels, 5)
+    signs[::7, 2] = 0
+    together = fit_svm(vectors, signs, **options)
+    alone = fit_svm(vectors, signs[:, 2:3], **options)
+    assert torch.equal(together.weight[2], alone.weight[0])
+    assert together.fit.sweeps[2] == alone.fit.sweeps[0]
+    assert (together.fit.dual[::7, 2] == 0).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_rows_that_arrive_are_learned_from_where_the_fit_was(loss):
+    vectors, labels = blobs((400, 30), apart=1.0)
+    options = {"loss": loss, "C": 0.01, "max_sweeps": 10_000}
+    early = fit_svm(vectors[:360], labels[:360], **options)
+    anew = fit_svm(vectors, labels, **options)
+    refitted = fit_svm(vectors, labels, **options, start=early.fit.dual)
+    np.testing.assert_allclose(refitted.fit.objective, anew.fit.objective, rtol=2e-3)
+    assert (refitted.fit.gap <= 1e-3).all()
+    assert refitted.fit.sweeps.sum() < anew.fit.sweeps.sum()
+
+
 @pytest.mark.parametrize("n", [1, 255, 256, 257, 600])
 def test_gram_matrix_holds_all_inner_products(n):
     vectors, _ = blobs((n, 7), k=1)

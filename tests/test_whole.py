@@ -1,0 +1,78 @@
+"""Whole maps, a plane at a time, against the definition."""
+
+import numba
+import pytest
+import torch
+
+from sppnet.errors import ConfigError
+from sppnet.ops import pyramid_pool
+from sppnet.ops.pooling import choose, using
+
+LEVELS = [(1, 2, 3, 6), (6, 3, 2, 1), (4, 6), (1,), (5, 3), (7, 1)]
+SIZES = [(1, 1), (2, 5), (13, 13), (6, 9), (40, 23)]
+
+
+def both(features, levels, grad):
+    """Vectors and gradients by this kernel and by the definition."""
+    results = []
+    for name in ("whole", "definition"):
+        leaf = features.clone().requires_grad_()
+        with using(name):
+            vectors = pyramid_pool(leaf, None, levels)
+            (slope,) = torch.autograd.grad(vectors, leaf, grad)
+        results.append((vectors.detach(), slope))
+    return results
+
+
+@pytest.fixture(autouse=True)
+def any_size(monkeypatch):
+    monkeypatch.setattr("sppnet.ops.pooling.WHOLE_CELLS", 0)
+
+
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_vectors_and_gradients_are_those_of_the_definition(levels, size, dtype):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randint(-3, 4, (2, 5, *size), generator=generator).to(dtype)  # many equal cells
+    features[0, 0, 0, 0] = float("nan")
+    features[1, 1, size[0] // 2 :, size[1] // 2] = float("nan")
+    features[1, 2] = float("-inf")
+    grad = torch.randint(-9, 9, (2, 5 * sum(n * n for n in levels)), generator=generator).to(dtype)
+    (ours, slope), (true, true_slope) = both(features, levels, grad)
+    assert torch.equal(torch.nan_to_num(ours, nan=99), torch.nan_to_num(true, nan=99))
+    assert torch.equal(slope, true_slope)
+
+
+def test_planes_beyond_a_task_and_any_threads_give_the_same():
+    features = torch.randn(3, 70, 9, 11)
+    grad = torch.randn(3, 70 * 50)
+    before, results = numba.get_num_threads(), []
+    for threads in {1, before}:
+        numba.set_num_threads(threads)
+        results.append(both(features, (1, 2, 3, 6), grad)[0])
+    numba.set_num_threads(before)
+    vectors, slope = results[0]
+    assert all(torch.equal(vectors, other[0]) and torch.equal(slope, other[1]) for other in results)
+    (_, _), (true, _) = both(features, (1, 2, 3, 6), grad)
+    assert torch.equal(vectors, true)
+
+
+@pytest.mark.parametrize(
+    ("features", "whole", "chosen"),
+    [
+        pytest.param(torch.zeros(1, 1, 30, 30), True, "whole", id="a large map"),
+        pytest.param(torch.zeros(1, 1, 30, 30), False, "cpu", id="windows"),
+        pytest.param(torch.zeros(1, 1, 13, 13), True, "cpu", id="a small map"),
+        pytest.param(torch.zeros(1, 1, 30, 30).bfloat16(), True, "cpu", id="16 bits"),
+        pytest.param(torch.zeros(1, 30, 30, 9).movedim(3, 1), True, "cpu", id="channels last"),
+    ],
+)
+def test_it_is_chosen_for_large_whole_maps(features, whole, chosen, monkeypatch):
+    monkeypatch.undo()
+    assert choose(features, whole).name == chosen
+
+
+def test_windows_are_refused():
+    with using("whole"), pytest.raises(ConfigError, match="forced, but it takes no windows"):
+        pyramid_pool(torch.zeros(1, 1, 30, 30), torch.tensor([[0, 0, 3, 3]]))
