@@ -40,7 +40,7 @@ def run(
     for size in sizes_hw:
         features = torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(0)).relu()
         case = f"{batch} maps of {size[0]}×{size[1]}, {channels} channels"
-        sides = [(case, SpatialPyramidPooling(LEVELS), _pool_levels)]
+        sides: list[tuple[str, Layer, Layer]] = [(case, SpatialPyramidPooling(LEVELS), _pool_levels)]
         if compiled:
             sides.append((f"{case}, compiled", *_compile(*sides[0][1:])))
         for name, layer, peer in sides:

@@ -123,7 +123,8 @@ def build_head(length: int, hidden: int, num_classes: int, dropout: float) -> nn
         head.add_module(f"fc{name}", nn.Linear(inputs, hidden))
         head.add_module(f"relu{name}", nn.ReLU(inplace=True))
         head.add_module(f"drop{name}", nn.Dropout(dropout))
-    head.add_module("fc8", nn.Linear(hidden, num_classes))
+    fc8 = nn.Linear(hidden, num_classes)
+    head.add_module("fc8", fc8)
     for layer in head:
         if isinstance(layer, nn.Linear):
             # He's initialisation; the paper's N(0, 0.01) with bias 1 suits fan-ins of its full width only.
@@ -131,7 +132,7 @@ def build_head(length: int, hidden: int, num_classes: int, dropout: float) -> nn
             nn.init.zeros_(layer.bias)
     # Scores begin near 0, as the paper's do. From scores of ±4 the first steps killed every ReLU of conv5 in
     # one run of two.
-    nn.init.normal_(head.fc8.weight, std=0.01)
+    nn.init.normal_(fc8.weight, std=0.01)
     return head
 
 
