@@ -112,7 +112,7 @@ def test_it_learns():
         module, draw, steps=150, learning_rate=0.05, validate=held_out(module), validate_every=60,
         progress=lambda done, total: calls.append((done, total)),
     )  # fmt: skip
-    assert before > 0.5
+    assert before > 0.4  # unlearnt, it is right by chance alone
     assert held_out(module)() == best_row(rows).error < 0.05
     assert rows[-1].loss < 0.5 * math.log(K + 1)
     assert [row.step for row in rows] == [60, 120, 150]
