@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -561,48 +558,3 @@ def test_unknown_classes_are_named(run, tmp_path):
     (other / "rows").rename(other / "waves")
     with pytest.raises(DataError, match="classes the model was not trained on: waves"):
         evaluate(Classifier.load(run / "last.safetensors"), open_folder(other))
-
-
-# --- several processes ---------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def test_two_processes_train_like_one(data, tmp_path):
-    # 14 good images in batches of 4: the last one has 3, and the damaged one is missing from another, so the
-    # processes have unequal shares twice.
-    data = with_damage(data, tmp_path / "data", "train/rows/1.png")
-    text = "--width 0.0625 --hidden 16 --sizes 64,48 --scale 224 --epochs 3 --batch-size 4 --dropout 0"
-    options = [*text.split(), "--learning-rate", "0.02", "--workers", "1", "--device", "cpu"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
-    command += [
-        str(free_port()),
-        "-m",
-        "sppnet",
-        "classify",
-        "train",
-        str(data),
-        "--out",
-        str(tmp_path / "two"),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*command, *options], capture_output=True, text=True, check=False, timeout=120, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(tmp_path / "two" / "best.safetensors")]
-    train(data, tmp_path / "one", replace(TINY, epochs=3, batch_size=4, dropout=0.0, workers=1))
-    one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
-    for key in ("epoch", "size", "learning_rate", "images"):
-        assert [row[key] for row in two] == [row[key] for row in one]
-    assert [float(row["loss"]) for row in two] == pytest.approx([float(row["loss"]) for row in one], abs=1e-4)
-    a, b = load_file(tmp_path / "one/last.safetensors"), load_file(tmp_path / "two/last.safetensors")
-    assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
-    left = {path.name for path in (tmp_path / "two").iterdir()} - {"report.html"}  # the command's
-    assert left == {path.name for path in (tmp_path / "one").iterdir()}

@@ -21,8 +21,9 @@ from sppnet.benchmark.floor import PRODUCT, large_product, multiply_adds
 from sppnet.benchmark.rows import Row, row_of, time_in_turns
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.run import RunFolder
-from sppnet.classify.sgd import Trainer, Workers
+from sppnet.classify.sgd import Trainer
 from sppnet.classify.train import build_network
+from sppnet.classify.workers import Workers
 from sppnet.data.folder import open_folder
 from sppnet.demo import PATTERNS, generate
 from sppnet.errors import ConfigError

@@ -4,7 +4,6 @@ Everything random is a pure function of the seed and the epoch, so a run stopped
 resumes to the same weights.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -13,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from sppnet.classify.board import Board
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.run import RunFolder
+from sppnet.classify.workers import Workers
 from sppnet.data import transforms
 from sppnet.data.folder import ImageFolder
 from sppnet.data.image import read_header
@@ -54,36 +52,6 @@ class LoopState:
     """Metrics of every epoch so far."""
 
 
-class Workers:
-    """The processes that train together: one, or those that torchrun started."""
-
-    def __init__(self) -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes files and validates."""
-        return self.rank == 0
-
-    def __enter__(self) -> "Workers":
-        if self.count > 1 and not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-    def share(self, numbers: list[float]) -> list[float]:
-        """The leader's numbers, on every process."""
-        if self.count == 1:
-            return numbers
-        shared: list[Any] = [numbers]
-        dist.broadcast_object_list(shared)
-        return list(shared[0])
-
-
 class Trainer:
     """One run of SGD on a network; `run` does the epochs that are left."""
 
@@ -98,13 +66,14 @@ class Trainer:
         self.cache = ImageCache(CACHE_BYTES)
         self.damaged: list[Damaged] = []
         self.state = LoopState()
-        learned = _learned_parameters(network, config.freeze_trunk)
+        self.learned = _learned_parameters(network, config.freeze_trunk)
         self.optimizer = torch.optim.SGD(
-            learned, config.learning_rate, config.momentum, weight_decay=config.weight_decay
+            self.learned, config.learning_rate, config.momentum, weight_decay=config.weight_decay
         )
-        self.module: nn.Module = network
-        if workers.count > 1:
-            self.module = DistributedDataParallel(network)
+        workers.check_images(
+            (path.relative_to(train.root).as_posix() for path in train.paths), config.batch_size
+        )
+        workers.share_tensors(network.state_dict().values())
 
     def run(self, validate: Validate, save: Callable[[bool], None], progress: Progress) -> None:
         """The epochs from where the state stands.
@@ -133,21 +102,16 @@ class Trainer:
     def train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
         """One pass over the images; loss and accuracy on them as they were met."""
         torch.manual_seed(_stream(self.config.seed, epoch, self.workers.rank))  # for dropout
-        self.module.train()
+        self.network.train()
         if self.config.freeze_trunk:
             self.network.trunk.eval()
-        order, counts = self._order(epoch)
+        order = self._order(epoch)
         progress.begin(f"epoch {epoch + 1}/{self.config.epochs} at {self._size_name(epoch)}", len(order))
         total = torch.zeros(3, dtype=torch.float64)  # loss, right, images
-        # By image and not by place: a batch of damaged images alone does not come.
-        count_of = {index: count for batch, count in zip(order, counts, strict=True) for index in batch}
-        with self._joined():
-            for batch in self._batches(epoch, order):
-                total += self._step(batch, count_of[int(batch.indices[0])])
-                loss, right, seen = total.tolist()
-                progress.advance(note=f"loss {loss / seen:.3f}, top-1 {right / seen:.1%}")
-        if self.workers.count > 1:
-            dist.all_reduce(total)
+        for batch, whole in zip(self._shares(epoch, order), order, strict=True):
+            total += self._step(batch, len(whole))
+            loss, right, seen = total.tolist()
+            progress.advance(note=f"loss {loss / seen:.3f}, top-1 {right / seen:.1%}" if seen else "")
         loss, right, seen = total.tolist()
         if not seen:
             raise DataError(
@@ -155,29 +119,32 @@ class Trainer:
             )
         return {"loss": round(loss / seen, 6), "train_top1": round(right / seen, 6), "images": int(seen)}
 
-    def _step(self, batch: Batch, count: int) -> Tensor:
-        """One update; the summed loss, how many were right, and how many there were."""
+    def _step(self, batch: Batch | None, count: int) -> Tensor:
+        """One update from this process's share of `count` images, damaged ones among them.
+
+        Returns (3,) of all processes: the summed loss, how many were right, and how many there were.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        totals = torch.zeros(3, dtype=torch.float64) if batch is None else self._add_gradients(batch, count)
+        totals = self.workers.add_up(self.learned, totals)
+        if not torch.isfinite(totals[0]):
+            raise SppnetError(
+                f"the loss is {totals[0].item()}: training diverged; lower --learning-rate "
+                f"(now {self.optimizer.param_groups[0]['lr']})"
+            )
+        if totals[2]:  # not if all are damaged
+            self.optimizer.step()
+        return totals
+
+    def _add_gradients(self, batch: Batch, count: int) -> Tensor:
         images = batch.images.to(self.device, memory_format=torch.channels_last)
         labels = batch.labels.to(self.device)
         with _precision(self.device):
-            scores = self.module(images)
+            scores = self.network(images)
             loss = nn.functional.cross_entropy(scores, labels, reduction="sum")
-        if not torch.isfinite(loss):
-            raise SppnetError(
-                f"the loss is {loss.item()}: training diverged; lower --learning-rate "
-                f"(now {self.optimizer.param_groups[0]['lr']})"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss * (self.workers.count / count)).backward()  # several processes average: the mean of all images
-        self.optimizer.step()
+        (loss / count).backward()
         right = (scores.argmax(1) == labels).sum()
         return torch.tensor([loss.item(), right.item(), len(labels)], dtype=torch.float64)
-
-    def _joined(self) -> AbstractContextManager[Any]:
-        """Lets a process that ran out of images, some being damaged, wait for the others."""
-        if isinstance(self.module, DistributedDataParallel):
-            return self.module.join()  # type: ignore[no-any-return]
-        return nullcontext()
 
     def _close_epoch(self, row: Metrics, save: Callable[[bool], None]) -> None:
         state = self.state
@@ -209,18 +176,24 @@ class Trainer:
         size = self.sizes.size(epoch)
         return f"{size}" if self.config.shape == "square" else f"{size} (full)"
 
-    def _order(self, epoch: int) -> tuple[list[list[int]], list[int]]:
-        """This process's batches of the epoch, and how many images each step has over all processes."""
-        config, workers = self.config, self.workers
+    def _order(self, epoch: int) -> list[list[int]]:
+        """The batches of the epoch, over all processes."""
+        config = self.config
         if config.shape == "full":
-            whole = bucket_by_size(self._sizes_hw(epoch), config.batch_size, config.seed, epoch)
-            whole = [batch for batch in whole if len(batch) >= workers.count]
-            return [batch[workers.rank :: workers.count] for batch in whole], [len(batch) for batch in whole]
-        whole = epoch_order(len(self.train), config.batch_size, config.seed, epoch)
-        order = epoch_order(
-            len(self.train), config.batch_size, config.seed, epoch, workers.rank, workers.count
-        )
-        return order, [len(batch) for batch in whole]
+            return bucket_by_size(self._sizes_hw(epoch), config.batch_size, config.seed, epoch)
+        return epoch_order(len(self.train), config.batch_size, config.seed, epoch)
+
+    def _shares(self, epoch: int, order: list[list[int]]) -> Iterator[Batch | None]:
+        """This process's share of each batch; None where it has no image, or damaged ones alone."""
+        shares = [self.workers.own(batch) for batch in order]
+        place_of = {index: place for place, share in enumerate(shares) for index in share}
+        next_place = 0
+        for batch in self._batches(epoch, shares):
+            place = place_of[int(batch.indices[0])]
+            yield from [None] * (place - next_place)
+            yield batch
+            next_place = place + 1
+        yield from [None] * (len(order) - next_place)
 
     def _sizes_hw(self, epoch: int) -> list[tuple[int, int]]:
         scale = self._full_scale(epoch)
@@ -267,28 +240,39 @@ class Trainer:
 
     def _write_checkpoint(self) -> None:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        for index, parameter in enumerate(self._learned()):
+        for index, parameter in enumerate(self.learned):
             buffer = self.optimizer.state[parameter].get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{index}"] = buffer
         self.folder.save_checkpoint({"state": asdict(self.state)}, tensors)
 
     def resume(self) -> None:
-        """Go on from the folder's checkpoint, if it has one."""
-        checkpoint = self.folder.load_checkpoint()
-        if checkpoint is None:
+        """Go on from the folder's checkpoint, if it has one. The leader reads it and tells the others."""
+        checkpoint = self.folder.load_checkpoint() if self.workers.leads else None
+        state, met = self.workers.share(None if checkpoint is None else self._restore(*checkpoint)) or (
+            None,
+            [],
+        )
+        if state is None:
             return
-        header, tensors = checkpoint
-        self.state = LoopState(**header["state"])
+        self.state = LoopState(**state)
+        moments = [self.optimizer.state[self.learned[index]] for index in met]
+        for index, moment in zip(met, moments, strict=True):
+            moment.setdefault("momentum_buffer", torch.zeros_like(self.learned[index]))
+        self.workers.share_tensors(moment["momentum_buffer"] for moment in moments)
+        self.workers.share_tensors(self.network.state_dict().values())
+
+    def _restore(
+        self, header: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Take weights and momentum from a checkpoint; its state, and which parameters had momentum."""
         own = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
         self.network.load_state_dict(own)
-        for index, parameter in enumerate(self._learned()):
-            buffer = tensors.get(f"momentum.{index}")
-            if buffer is not None:
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer.to(self.device)
-
-    def _learned(self) -> list[Tensor]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        met = [index for index in range(len(self.learned)) if f"momentum.{index}" in tensors]
+        for index in met:
+            buffer = tensors[f"momentum.{index}"].to(self.device)
+            self.optimizer.state[self.learned[index]]["momentum_buffer"] = buffer
+        return dict(header["state"]), met
 
 
 def _learned_parameters(network: SPPNet, freeze_trunk: bool) -> list[nn.Parameter]:

@@ -13,7 +13,8 @@ from sppnet.classify.config import TrainingConfig
 from sppnet.classify.evaluate import evaluate
 from sppnet.classify.linear import train_svm
 from sppnet.classify.run import RunFolder
-from sppnet.classify.sgd import Trainer, Workers
+from sppnet.classify.sgd import Trainer
+from sppnet.classify.workers import Workers
 from sppnet.data.folder import ImageFolder, split_folder
 from sppnet.data.loader import Damaged
 from sppnet.errors import ConfigError
@@ -48,12 +49,15 @@ def train(
     """Train a classifier on a folder of class folders; see `split_folder` for what is validated on.
 
     out: the run folder (see `RunFolder`), of one run at a time. resume: go on with the one begun there.
-    Under torchrun every process calls this, and all but the first return None.
+    Under torchrun every process calls this, and all but the first return None. A group that torchrun started
+    again goes on where the one before it stood.
     """
     config, progress = config or TrainingConfig(), progress or Silent()
     train_images, val_images = split_folder(data, seed=config.seed)
     folder = RunFolder(Path(out))
     with Workers() as workers, ExitStack() as opened:
+        resume = resume or workers.starts > 0
+        progress = progress if workers.leads else Silent()
         network = build_network(config, len(train_images.classes))
         if workers.leads:  # after the network, so that a trunk of a wrong name leaves no run behind
             opened.enter_context(held(folder.root))

@@ -164,34 +164,19 @@ class _BatchMaker:
 # --- which images form a batch -------------------------------------------------------------------
 
 
-def epoch_order(
-    n: int,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    rank: int = 0,
-    world_size: int = 1,
-    drop_last: bool = False,
-) -> list[list[int]]:
-    """The batches of process `rank` in an epoch: shares of one permutation of n images.
+def epoch_order(n: int, batch_size: int, seed: int, epoch: int, drop_last: bool = False) -> list[list[int]]:
+    """The batches of an epoch: one permutation of n images, in pieces.
 
-    batch_size counts the images of all processes together. Process r takes every world_size-th
-    image of each batch from the r-th on, so that together they see the batches that one would.
-    All have the same number of batches: a last batch too small for each to have an image is left
-    out. drop_last leaves out any last batch that is not full, unless it is the only one.
+    batch_size counts the images of all processes together. drop_last leaves out a last batch that is
+    not full, unless it is the only one.
     """
-    if not (1 <= world_size <= batch_size and 0 <= rank < world_size):
-        raise ConfigError(
-            "a batch needs at least one image for each process, and ranks count from 0; got "
-            f"batch_size {batch_size}, rank {rank}, world_size {world_size}"
-        )
-    if n < world_size:
-        raise DataError(f"{n} images are too few for {world_size} processes; use fewer, or add images")
+    if batch_size < 1:
+        raise ConfigError(f"a batch needs at least 1 image; got {batch_size}")
     order = _order_rng(seed, epoch).permutation(n).tolist()
     whole = [order[start : start + batch_size] for start in range(0, n, batch_size)]
-    if len(whole) > 1 and len(whole[-1]) < (batch_size if drop_last else world_size):
+    if drop_last and len(whole) > 1 and len(whole[-1]) < batch_size:
         whole.pop()
-    return [batch[rank::world_size] for batch in whole]
+    return whole
 
 
 def bucket_by_size(
