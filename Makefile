@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint fix bench clean
+.PHONY: demo test lint fix docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what can be made
@@ -24,11 +24,14 @@ fix: $(INSTALLED)  ## repair what the linter can
 	$(BIN)/ruff check --fix src tests
 	$(BIN)/ruff format src tests
 
+docs: $(INSTALLED)  ## build the site of the documentation, site/index.html
+	$(BIN)/mkdocs build --quiet --strict
+
 bench: $(INSTALLED)  ## measure against the alternatives
 	$(BIN)/sppnet benchmark all
 
 clean:  ## remove the environment and everything made
-	rm -rf .venv demo dist build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv demo site dist build .pytest_cache .ruff_cache .mypy_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,114 +1,68 @@
-"""Every command and every snippet of the README runs, in its order, as a reader would run it."""
+"""README in two languages: the same commands, figures that stand in the pages they come from, and a
+file tree that names what is there. Its commands and snippets are run by test_docs.py.
+"""
 
-import json
-import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
-import torch
-import torchvision
-
-from sppnet.data.annotated import open_annotated
-from sppnet.demo import generate, generate_scenes
-from sppnet.proposals.given import read_boxes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+CHINESE = (ROOT / "README.zh-CN.md").read_text()
 SOURCES = ROOT / "src" / "sppnet"
 
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+FIGURE = re.compile(r"\d+(?:\.\d+)?")
 
 
-COMMANDS = [line for block in blocks("console") for line in block.splitlines()]
-OURS = [command for command in COMMANDS if command.startswith("sppnet ")]
-SERVE = "sppnet serve "
-"""Ends with a signal alone, and has a test of its own."""
+def code(text: str) -> list[str]:
+    """The blocks that a reader runs."""
+    return re.findall(r"```(?:console|python)\n.*?```", text, re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A folder with a reader's photographs, and the published weights already in torch's cache."""
-    home = tmp_path_factory.mktemp("reader")
-    generate(home / "photos", images_per_class=5, seed=0)
-    generate_scenes(home / "street", "train", count=6, seed=0)
-    generate_scenes(home / "street", "test", count=2, seed=1)
-    shutil.copy(home / "photos" / "dots" / "0.jpg", home / "photo.jpg")
-    url = torchvision.models.get_model_weights("mobilenet_v2").DEFAULT.url
-    cache = home / "torch" / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    torch.save(torchvision.models.mobilenet_v2().state_dict(), cache / Path(url).name)
-    environment = {**os.environ, "TORCH_HOME": str(home / "torch"), "COLUMNS": "100"}
-    environment["XDG_CACHE_HOME"] = str(home / "cache")
-    for command in OURS:
-        if command.startswith(SERVE):
-            continue
-        words = [sys.executable, "-m", *command.split()]
-        done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return home, environment
+def test_both_languages_show_the_same_commands_and_snippets() -> None:
+    assert len(code(README)) >= 7
+    assert code(CHINESE) == code(README)
 
 
-def test_the_readme_shows_commands() -> None:
-    assert len(OURS) >= 5
-    assert {command.split()[0] for command in COMMANDS} == {"make", "sppnet"}
+def figures(text: str) -> list[tuple[str, str]]:
+    """(figure, page it is from) of the table's rows."""
+    rows = re.findall(r"^\|.+\| (.+?) \| \[\w+\]\((docs/\w+\.md)\) \|$", text, re.MULTILINE)
+    return [(figure, page) for cell, page in rows for figure in FIGURE.findall(cell)]
 
 
-def test_commands_leave_what_they_say(reader: tuple[Path, dict[str, str]]) -> None:
-    home, _ = reader
-    assert (home / "runs" / "photos" / "best.safetensors").is_file()
-    assert (home / "runs" / "zf5" / "metrics.csv").read_text().count("\n") == 3  # a heading and two epochs
+def test_both_languages_have_the_same_figures() -> None:
+    assert len(figures(README)) >= 7
+    assert figures(CHINESE) == figures(README)
 
 
-def test_objects_are_proposed_and_drawn(reader: tuple[Path, dict[str, str]]) -> None:
-    home, _ = reader
-    assert sorted(path.name for path in (home / "drawn").iterdir()) == ["0.png", "1.png"]
-    assert len(read_boxes(home / "boxes.json")) == 2
-    assert 100 < len(read_boxes(home / "boxes.csv").of("photo.jpg")) <= 500
-    assert len(open_annotated(home / "street-voc", "train")) == 6
+@pytest.mark.parametrize(("figure", "page"), figures(README))
+def test_a_figure_stands_in_the_page_it_comes_from(figure: str, page: str) -> None:
+    assert figure in FIGURE.findall((ROOT / page).read_text())
 
 
-@pytest.mark.parametrize("command", [command for command in OURS if command.startswith(SERVE)])
-def test_a_server_answers_until_it_is_interrupted(command: str, reader: tuple[Path, dict[str, str]]) -> None:
-    home, environment = reader
-    words = [sys.executable, "-m", *command.split(), "--port", "0"]
-    with subprocess.Popen(words, cwd=home, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            url = process.stderr.readline().removeprefix("listening at ").strip()
-            with urllib.request.urlopen(f"{url}health", timeout=120) as answer:
-                assert json.load(answer)["status"] == "ok"
-        finally:
-            process.send_signal(signal.SIGINT)
-    assert process.returncode == 130
+@pytest.mark.parametrize("text", [README, CHINESE], ids=["English", "Chinese"])
+def test_links_lead_somewhere(text: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert len(links) > 15
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize("target", [line.split()[1] for line in COMMANDS if line.startswith("make ")])
-def test_make_has_the_target(target: str) -> None:
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert ".venv" in done.stdout
+def tree() -> list[str]:
+    """Every file that the tree names, as a path below src/sppnet."""
+    text = README[README.index("```text\nsrc/sppnet/") :].split("```")[1]
+    named, folder = [], ""
+    for line in text.splitlines()[2:]:
+        if line.endswith("/"):
+            folder = line.strip()
+        else:
+            here = folder if line.startswith("    ") else ""
+            files, _ = re.split(r"  +(?!\w*\.py)", line.strip(), maxsplit=1)
+            named += [here + file for file in files.split()]
+    return named
 
 
-@pytest.mark.parametrize("snippet", blocks("python"))
-def test_snippet_runs(snippet: str, reader: tuple[Path, dict[str, str]]) -> None:
-    home, environment = reader
-    words = [sys.executable, "-W", "error", "-c", snippet]
-    done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_file_tree_names_every_module() -> None:
-    tree = README[README.index("## The files") :]
-    for path in SOURCES.rglob("*.py"):
-        folder = path.parent.relative_to(SOURCES)
-        if path.name.startswith("__") or str(folder) in ("cli", "benchmark"):
-            continue
-        assert path.name in tree, path
+def test_the_file_tree_names_every_module_and_nothing_else() -> None:
+    there = {path.relative_to(SOURCES).as_posix() for path in SOURCES.rglob("*.py")}
+    named = tree()
+    assert sorted(named) == sorted(path for path in there if not Path(path).name.startswith("__"))

@@ -1,0 +1,103 @@
+"""The site is built and needs no network; what the page on the paper names is there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sppnet
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+# --- the paper -----------------------------------------------------------------------------------
+
+PAPER = (DOCS / "paper.md").read_text()
+CODE, TEST = r"\[`([\w.]+)`\]\(\.\./(src/[\w/]+\.py)\)", r"\[`(test_\w+)`\]\(\.\./(tests/\w+\.py)\)"
+SENTENCES = re.findall(r"^- (.*?)(?=\n\n|\n- |\Z)", PAPER, re.DOTALL | re.MULTILINE)
+
+
+def test_the_paper_is_explained_in_sentences() -> None:
+    assert len(SENTENCES) > 50
+
+
+@pytest.mark.parametrize("sentence", SENTENCES, ids=lambda text: " ".join(text.split())[:70])
+def test_a_sentence_names_what_does_it_and_what_tests_it(sentence: str) -> None:
+    code, tests = re.findall(CODE, sentence), re.findall(TEST, sentence)
+    assert code, "no function is named"
+    assert tests, "no test is named"
+    assert sentence.count("](../") == len(code) + len(tests)
+    for name, path in [*code, *tests]:
+        *owners, last = name.split(".")
+        text = (ROOT / path).read_text()
+        for owner in owners:
+            assert re.search(rf"^class {owner}\b", text, re.MULTILINE), f"{path} has no class {owner}"
+        defined = rf"^( *)(?:(?:def|class) {last}\b|{last}\b(?::.*)? = )"
+        found = re.findall(defined, text, re.MULTILINE)
+        assert {bool(indent) for indent in found} >= {bool(owners)}, f"{path} has no {name}"
+
+
+# --- the site ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    folder = tmp_path_factory.mktemp("site")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_page_is_in_the_site(site: Path) -> None:
+    for path in DOCS.glob("*.md"):
+        assert (site / path.with_suffix(".html").name).is_file()
+
+
+LOADED = re.compile(
+    r"<(?:script|link|img|iframe|source|video|audio)\b[^>]*?\b(?:src|href|srcset)=[\"']?"
+    r"((?:https?:)?//[^\s\"'>]+)"
+)
+LOADED_BY_STYLE = re.compile(r"(?:url\(|@import )[\"']?((?:https?:)?//[^)\"']+)")
+
+
+def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
+    pages, sheets = list(site.rglob("*.html")), list(site.rglob("*.css"))
+    assert len(pages) > 15
+    assert sheets
+    outside = {url for page in pages for url in LOADED.findall(page.read_text())}
+    outside |= {url for file in [*pages, *sheets] for url in LOADED_BY_STYLE.findall(file.read_text())}
+    assert outside == set()
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        pytest.param('<link rel="stylesheet" href="https://fonts.example/a.css">', id="a style sheet"),
+        pytest.param("<script async src=//cdn.example/a.js></script>", id="a script"),
+        pytest.param("<img alt='x' src='http://example/a.png'>", id="a picture"),
+    ],
+)
+def test_what_would_be_loaded_is_seen(html: str) -> None:
+    assert LOADED.search(html)
+
+
+def test_the_reference_has_every_public_name(site: Path) -> None:
+    page = (site / "reference.html").read_text()
+    missing = [name for name, home in sppnet._HOMES.items() if f'id="{home}.{name}"' not in page]
+    assert missing == []
+
+
+def test_lines_of_code_are_linked_where_they_stand(site: Path) -> None:
+    links = re.findall(
+        r'<a href="(code/[\w/]+\.html)#(__codelineno-0-(\d+))"><code>([^<]+)',
+        (site / "paper.html").read_text(),
+    )
+    assert len(links) > 100
+    for path, anchor, number, name in links:
+        assert f'id="{anchor}"' in (site / path).read_text()
+        source = (ROOT / path.removeprefix("code/")).with_suffix(".py").read_text().splitlines()
+        assert name.split(".")[-1] in source[int(number) - 1]
