@@ -36,6 +36,9 @@ def command(text: str) -> int:
             print(end.code, file=sys.stderr)
             return 1
         return end.code or 0
+    except Exception:  # so that the steps after it have their results
+        traceback.print_exc()
+        return 1
     return 0
 
 
