@@ -135,7 +135,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     environment["XDG_CACHE_HOME"] = str(home / "cache")
     table = home / "steps.json"
     table.write_text(json.dumps([{"page": s.page, "kind": s.kind, "text": replaced(s.text)} for s in RUN]))
-    words = [sys.executable, str(ROOT / "tests" / "reader.py"), str(table)]
+    words = [sys.executable, str(ROOT / "tests" / "page_follower.py"), str(table)]
     done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     assert len(lines) == len(RUN), f"stopped at {RUN[len(lines)]}\n{done.stderr}"

@@ -1,6 +1,6 @@
 """Does what a page says: its commands, its snippets in one session, as a reader would, in one process.
 
-    python reader.py STEPS.json
+    python page_follower.py STEPS.json
 
 STEPS.json: [{"page", "kind": "console" or "python", "text"}, …]. A step's result is a line of JSON on
 the real standard output: {"code", "out", "err", "seconds"}.
