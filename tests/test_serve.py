@@ -207,7 +207,9 @@ def test_health_metrics_and_the_model(asked):
 # --- pages ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/drawing.js", "/docs", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/", "/page.css", "/page.js", "/drawing.js", "/camera.js", "/docs", "/openapi.json"]
+)
 def test_pages_need_nothing_from_elsewhere(asked, path):
     answer = asked.get(path)
     assert answer.status_code == 200

@@ -1,16 +1,9 @@
-"""The page in a real browser: an image dropped, a slider moved, a window drawn, by mouse and by keyboard.
-
-The browser is driven over its DevTools protocol with real input events; nothing is downloaded.
+"""The page in a real browser: an image dropped, pasted or photographed, a slider moved, a window drawn, with
+mouse, finger or keyboard alone. Nothing is downloaded.
 """
 
-import base64
-import itertools
 import json
-import os
-import shutil
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from browser import Browser, needs_chromium, open_browser, until
 from sppnet.classify.classifier import Classifier, Testing
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector, Parts
@@ -34,143 +28,9 @@ from sppnet.proposals.windows import WindowConfig
 from sppnet.serve.limits import Limits
 from sppnet.serve.listen import open_server
 
-client = pytest.importorskip("websockets.sync.client", reason="needs the package websockets")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium is installed (apt-get install chromium)"
-)
+pytestmark = needs_chromium
 
 CLASSES = ("cat", "dog")
-WAIT = 60.0  # machines that run tests may be slow
-
-
-class Browser:
-    """One tab of a headless chromium."""
-
-    def __init__(self, socket: Any) -> None:
-        self.socket = socket
-        self.numbers = itertools.count(1)
-        self.events: list[dict[str, Any]] = []
-        self.session: str | None = None
-        (tab,) = [t for t in self.ask("Target.getTargets")["targetInfos"] if t["type"] == "page"]
-        self.session = self.ask("Target.attachToTarget", targetId=tab["targetId"], flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.ask(f"{domain}.enable")
-
-    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
-        number = next(self.numbers)
-        message = {"id": number, "method": method, "params": parameters}
-        self.socket.send(json.dumps(message | ({"sessionId": self.session} if self.session else {})))
-        while True:
-            answer = json.loads(self.socket.recv(timeout=WAIT))
-            if answer.get("id") == number:
-                assert "error" not in answer, f"{method}: {answer['error']}"
-                return answer["result"]
-            self.events.append(answer)
-
-    def run(self, script: str) -> Any:
-        """The value of a script in the page."""
-        found = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
-
-    def open(self, url: str) -> None:
-        self.ask("Page.navigate", url=url)
-        self.until("document.body?.dataset.ready === 'yes'")
-
-    def until(self, script: str) -> None:
-        until(
-            lambda: self.run(f"Boolean({script})"),
-            lambda: f"{script}; the page says {self.text('#status')!r}",
-        )
-
-    def text(self, place: str) -> str:
-        return self.run(f"document.querySelector({place!r})?.innerText ?? ''")
-
-    def texts(self, place: str) -> list[str]:
-        return self.run(f"[...document.querySelectorAll({place!r})].map((one) => one.innerText)")
-
-    def frame(self, place: str) -> tuple[float, float, float, float]:
-        """x, y, width and height of an element, brought into view."""
-        script = (
-            f"(() => {{const e = document.querySelector({place!r}); e.scrollIntoView({{block: 'center'}});"
-            "const f = e.getBoundingClientRect(); return [f.x, f.y, f.width, f.height]})()"
-        )
-        return tuple(self.run(script))
-
-    def drop(self, path: Path, place: str = "#drop") -> None:
-        x, y, width, height = self.frame(place)
-        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
-        for kind in ("dragEnter", "dragOver", "drop"):
-            self.ask("Input.dispatchDragEvent", type=kind, x=x + width / 2, y=y + height / 2, data=data)
-
-    def press(self, key: str, times: int = 1, shift: bool = False) -> None:
-        for _ in range(times):
-            for kind in ("keyDown", "keyUp"):
-                code = {"Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40, "End": 35}[key]
-                self.ask(
-                    "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code,
-                    modifiers=8 if shift else 0,
-                )  # fmt: skip
-
-    def drag(self, place: str, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """With the mouse, between points in shares of an element."""
-        x, y, width, height = self.frame(place)
-        points = [(x + width * a, y + height * b) for a, b in (start, end)]
-        middle = tuple((a + b) / 2 for a, b in zip(*points, strict=True))
-        kinds = ("mousePressed", "mouseMoved", "mouseMoved", "mouseReleased")
-        steps = zip(kinds, (points[0], middle, points[1], points[1]), strict=True)
-        for kind, (px, py) in steps:
-            self.ask(
-                "Input.dispatchMouseEvent", type=kind, x=px, y=py, button="left", buttons=1, clickCount=1
-            )
-
-    def shot(self, path: Path, whole: bool = True) -> None:
-        data = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
-        path.write_bytes(base64.b64decode(data))
-
-    def complaints(self) -> list[str]:
-        """Errors and violated policies that the console has shown."""
-        self.run("0")
-        seen = [(event.get("method"), event.get("params", {})) for event in self.events]
-        entries = [about["entry"] for kind, about in seen if kind == "Log.entryAdded"]
-        thrown = [str(about["exceptionDetails"]) for kind, about in seen if kind == "Runtime.exceptionThrown"]
-        wrong = [entry for entry in entries if entry["level"] == "error"]
-        return thrown + [f"{entry['text']} {entry.get('url')}" for entry in wrong]
-
-    def addresses(self) -> set[str]:
-        """Everything the page asked for."""
-        sent = [
-            e["params"]["request"]["url"]
-            for e in self.events
-            if e.get("method") == "Network.requestWillBeSent"
-        ]
-        return {url for url in sent if not url.startswith(("data:", "blob:"))}
-
-
-@contextmanager
-def open_browser(home: Path) -> Iterator[Browser]:
-    """A browser whose profile lies in `home`, gone at the end."""
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    words = [CHROMIUM, "--headless=new", *sandbox, "--disable-gpu", "--remote-debugging-port=0",
-             "--window-size=1280,900", f"--user-data-dir={home}", "about:blank"]  # fmt: skip
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        port_file = home / "DevToolsActivePort"
-        until(lambda: port_file.is_file() and port_file.read_text().count("\n") >= 1)
-        port, path = port_file.read_text().split("\n")[:2]
-        with client.connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as socket:
-            yield Browser(socket)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def until(condition: Any, complaint: Any = lambda: "waited too long") -> None:
-    ends = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < ends, complaint()
-        time.sleep(0.05)
 
 
 @contextmanager
@@ -224,14 +84,22 @@ def photo(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def detector_page(browser, photo) -> Iterator[Browser]:
-    """The page of a detector, an image dropped on it."""
+def detector_url() -> Iterator[str]:
     with serving(make_detector()) as url:
-        browser.events.clear()
-        browser.open(url)
-        browser.drop(photo)
-        browser.until("document.querySelectorAll('#found .name').length > 0")
-        yield browser
+        yield url
+
+
+FOUND = "document.querySelectorAll('#found .name').length > 0"
+
+
+@pytest.fixture(scope="module")
+def detector_page(browser, detector_url, photo) -> Browser:
+    """The page of a detector, an image dropped on it."""
+    browser.events.clear()
+    browser.open(detector_url)
+    browser.drop(photo)
+    browser.until(FOUND)
+    return browser
 
 
 def test_a_dropped_image_is_shown_with_what_was_found(detector_page):
@@ -350,3 +218,109 @@ def test_a_classifier_ranks_the_image_and_a_window_of_it(browser, photo):
         browser.drag("canvas", (0.1, 0.1), (0.5, 0.9))
         browser.until("document.querySelectorAll('#window-found .name').length === 2")
         assert "%" in browser.text("#window-found .value")
+
+
+# --- other ways in -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(browser, detector_url) -> Browser:
+    """The page of a detector, without an image."""
+    browser.open(detector_url)
+    assert not browser.run(FOUND)
+    return browser
+
+
+def test_an_image_is_pasted(fresh, detector_url):
+    fresh.ask("Browser.grantPermissions", origin=detector_url, permissions=["clipboardReadWrite"])
+    fresh.run(
+        "(async () => {const sheet = new OffscreenCanvas(120, 80);"
+        "sheet.getContext('2d').fillRect(9, 9, 50, 40);"
+        "const blob = await sheet.convertToBlob({type: 'image/png'});"
+        "await navigator.clipboard.write([new ClipboardItem({'image/png': blob})])})()"
+    )
+    fresh.paste()
+    fresh.until(FOUND)
+    assert fresh.run("canvas.width / canvas.height") == pytest.approx(120 / 80, rel=1e-2)
+
+
+def test_a_photograph_is_taken_with_the_camera(fresh):
+    fresh.click("#photograph")
+    fresh.until("document.querySelector('#view').videoWidth > 0")
+    stream = fresh.run("window.stream = document.querySelector('#view').srcObject; stream.active")
+    assert stream
+    fresh.click("#take")
+    fresh.until(FOUND)
+    assert "photograph.jpg" in fresh.run("canvas.getAttribute('aria-label')")
+    assert not fresh.run("stream.active || document.querySelector('#live').open")
+
+
+def test_a_camera_is_left_with_escape(fresh):
+    fresh.click("#photograph")
+    fresh.until("document.querySelector('#live').open")
+    fresh.run("window.stream = document.querySelector('#view').srcObject")
+    fresh.press("Escape")
+    fresh.until("!document.querySelector('#live').open && !stream.active")
+    assert fresh.text("#status") == ""
+    assert not fresh.run(FOUND)
+
+
+def test_a_camera_that_is_refused_is_told(fresh):
+    fresh.run(
+        "navigator.mediaDevices.getUserMedia = async () => {throw new DOMException('', 'NotAllowedError')}"
+    )
+    fresh.click("#photograph")
+    fresh.until("document.querySelector('#status').classList.contains('wrong')")
+    assert "not allowed" in fresh.text("#status")
+    assert "Choose an image instead" in fresh.text("#status")
+
+
+@pytest.fixture
+def phone(browser, detector_url, photo) -> Iterator[Browser]:
+    """A touch screen with an image on it."""
+    browser.ask("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=1)
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    browser.ask("Emulation.setDeviceMetricsOverride", **size)
+    browser.open(detector_url)
+    browser.drop(photo)
+    browser.until(FOUND)
+    yield browser
+    browser.ask("Emulation.clearDeviceMetricsOverride")
+    browser.ask("Emulation.setTouchEmulationEnabled", enabled=False)
+
+
+def test_a_finger_scrolls_until_it_is_told_to_draw(phone):
+    assert phone.run(
+        "document.querySelector('#photograph').hidden"
+    )  # a phone's camera is behind its file input
+    phone.touch("canvas", (0.2, 0.3), (0.7, 0.8))
+    assert phone.run("document.querySelector('#window').hidden")
+    phone.click("#draw")
+    phone.touch("canvas", (0.2, 0.3), (0.7, 0.8))
+    phone.until(SCORED)
+    assert sorted(phone.texts("#window-found .name")) == list(CLASSES)
+
+
+def test_everything_is_done_with_the_keyboard_alone(fresh, photo, tmp_path):
+    fresh.ask("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    fresh.ask("Page.setInterceptFileChooserDialog", enabled=True)
+    fresh.events.clear()
+    fresh.tab_to("#file")
+    assert fresh.run("getComputedStyle(document.querySelector('label[for=file]')).outlineStyle") == "solid"
+    fresh.press("Enter")
+    until(lambda: fresh.run("0") or fresh.happened("Page.fileChooserOpened"))
+    node = fresh.happened("Page.fileChooserOpened")["backendNodeId"]
+    fresh.ask("DOM.setFileInputFiles", files=[str(photo)], backendNodeId=node)
+    fresh.ask("Page.setInterceptFileChooserDialog", enabled=False)
+    fresh.until(FOUND)
+    fresh.tab_to("#canvas")
+    fresh.press("ArrowRight")
+    fresh.until(SCORED)
+    count = len(fresh.texts("#found .name"))
+    fresh.tab_to("#score")
+    fresh.press("End")
+    fresh.until(f"document.querySelectorAll('#found .name').length < {count}")
+    fresh.tab_to("#levels input:checked")
+    fresh.tab_to("#save-json")
+    fresh.press("Enter")
+    until((tmp_path / "photo.json").is_file, lambda: list(tmp_path.iterdir()))

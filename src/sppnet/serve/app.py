@@ -22,7 +22,13 @@ from sppnet.serve.shelf import Shelf
 from sppnet.serve.worker import Worker
 
 PAGE = Path(__file__).parent / "page"
-FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js", "/drawing.js": "drawing.js"}
+FILES = {
+    "/": "page.html",
+    "/page.css": "page.css",
+    "/page.js": "page.js",
+    "/drawing.js": "drawing.js",
+    "/camera.js": "camera.js",
+}
 
 HEADERS = {
     "Content-Security-Policy": (

@@ -1,5 +1,6 @@
 // The page: an image goes to the server once; sliders work here, windows are asked of the image's map.
 
+import { hasCamera, photograph } from "/camera.js";
 import { colourOf, drawBoxes, drawWindow, suppress } from "/drawing.js";
 
 const LEAST_SCORE = -1; // what sliders can still show
@@ -265,6 +266,15 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     if (kind === "drop") look(event.dataTransfer.files[0]);
   });
 }
+element("photograph").hidden = !hasCamera();
+element("phone").hidden = hasCamera();
+element("photograph").addEventListener("click", async () => {
+  try {
+    look(await photograph());
+  } catch (error) {
+    tell(`The camera: ${error.message}. Choose an image instead.`, true);
+  }
+});
 document.addEventListener("paste", (event) => look(event.clipboardData.files[0]));
 for (const id of ["score", "overlap"]) {
   element(id).addEventListener("input", show);
