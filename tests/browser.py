@@ -41,6 +41,7 @@ class Browser:
         self.session = self.ask("Target.attachToTarget", targetId=tab["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
+        self.ask("Emulation.setFocusEmulationEnabled", enabled=True)  # the clipboard is for pages in front
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self.numbers)
