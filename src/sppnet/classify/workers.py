@@ -15,6 +15,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from sppnet.errors import ConfigError, DataError
 
@@ -48,10 +50,10 @@ class Workers:
         """
         alone = os.environ.get("LOCAL_WORLD_SIZE") == str(self.count)
         name = f"start {self.starts if alone else 0}, group {next(_groups)}"
-        store, rank, size = next(dist.rendezvous("env://"))
+        store, rank, size = next(rendezvous("env://"))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=dist.PrefixStore(name, store),
+            store=PrefixStore(name, store),
             rank=rank,
             world_size=size,
         )

@@ -1,11 +1,12 @@
 """sppnet detect …"""
 
-import csv
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from sppnet.cli.engines import Engine, EngineOption
 
 if TYPE_CHECKING:
     from sppnet.detect.detector import Detector
@@ -175,22 +176,31 @@ def predict(
     device: Device = None,
     as_json: Json = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write CSV to this file.")] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write Parquet to this file; with --engine ray, to this folder.")
+    ] = None,
+    engine: EngineOption = Engine.local,
 ) -> None:
     """Find objects in images. Exits with 1 if an image could not be read, after all others."""
-    from sppnet.cli.output import print_json
+    from sppnet.cli import predictions
     from sppnet.data.files import find_images
 
-    detector = _open(model, device)
+    predictions.check_engine(engine, parquet, out)
     paths = find_images(images)
     for folder in filter(None, (out, csv_file and csv_file.parent)):
         folder.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    found, skipped = _predict(detector, paths, min_score, out)
+    if parquet and engine is Engine.ray:
+        read_back = bool(csv_file or as_json)
+        found, skipped = predictions.find_on_ray(model, device, paths, min_score, parquet, read_back)
+    else:
+        found, skipped = predictions.find_here(_open(model, device), paths, min_score, out, parquet)
     _tell_skipped(skipped)
     if csv_file:
-        _write_csv(csv_file, found)
+        predictions.write_csv(csv_file, found)
     if as_json:
-        results = [{"image": str(path), **each.to_json()} for path, each in found.items()]
-        print_json({"predictions": results, "skipped": skipped})
+        predictions.print_found(found, skipped)
+    elif parquet:
+        typer.echo(parquet)
     elif not csv_file:
         for path, each in found.items():
             typer.echo(f"{path}  {_in_words(each)}")
@@ -198,60 +208,19 @@ def predict(
         raise typer.Exit(1)
 
 
-# --- predicting ----------------------------------------------------------------------------------
+# --- telling -------------------------------------------------------------------------------------
 
 
 def _open(models: list[Path], device: str | None) -> "Detector | Ensemble":
-    from sppnet.detect.detector import Detector
-    from sppnet.detect.ensemble import Ensemble
-    from sppnet.nn.device import find_device
+    from sppnet.engine.work import load_detector
 
-    where = str(find_device(device or "auto"))
-    detectors = [Detector.load(path, where) for path in models]
-    return detectors[0] if len(detectors) == 1 else Ensemble(tuple(detectors))
-
-
-def _predict(
-    detector: "Detector | Ensemble", paths: list[Path], min_score: float, out: Path | None
-) -> "tuple[dict[Path, Detections], list[str]]":
-    """What is in each image, drawn on the way, and why some could not be read."""
-    from sppnet.cli.drawings import drawing_files
-    from sppnet.cli.output import Bars
-    from sppnet.data.image import read_image
-    from sppnet.errors import ImageError
-
-    drawings = drawing_files(paths, out) if out else {}
-    found: dict[Path, Detections] = {}
-    skipped = []
-    with Bars() as bars:
-        bars.begin("detecting", len(paths))
-        for path in paths:
-            try:
-                found[path] = detector(path, min_score=min_score)
-                if out:
-                    found[path].draw(read_image(path)).save(drawings[path])
-            except ImageError as error:
-                skipped.append(str(error))
-            bars.advance()
-    return found, skipped
+    return load_detector(tuple(map(str, models)), device or "auto")
 
 
 def _in_words(found: "Detections") -> str:
     named = [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores, strict=True)]
     more = len(named) - NAMED_IN_LINES
     return ", ".join(named[:NAMED_IN_LINES]) + (f" and {more} more" if more > 0 else "") or "nothing"
-
-
-def _write_csv(path: Path, found: "dict[Path, Detections]") -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "label", "score", "x0", "y0", "x1", "y1"])
-        for image, each in found.items():
-            for name, score, box in zip(each.names, each.scores, each.boxes.tolist(), strict=True):
-                writer.writerow([image, name, f"{score:.6f}", *(f"{side:.2f}" for side in box)])
-
-
-# --- telling -------------------------------------------------------------------------------------
 
 
 def _tell_skipped(skipped: Any) -> None:

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sppnet.cli.engines import Engine, EngineOption
+
 if TYPE_CHECKING:
     from sppnet.classify.features import SPPFeatures, Vectors
 
 
 def features(
     images: Annotated[list[str], typer.Argument(help="Files, folders, or patterns such as 'photos/*.jpg'.")],
-    out: Annotated[Path, typer.Option(help="File of vectors to write: .safetensors or .parquet.")],
+    out: Annotated[Path, typer.Option(help="File of vectors: .safetensors or .parquet (ray: a folder).")],
     trunk: Annotated[
         str | None, typer.Option(help="A network as for classify train. Default: mobilenet_v2:18.")
     ] = None,
@@ -26,6 +28,7 @@ def features(
         Path | None, typer.Option(help="Classifier or detector whose trunk is taken, as it was used.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    engine: EngineOption = Engine.local,
 ) -> None:
     """Write a vector for each image. Exits with 1 if an image could not be read, after all others."""
     from sppnet.classify.features import SPPFeatures
@@ -33,12 +36,16 @@ def features(
     from sppnet.cli.vectors import check_suffix, write_vectors
     from sppnet.data.files import find_images
 
-    check_suffix(out)  # before the work, not after it
+    check_suffix(out, folder=engine is Engine.ray)  # before the work, not after it
+    paths = find_images(images)
     extractor = SPPFeatures(trunk, weights, _levels(levels), scale, model, device).fit()
-    names, vectors, skipped = _extract(extractor, find_images(images))
+    if engine is Engine.ray:
+        skipped = _extract_on_ray(extractor, paths, out)
+    else:
+        names, vectors, skipped = _extract(extractor, paths)
+        write_vectors(out, names, vectors, _described(extractor))
     for reason in skipped:
         notes.print(f"left out: {reason}", soft_wrap=True, markup=False)
-    write_vectors(out, names, vectors, _described(extractor))
     typer.echo(out)
     if skipped:
         raise typer.Exit(1)
@@ -64,6 +71,21 @@ def _extract(extractor: "SPPFeatures", paths: list[Path]) -> "tuple[list[str], V
                 skipped.append(str(error))
             bars.advance()
     return names, vectors[: len(names)], skipped
+
+
+def _extract_on_ray(extractor: "SPPFeatures", paths: list[Path], out: Path) -> list[str]:
+    """Writes a folder of Parquet files; why images could not be read."""
+    from sppnet.cli.output import Bars
+    from sppnet.engine.batch import run_on_ray
+    from sppnet.engine.work import Extracting
+
+    parameters = {**extractor.get_params(), "device": "auto"}
+    if parameters["model"] is not None:
+        parameters["model"] = str(parameters["model"])
+    with Bars() as bars:
+        return run_on_ray(
+            Extracting(tuple(parameters.items())), paths, out, extractor.device, "features", bars
+        )
 
 
 def _described(extractor: "SPPFeatures") -> dict[str, Any]:

@@ -11,10 +11,17 @@ KIND = "vectors"
 SUFFIXES = (".safetensors", ".parquet")
 
 
-def check_suffix(path: Path) -> None:
-    """Raises ConfigError for a file that cannot be written, MissingExtraError without pyarrow."""
+def check_suffix(path: Path, folder: bool = False) -> None:
+    """Raises ConfigError for a file that cannot be written, MissingExtraError without pyarrow.
+
+    folder: whether it is to be a folder of files, as --engine ray writes them.
+    """
     from sppnet.errors import ConfigError
 
+    if folder and path.suffix != ".parquet":
+        raise ConfigError(
+            f"--engine ray writes a folder of Parquet files, as vectors.parquet; got {path.name!r}"
+        )
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"vectors are written to {' or '.join(SUFFIXES)}; got {path.name!r}")
     if path.suffix == ".parquet":

@@ -1,0 +1,104 @@
+"""What a detector finds in many images: by either engine, as Parquet, CSV or JSON."""
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sppnet.cli.engines import Engine
+
+if TYPE_CHECKING:
+    from sppnet.detect.detector import Detector
+    from sppnet.detect.ensemble import Ensemble
+    from sppnet.structures import Detections
+
+    Found = dict[Path, Detections]
+
+
+def check_engine(engine: Engine, parquet: Path | None, drawings: Path | None) -> None:
+    """Raises ConfigError for what an engine cannot do, MissingExtraError without pyarrow; before the work."""
+    from sppnet.engine.tables import import_pyarrow
+    from sppnet.errors import ConfigError
+
+    if engine is Engine.ray and not parquet:
+        raise ConfigError("--engine ray writes a folder of Parquet files; name it with --parquet")
+    if engine is Engine.ray and drawings:
+        raise ConfigError("--engine ray draws nothing; leave out --out, or use --engine local")
+    if parquet:
+        import_pyarrow()
+
+
+def find_here(
+    detector: "Detector | Ensemble",
+    paths: list[Path],
+    min_score: float,
+    out: Path | None,
+    parquet: Path | None,
+) -> "tuple[Found, list[str]]":
+    """What is in each image, drawn and written on the way, and why some could not be read."""
+    from sppnet.cli.drawings import drawing_files
+    from sppnet.cli.output import Bars
+    from sppnet.data.image import read_image
+    from sppnet.engine.parts import write_table
+    from sppnet.engine.tables import detections_table
+    from sppnet.errors import ImageError
+
+    drawings = drawing_files(paths, out) if out else {}
+    found: Found = {}
+    reasons: dict[Path, str] = {}
+    with Bars() as bars:
+        bars.begin("detecting", len(paths))
+        for path in paths:
+            try:
+                found[path] = detector(path, min_score=min_score)
+                if out:
+                    found[path].draw(read_image(path)).save(drawings[path])
+            except ImageError as error:
+                reasons[path] = str(error)
+            bars.advance()
+    if parquet:
+        names = [path.as_posix() for path in paths]
+        table = detections_table(names, [found.get(path) for path in paths], [reasons.get(p) for p in paths])
+        write_table(parquet, table)
+    return found, list(reasons.values())
+
+
+def find_on_ray(
+    models: list[Path],
+    device: str | None,
+    paths: list[Path],
+    min_score: float,
+    parquet: Path,
+    read_back: bool,
+) -> "tuple[Found, list[str]]":
+    """Writes a folder of Parquet files. What is in each image, if that is to be read back; and why not."""
+    from sppnet.cli.output import Bars
+    from sppnet.engine.batch import run_on_ray
+    from sppnet.engine.parts import read_parts
+    from sppnet.engine.tables import read_detections
+    from sppnet.engine.work import Detecting, load_detector
+
+    work = Detecting(tuple(map(str, models)), min_score)
+    classes = load_detector(
+        work.models, "cpu"
+    ).classes  # a damaged file is told before the work, not after it
+    with Bars() as bars:
+        skipped = run_on_ray(work, paths, parquet, device or "auto", "detecting", bars)
+    tables = read_parts(parquet) if read_back else ()
+    found = {Path(name): each for table in tables for name, each in read_detections(table, classes).items()}
+    return found, skipped
+
+
+def write_csv(path: Path, found: "Found") -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "score", "x0", "y0", "x1", "y1"])
+        for image, each in found.items():
+            for name, score, box in zip(each.names, each.scores, each.boxes.tolist(), strict=True):
+                writer.writerow([image, name, f"{score:.6f}", *(f"{side:.2f}" for side in box)])
+
+
+def print_found(found: "Found", skipped: list[str]) -> None:
+    from sppnet.cli.output import print_json
+
+    results = [{"image": str(path), **each.to_json()} for path, each in found.items()]
+    print_json({"predictions": results, "skipped": skipped})
