@@ -3,11 +3,17 @@
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import sppnet
+from browser import Browser, needs_chromium, open_browser
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -101,3 +107,34 @@ def test_lines_of_code_are_linked_where_they_stand(site: Path) -> None:
         assert f'id="{anchor}"' in (site / path).read_text()
         source = (ROOT / path.removeprefix("code/")).with_suffix(".py").read_text().splitlines()
         assert name.split(".")[-1] in source[int(number) - 1]
+
+
+class Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def tab(site: Path, tmp_path: Path) -> Iterator[tuple[Browser, str]]:
+    """A browser, and the site's URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(site)))
+    threading.Thread(target=server.serve_forever).start()
+    try:
+        with open_browser(tmp_path) as browser:
+            yield browser, f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@needs_chromium
+def test_pages_fit_a_phone_and_ask_for_nothing_elsewhere(tab: tuple[Browser, str]) -> None:
+    browser, url = tab
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.ask("Emulation.setDeviceMetricsOverride", **size)
+    for path in sorted(DOCS.glob("*.md")):
+        browser.ask("Page.navigate", url=f"{url}/{path.stem}.html")
+        browser.until("document.readyState === 'complete' && document.querySelector('h1')")
+        assert browser.run("document.documentElement.scrollWidth") <= 360, path.name
+    assert browser.complaints() == []
+    assert {address for address in browser.addresses() if not address.startswith(url)} == set()
