@@ -2,7 +2,8 @@
 
 A block is laid out channels-last, as integers in the order of the floats (`lanes`), so 16-, 32- and
 64-bit floats share one kernel, and NaN, made the largest integer, wins as it does in torch. Every
-array is flat, with offsets counted by hand: views cost more here than the work on them.
+array is flat, with offsets counted by hand: views cost more here than the work on them. What vectors
+are read from begins where a line of memory does: one that lies across two costs twice.
 """
 
 from functools import lru_cache
@@ -15,7 +16,17 @@ import torch
 from torch import Tensor
 
 from sppnet.geometry.grid import bin_edges
-from sppnet.ops.lanes import LANES, SQUARE, larger_of_two, rank_lanes, rank_square
+from sppnet.ops.lanes import (
+    LANES,
+    LINE_BYTES,
+    SQUARE,
+    larger_of_four,
+    rank_lanes,
+    rank_square,
+    unrank_four_rows,
+    unrank_lanes,
+    unrank_square,
+)
 from sppnet.ops.plan import filling_order, plan_levels
 
 BITS = {
@@ -24,13 +35,6 @@ BITS = {
     torch.float32: torch.int32,
     torch.float64: torch.int64,
 }
-
-POWERS = 2
-"""Powers of two tabled along each axis: 3 is no faster than 2, and doubles the table."""
-
-STEPS = 3
-"""Numbers that say where a bin lies along an axis: where its first span of 2^power cells begins, where
-its last does, and the power."""
 
 SIZES_AT_ONCE = 64
 """Sizes of windows are tabled in so many steps, so that most maps share a table."""
@@ -69,29 +73,32 @@ def plan_array(levels: tuple[int, ...]) -> Array:
     return np.array(rows, dtype=np.int64)
 
 
-def span_table(levels: tuple[int, ...], longest: int) -> Array:
-    """Where bins lie: (powers, rows of the plan, size, bin, STEPS) int64, for sizes up to `longest` at least.
+def edge_table(levels: tuple[int, ...], longest: int) -> Array:
+    """Where bins lie: (rows of the plan, size, bin, 2) int64, for sizes up to `longest` at least.
 
-    Index 0 is for maps without a table of maxima, where every span is one cell.
+    The last axis: a bin's first cell, and the one after its last.
     """
-    return _span_table(levels, -(-longest // SIZES_AT_ONCE) * SIZES_AT_ONCE)
+    return _edge_table(levels, -(-longest // SIZES_AT_ONCE) * SIZES_AT_ONCE)
 
 
 @lru_cache(maxsize=32)
-def _span_table(levels: tuple[int, ...], longest: int) -> Array:
+def _edge_table(levels: tuple[int, ...], longest: int) -> Array:
     plan = plan_array(levels)
-    table = np.zeros((POWERS, len(plan), longest + 1, plan[:, 0].max(), STEPS), np.int64)
+    table = np.zeros((len(plan), longest + 1, plan[:, 0].max(), 2), np.int64)
     for row, n in enumerate(plan[:, 0].tolist()):
-        edges = np.array([bin_edges(size, n) for size in range(1, longest + 1)])
-        cells = edges[..., 1] - edges[..., 0]
-        for powers in range(1, POWERS + 1):
-            power = np.minimum(np.frexp(cells)[1] - 1, powers - 1)
-            steps = np.stack([edges[..., 0], edges[..., 1] - (1 << power), power], -1)
-            table[powers - 1, row, 1:, :n] = steps
+        table[row, 1:, :n] = [bin_edges(size, n) for size in range(1, longest + 1)]
     return table
 
 
 # --- compiled ------------------------------------------------------------------------------------
+
+
+@compiled
+def aligned(count: int, like: Array) -> Array:
+    """Room for `count` numbers such as those of `like`, from the beginning of a line of memory on."""
+    room = np.empty(count + LINE_BYTES // like.itemsize, like.dtype)
+    start = -room.ctypes.data % LINE_BYTES // like.itemsize
+    return room[start : start + count]
 
 
 @compiled
@@ -111,9 +118,9 @@ def lay_out(
         for cell in range(cells):
             rank_lanes(features, (which * cells + cell) * channels + channel, infinity, block, cell * LANES)
     elif whole and cells >= SQUARE:
-        for square in range((cells + SQUARE - 1) // SQUARE):
-            cell = min(square * SQUARE, cells - SQUARE)  # the last may overlap: same numbers twice
-            for c in range(0, LANES, SQUARE):
+        for c in range(0, LANES, SQUARE):  # no more channels at a time than a processor fetches ahead
+            for square in range((cells + SQUARE - 1) // SQUARE):
+                cell = min(square * SQUARE, cells - SQUARE)  # the last may overlap: same numbers twice
                 start = (which * channels + channel + c) * cells + cell
                 rank_square(features, start, cells, infinity, block, cell * LANES + c, LANES)
     else:
@@ -129,25 +136,29 @@ def lay_out(
 
 
 @compiled
-def fill_table(table: Array, powers: int, height: int, width: int) -> None:
-    """table[a, b, y, x, channel]: maxima of 2^a × 2^b cells, from those of half as many."""
-    plane = height * width * LANES
-    for a in range(powers):
-        here = a * powers * plane
-        if a > 0:
-            _double_spans(table, here - powers * plane, here, height, width, 1 << (a - 1), 0)
-        for b in range(1, powers):
-            here += plane
-            _double_spans(table, here - plane, here, height, width, 0, 1 << (b - 1))
+def tabulate_squares(block: Array, squares: Array, height: int, width: int) -> None:
+    """squares[y, x, channel]: the maximum of 2×2 cells from (y, x) on; at the border, the last cell again."""
+    for y in range(height):
+        row, below = y * width, min(y + 1, height - 1) * width
+        for x in range(width):
+            right = min(x + 1, width - 1)
+            top_left, top_right = (row + x) * LANES, (row + right) * LANES
+            low_left, low_right = (below + x) * LANES, (below + right) * LANES
+            larger_of_four(block, top_left, top_right, low_left, low_right, squares, top_left)
 
 
 @compiled
-def _double_spans(
-    table: Array, source: int, target: int, height: int, width: int, down: int, across: int
-) -> None:
-    """target[y, x] = max(source[y, x], source[y + down, x + across]); at the border, the last cell again."""
-    for y in range(height):
-        row, other_row = y * width, min(y + down, height - 1) * width
-        for x in range(width):
-            here, other = (row + x) * LANES, (other_row + min(x + across, width - 1)) * LANES
-            larger_of_two(table, source + here, source + other, table, target + here)
+def turn_level(pooled: Array, first: int, count: int, target: Array, to: int) -> None:
+    """pooled[bin, channel] as ordered integers → target[channel, bin] as the floats' bits; count is n²."""
+    if count == 1:
+        unrank_lanes(pooled, first, target, to)
+        return
+    squares = count // SQUARE
+    for channel in range(0, LANES, SQUARE):
+        here, there = first + channel, to + channel * count
+        for square in range(squares):
+            bin_ = square * SQUARE
+            unrank_square(pooled, here + bin_ * LANES, LANES, target, there + bin_, count)
+        for bin_ in range(squares * SQUARE, count, 4):
+            bin_ = min(bin_, count - 4)  # the last four may overlap: same numbers twice
+            unrank_four_rows(pooled, here + bin_ * LANES, LANES, target, there + bin_, count)

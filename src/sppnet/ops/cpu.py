@@ -1,10 +1,11 @@
 """Pyramid pooling on the CPU, compiled by numba: parallel, and exact.
 
 A task is 64 channels of one map. It lays the map out channels-last, so that the channels are one
-vector, and tables the maxima of 1 and 2 cells down and across: a bin of up to 4×4 cells then takes
-four reads. Levels that divide a finer one are maxima of its bins and never read the map. A window's
-numbers are gathered in a small array, turned from bins-major to channels-major there, and written
-once. Windows come sorted, so those on the same cells follow one another and are pooled once.
+vector, and tables the maxima of squares of 2×2 cells: a bin of up to 4×4 cells then takes four reads.
+(Tables of 1×2, 2×1 or 4×4 cells save reads too, but then the cache overflows.) Levels that divide a
+finer one are maxima of its bins and never read the map. A window's numbers are gathered in a small
+array, turned from bins-major to channels-major there, and written once. Windows come sorted, so those
+on the same cells follow one another and are pooled once.
 """
 
 import threading
@@ -21,29 +22,26 @@ from sppnet.geometry.grid import count_bins
 from sppnet.ops import memory
 from sppnet.ops.blocks import (
     BITS,
-    POWERS,
     Array,
+    aligned,
     compiled,
     compiled_parallel,
-    fill_table,
+    edge_table,
     flat_bits,
     infinity_bits,
     lay_out,
     plan_array,
-    span_table,
+    tabulate_squares,
+    turn_level,
 )
 from sppnet.ops.cpu_gradient import pool_gradient
 from sppnet.ops.definition import accumulator
 from sppnet.ops.lanes import (
     LANES,
-    SQUARE,
     absorb,
     absorb_four,
     larger_of_four,
     prefetch_for_writing,
-    unrank_four_rows,
-    unrank_lanes,
-    unrank_square,
 )
 
 WINDOWS_PER_TABLE = 8
@@ -85,7 +83,7 @@ def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
             order,
             starts,
             plan_array(levels),
-            span_table(levels, max(height, width)),
+            edge_table(levels, max(height, width)),
             _count_parts(batch, channels),
             vectors.view(BITS[features.dtype]).view(-1).numpy(),
         )
@@ -94,23 +92,25 @@ def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
 
 def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
     """grad (n, c × bins) → gradient of features (b, c, h, w)."""
+    _, channels, height, width = features.shape
     kind = accumulator(features.dtype)
-    result = torch.zeros(features.shape, dtype=kind)
+    result = memory.empty(tuple(features.shape), kind)
     windows = cells.contiguous().numpy()
     bits, last = flat_bits(features.to(kind))
     order, starts = _grouped(windows, len(features))
     with kernel_running():
         pool_gradient(
-            grad.detach().to(kind).flatten().numpy(),
+            grad.detach().to(kind).contiguous().view(-1).numpy(),
             bits,
             last,
+            (channels, height, width),
             infinity_bits(kind),
             windows,
             order,
             starts,
             plan_array(levels),
-            span_table(levels, max(features.shape[2:])),
-            result.numpy(),
+            edge_table(levels, max(height, width)),
+            result.view(-1).numpy(),
         )
     return result.to(features.dtype)
 
@@ -128,7 +128,10 @@ def _grouped(cells: Array, batch: int) -> tuple[Array, Array]:
 
 def _sorted(cells: Array, batch: int) -> tuple[Array, Array]:
     """As `_grouped`, those on the same cells one after another."""
-    return np.lexsort(cells[:, ::-1].T), _starts(cells, batch)
+    numbers = cells[:, 0]
+    for column in cells.T[1:]:  # all of a window in one number: sorted in a third of lexsort's time
+        numbers = numbers * (column.max(initial=0) + 1) + column
+    return np.argsort(numbers, kind="stable"), _starts(cells, batch)
 
 
 def _starts(cells: Array, batch: int) -> Array:
@@ -138,7 +141,7 @@ def _starts(cells: Array, batch: int) -> Array:
 @compiled_parallel
 def _pool(
     features: Array, last: bool, shape: tuple[int, int, int], infinity: int, cells: Array, order: Array,
-    starts: Array, plan: Array, spans: Array, parts: int, vectors: Array,
+    starts: Array, plan: Array, edges: Array, parts: int, vectors: Array,
 ) -> None:  # fmt: skip
     channels, height, width = shape
     batch = len(starts) - 1
@@ -150,13 +153,14 @@ def _pool(
         windows = windows[task % parts * len(windows) // parts : (task % parts + 1) * len(windows) // parts]
         if len(windows) == 0:
             continue
-        powers = POWERS if len(windows) >= WINDOWS_PER_TABLE else 1
-        table = np.empty(powers * powers * height * width * LANES, features.dtype)
+        size = height * width * LANES
+        tabled = len(windows) >= WINDOWS_PER_TABLE
+        table = aligned(2 * size if tabled else size, features)  # cells, then squares
         lay_out(table, features, last, shape, which, channel, infinity)
-        fill_table(table, powers, height, width)
-        pooled = np.empty(bins * LANES, features.dtype)
-        turned = np.empty(bins * LANES, features.dtype)
-        places = np.empty(6 * plan[:, 0].max(), np.int64)
+        if tabled:
+            tabulate_squares(table, table[size:], height, width)
+        pooled = aligned(bins * LANES, features)
+        turned = aligned(bins * LANES, features)
         before = -1
         for window in windows:
             place = window * bins * channels  # of the window's vector
@@ -165,8 +169,18 @@ def _pool(
                     n, first, source = plan[row, 0], plan[row, 1], plan[row, 2]
                     ahead = place + first * channels + channel * n * n
                     if source < 0:
-                        _place_bins(cells, window, spans[powers - 1, row], n, height, width, powers, places)
-                        _pool_level(table, width, places, n, pooled, first * LANES, vectors, ahead)
+                        x0, y0, x1, y1 = (
+                            cells[window, 1],
+                            cells[window, 2],
+                            cells[window, 3],
+                            cells[window, 4],
+                        )
+                        down, across = edges[row, y1 - y0], edges[row, x1 - x0]
+                        corner = (y0 * width + x0) * LANES
+                        _pool_level(
+                            table, size if tabled else 0, corner, width * LANES, down, across, n,
+                            pooled, first * LANES, vectors, ahead,
+                        )  # fmt: skip
                     else:
                         m, fine = plan[source, 0], plan[source, 1]
                         _merge_level(pooled, m, fine * LANES, n, first * LANES, vectors, ahead)
@@ -175,9 +189,9 @@ def _pool(
                 count, first = plan[row, 0] * plan[row, 0], plan[row, 1]
                 to = place + first * channels + channel * count
                 if channel + LANES <= channels:
-                    _turn_level(pooled, first * LANES, count, vectors, to)
+                    turn_level(pooled, first * LANES, count, vectors, to)
                 else:  # the numbers of channels that are not there stay behind
-                    _turn_level(pooled, first * LANES, count, turned, 0)
+                    turn_level(pooled, first * LANES, count, turned, 0)
                     vectors[to : to + count * (channels - channel)] = turned[: count * (channels - channel)]
 
 
@@ -188,36 +202,30 @@ def _same_cells(cells: Array, one: int, other: int) -> Any:
 
 
 @compiled
-def _place_bins(
-    cells: Array, window: int, spans: Array, n: int, height: int, width: int, powers: int, places: Array
-) -> None:
-    """places[axis, bin]: offsets in the table of a bin's first and last span, and the step between spans."""
-    for axis in range(2):
-        low, high = cells[window, 2 - axis], cells[window, 4 - axis]
-        line = LANES if axis else width * LANES
-        plane = height * width * LANES * (1 if axis else powers)
-        for i in range(n):
-            first, last, power = spans[high - low, i, 0], spans[high - low, i, 1], spans[high - low, i, 2]
-            place = 3 * (axis * n + i)
-            places[place] = power * plane + (low + first) * line
-            places[place + 1] = power * plane + (low + last) * line
-            places[place + 2] = line << power
-
-
-@compiled
 def _pool_level(
-    table: Array, width: int, places: Array, n: int, pooled: Array, target: int, vectors: Array, ahead: int
-) -> None:
-    """The n×n bins of a window, from the table; meanwhile the memory from vectors[ahead] on is fetched."""
+    table: Array, squares: int, corner: int, line: int, down: Array, across: Array, n: int, pooled: Array,
+    target: int, vectors: Array, ahead: int,
+) -> None:  # fmt: skip
+    """The n×n bins of a window whose first cell is table[corner], from spans of one cell or of a square.
+
+    squares: where those begin in the table, 0 if there are none. down, across: the edges of the bins.
+    Meanwhile the memory from vectors[ahead] on is fetched.
+    """
     for i in range(n):
-        top, bottom, down = places[3 * i], places[3 * i + 1], places[3 * i + 2]
+        height = down[i, 1] - down[i, 0]
         for j in range(n):
-            left, right, across = places[3 * (n + j)], places[3 * (n + j) + 1], places[3 * (n + j) + 2]
+            width = across[j, 1] - across[j, 0]
+            side = 2 if squares > 0 and min(height, width) >= 2 else 1
+            start = corner if side == 1 else squares + corner
+            top, bottom = start + down[i, 0] * line, start + (down[i, 1] - side) * line
+            left, right = across[j, 0] * LANES, (across[j, 1] - side) * LANES
             to = (i * n + j) * LANES
             prefetch_for_writing(vectors, ahead + to)
             larger_of_four(table, top + left, top + right, bottom + left, bottom + right, pooled, target + to)
-            if bottom - top > down or right - left > across:  # the four leave cells between them
-                _absorb_rectangle(table, top, bottom, down, left, right, across, pooled, target + to)
+            if max(height, width) > 2 * side:  # the four leave cells between them
+                _absorb_rectangle(
+                    table, top, bottom, side * line, left, right, side * LANES, pooled, target + to
+                )
 
 
 @compiled
@@ -252,20 +260,3 @@ def _merge_level(pooled: Array, m: int, source: int, n: int, target: int, vector
                 for k in range(factor):
                     absorb(pooled, corner + (factor - 1) * line + k * LANES, pooled, to)
                     absorb(pooled, corner + k * line + edge, pooled, to)
-
-
-@compiled
-def _turn_level(pooled: Array, first: int, count: int, target: Array, to: int) -> None:
-    """pooled[bin, channel] as ordered integers → target[channel, bin] as the floats' bits; count is n²."""
-    if count == 1:
-        unrank_lanes(pooled, first, target, to)
-        return
-    squares = count // SQUARE
-    for channel in range(0, LANES, SQUARE):
-        here, there = first + channel, to + channel * count
-        for square in range(squares):
-            bin_ = square * SQUARE
-            unrank_square(pooled, here + bin_ * LANES, LANES, target, there + bin_, count)
-        for bin_ in range(squares * SQUARE, count, 4):
-            bin_ = min(bin_, count - 4)  # the last four may overlap: same numbers twice
-            unrank_four_rows(pooled, here + bin_ * LANES, LANES, target, there + bin_, count)

@@ -70,18 +70,6 @@ def copy_lanes(typingctx: Any, source: Any, start: Any, target: Any, to: Any) ->
 
 
 @intrinsic
-def larger_of_two(typingctx: Any, source: Any, a: Any, b: Any, target: Any, to: Any) -> Any:
-    """target[to:to+64] = max(source[a:a+64], source[b:b+64]), signed integers"""
-
-    def generate(context: Context, builder: Builder, signature: Any, args: Any) -> Any:
-        rows = [_load(context, builder, source, args[0], offset) for offset in args[1:3]]
-        _store(context, builder, _larger(builder, *rows), target, args[3], args[4])
-        return context.get_dummy_value()
-
-    return types.void(source, *[types.intp] * 2, target, types.intp), generate
-
-
-@intrinsic
 def larger_of_four(typingctx: Any, source: Any, a: Any, b: Any, c: Any, d: Any, target: Any, to: Any) -> Any:
     """target[to:to+64] = the largest of four rows of source, signed integers"""
 
@@ -326,6 +314,24 @@ def keep_earlier(typingctx: Any, best: Any, places: Any, start: Any, to: Any) ->
         return context.get_dummy_value()
 
     return types.void(best, places, types.intp, types.intp), generate
+
+
+@intrinsic
+def add_at(
+    typingctx: Any, target: Any, start: Any, places: Any, which: Any, numbers: Any, number: Any
+) -> Any:
+    """target[start + places[which]] += numbers[number]; places are not negative, which numba would check."""
+
+    def generate(context: Context, builder: Builder, signature: Any, args: Any) -> Any:
+        place = builder.load(_pointer(context, builder, places, args[2], args[3]))
+        if place.type.width < args[1].type.width:
+            place = builder.zext(place, args[1].type)
+        address = _pointer(context, builder, target, args[0], builder.add(args[1], place))
+        new = builder.load(_pointer(context, builder, numbers, args[4], args[5]))
+        builder.store(builder.fadd(builder.load(address), new), address)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, places, types.intp, numbers, types.intp), generate
 
 
 @intrinsic

@@ -2,7 +2,7 @@
 
 2,000 vectors of 12,800 numbers are 100 MB. Fresh from the system they cost 20 to 50 ms of page
 faults, more than the pooling that fills them, and a detector asks for as many for every image.
-So the last large block whose tensor was freed is kept for the next one.
+So the last few large blocks whose tensors were freed are kept for the next ones.
 """
 
 import math
@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LARGE_BYTES = 8 << 20
-"""Smaller results come from torch: the C library keeps such memory by itself."""
+LARGE_BYTES = 1 << 20
+"""Smaller results come from torch."""
 KEPT_BYTES = 512 << 20
-"""No larger block is kept."""
+"""Of all blocks together; a larger one is not kept."""
+KEPT_BLOCKS = 4
 
 _ALIGNMENT = 64  # a cache line
 _spare: list[np.ndarray] = []
@@ -36,14 +37,20 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def _take(size: int) -> np.ndarray:
+    """The smallest spare block that will do, of equals the last used, or a new one."""
     with _lock:
-        block = _spare.pop() if _spare else None
-    if block is None or not size + _ALIGNMENT <= block.nbytes <= 4 * size:
-        block = np.empty(size + _ALIGNMENT, np.uint8)  # numpy asks for huge pages, torch does not
-    return block
+        fitting = [block for block in reversed(_spare) if size + _ALIGNMENT <= block.nbytes <= 4 * size]
+        block = min(fitting, key=lambda block: block.nbytes, default=None)
+        if block is not None:
+            _spare[:] = [spare for spare in _spare if spare is not block]
+    # numpy asks for huge pages, torch does not
+    return np.empty(size + _ALIGNMENT, np.uint8) if block is None else block
 
 
 def _give_back(block: np.ndarray) -> None:
+    """The oldest make room."""
     with _lock:
-        if not _spare and block.nbytes <= KEPT_BYTES:
+        if block.nbytes <= KEPT_BYTES:
             _spare.append(block)
+        while len(_spare) > KEPT_BLOCKS or sum(spare.nbytes for spare in _spare) > KEPT_BYTES:
+            _spare.pop(0)
