@@ -13,11 +13,21 @@ prints it in one line and exits with 1; it prints no traceback for these.
 """
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of controls (the escapes of terminals), lone surrogates, and line ends."""
+
+LONGEST = 2000
+"""Letters of a message: a damaged file may have a name of a megabyte in it."""
 
 
 class SppnetError(Exception):
     """Base of all errors raised on purpose."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class GeometryError(SppnetError, ValueError):
@@ -45,6 +55,18 @@ class MissingExtraError(SppnetError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs {package}, which is not installed: pip install 'sppnet[{extra}]'")
+
+
+def printable(text: str) -> str:
+    """On one line and fit for any terminal: files may hold names that are neither."""
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 3 :]}"
+    if text.isprintable():
+        return text
+    return "".join(
+        sign.encode("unicode_escape").decode() if unicodedata.category(sign) in UNPRINTABLE else sign
+        for sign in text
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -174,7 +174,8 @@ class Detections:
 
 def check_boxes(boxes: npt.ArrayLike) -> Floats:
     """(n, 4) float32, read-only; raises DataError unless every box is finite and not empty."""
-    array = np.array(boxes, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is not finite then
+        array = np.array(boxes, dtype=np.float32)
     if array.size == 0:
         array = array.reshape(0, 4)
     if array.ndim != 2 or array.shape[1] != 4:

@@ -19,10 +19,10 @@ import numpy as np
 
 from sppnet.data.coco import find_coco
 from sppnet.data.files import natural_key, path_key
-from sppnet.data.marks import Mark, MarkedImage, Reading, Source
+from sppnet.data.marks import Mark, MarkedImage, Reading, Source, plain_name
 from sppnet.data.voc import find_voc
 from sppnet.data.yolo import find_yolo
-from sppnet.errors import ConfigError, DataError, did_you_mean
+from sppnet.errors import ConfigError, DataError, did_you_mean, printable
 from sppnet.structures import GroundTruth
 
 LAYOUTS = (
@@ -101,7 +101,8 @@ def open_annotated(data: str | Path, split: str | None = None) -> AnnotatedImage
     truths = tuple(_truth(image.marks, labels) for image in images)
     foreign = _foreign_classes(images, classes)
     paths = tuple(image.path for image in images)
-    return AnnotatedImages(source.root, classes, paths, truths, (*reading.problems, *foreign))
+    problems = tuple(map(printable, (*reading.problems, *foreign)))
+    return AnnotatedImages(source.root, classes, paths, truths, problems)
 
 
 def find_annotated_splits(data: str | Path) -> tuple[str, ...]:
@@ -223,7 +224,7 @@ def _listed_classes(source: Source) -> tuple[str, ...]:
         file = folder / "classes.txt"
         if file.is_file():
             lines = file.read_bytes().decode("utf-8-sig", "replace").splitlines()
-            if names := tuple(dict.fromkeys(filter(None, map(str.strip, lines)))):
+            if names := tuple(dict.fromkeys(filter(None, map(plain_name, lines)))):
                 return names
     return ()
 

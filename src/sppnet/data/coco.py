@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sppnet.data.files import natural_key
-from sppnet.data.marks import Box, Mark, MarkedImage, Reading, fit_box, path_inside, size_of
+from sppnet.data.marks import Box, Mark, MarkedImage, Reading, fit_box, path_inside, plain_name, size_of
 from sppnet.errors import DataError
 
 NOTES_NAMES = ("annotations", "annotation")
@@ -193,7 +193,7 @@ def _find_image(folders: list[Path], name: str) -> Path | None:
 def _read_table(path: Path) -> _Table:
     """Raises DataError for a file that is no COCO."""
     data = _load(path)
-    categories = {item["id"]: str(item["name"]) for item in _items(data["categories"], "id", "name")}
+    categories = {item["id"]: plain_name(item["name"]) for item in _items(data["categories"], "id", "name")}
     by_image: dict[Any, list[Mark]] = {}
     known = {item["id"] for item in _items(data["images"], "id", "file_name")}
     faults = _Faults(path.name)

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from sppnet.data.image import read_header
-from sppnet.errors import ImageError
+from sppnet.errors import ImageError, printable
 
 Box = tuple[float, float, float, float]
 
@@ -76,7 +76,7 @@ class Source(Protocol):
 
 
 def path_inside(folder: Path, name: str) -> Path | None:
-    """The file of that name below `folder`; None for a name that is absolute or climbs out.
+    """What has that name below `folder`; None if nothing has, or the name is absolute or climbs out.
 
     Links are followed, as everywhere: whoever laid them could read the file anyway.
     """
@@ -84,7 +84,22 @@ def path_inside(folder: Path, name: str) -> Path | None:
     parts = PurePosixPath(plain).parts
     if not parts or plain.startswith("/") or PureWindowsPath(plain).drive or ".." in parts or "\0" in plain:
         return None
-    return folder.joinpath(*parts)
+    path = folder.joinpath(*parts)
+    return path if exists(path) else None
+
+
+def plain_name(name: object) -> str:
+    """The name of a class as it is printed: on one line, with single spaces."""
+    return printable(" ".join(str(name).split()))
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; names too long for the system, or with a zero, are of none."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def size_of(path: Path, problems: list[str]) -> tuple[int, int] | None:
@@ -127,5 +142,6 @@ def _clip(box: Box, size_hw: tuple[int, int] | None) -> Box:
 
 def _is_empty(box: Box) -> bool:
     # As float32, in which it will be kept and checked.
-    x0, y0, x1, y1 = np.asarray(box, np.float32).tolist()
+    with np.errstate(over="ignore"):
+        x0, y0, x1, y1 = np.asarray(box, np.float32).tolist()
     return bool(x1 <= x0 or y1 <= y0 or math.isinf(x1) or math.isinf(y1))

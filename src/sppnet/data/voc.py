@@ -17,7 +17,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from sppnet.data.files import IMAGE_SUFFIXES, is_image_name, natural_key, walk_files
-from sppnet.data.marks import Box, Mark, MarkedImage, Reading, fit_box, size_of
+from sppnet.data.marks import Box, Mark, MarkedImage, Reading, fit_box, plain_name, size_of
 from sppnet.errors import DataError
 
 NOTES_NAMES = ("annotations", "annotation", "xmls", "xml")
@@ -56,7 +56,7 @@ class VocSource:
         names: set[str] = set()
         for path in self.xml.values():
             try:
-                names.update(filter(None, (_text(item, "name") for item in read_xml(path).iter("object"))))
+                names.update(filter(None, map(_class_name, read_xml(path).iter("object"))))
             except DataError:
                 continue  # `read` reports it
         return tuple(sorted(names, key=natural_key))
@@ -240,7 +240,7 @@ def _as_utf8(data: bytes) -> bytes:
 
 def _marks(tree: Element, size_hw: tuple[int, int] | None, name: str, problems: list[str]) -> Iterator[Mark]:
     for number, item in enumerate(tree.findall("object"), 1):
-        class_name, corners = _text(item, "name"), _corners(item)
+        class_name, corners = _class_name(item), _corners(item)
         if not class_name or corners is None:
             what = "box of four numbers" if class_name else "name"
             problems.append(f"{name}: object {number} has no {what}; it is left out")
@@ -274,6 +274,10 @@ def _said_size(tree: Element) -> tuple[int, int] | None:
     except (ValueError, OverflowError):
         return None
     return (height, width) if height > 0 and width > 0 else None
+
+
+def _class_name(item: Element) -> str:
+    return plain_name(item.findtext("name") or "")
 
 
 def _text(item: Element, tag: str) -> str:

@@ -17,7 +17,7 @@ import yaml
 
 from sppnet.data.files import is_image_name, walk_files
 from sppnet.data.image import read_header
-from sppnet.data.marks import Box, Mark, MarkedImage, Reading, fit_box
+from sppnet.data.marks import Box, Mark, MarkedImage, Reading, exists, fit_box, plain_name
 from sppnet.errors import DataError, ImageError
 
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
@@ -170,7 +170,7 @@ def _from_folders(root: Path) -> YoloSource | None:
     listed = next((file for file in (root / "classes.txt", labels / "classes.txt") if file.is_file()), None)
     if listed is None or not (images.is_dir() and labels.is_dir()):
         return None
-    names = dict(enumerate(filter(None, map(str.strip, _text(listed).splitlines()))))
+    names = dict(enumerate(filter(None, map(plain_name, _text(listed).splitlines()))))
     entries: dict[str, tuple[str, ...]] = {
         split: (f"images/{name}",) for name, split in SPLIT_KEYS.items() if (images / name).is_dir()
     }
@@ -184,7 +184,7 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         _check_events(text)
         settings = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except Exception as error:  # what builds numbers and dates out of text fails in any way
         raise DataError(f"{file} is not YAML that can be used: {' '.join(str(error).split())}") from error
     return settings if isinstance(settings, dict) else {}
 
@@ -204,9 +204,9 @@ def _names(settings: dict[str, Any], file: Path) -> dict[int, str]:
     """Class names by number: a list, a mapping, or only how many there are."""
     names, count = settings.get("names"), settings.get("nc")
     if isinstance(names, list) and names:
-        return {number: str(name) for number, name in enumerate(names)}
+        return {number: plain_name(name) for number, name in enumerate(names)}
     if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
-        return {int(key): str(name) for key, name in names.items()}
+        return {int(key): plain_name(name) for key, name in names.items()}
     if names is None and isinstance(count, int) and 0 < count < MAX_YAML_BYTES:
         return {number: str(number) for number in range(count)}
     raise DataError(f"{file} has no names: expected a list of class names, or a mapping from 0, 1, … to them")
@@ -218,7 +218,7 @@ def _find_below(folder: Path, written: str) -> Path | None:
     tails = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
     if not parts:
         return folder
-    return next((path for path in tails if "\0" not in written and path.exists()), None)
+    return next(filter(exists, tails), None)
 
 
 # --- one file ------------------------------------------------------------------------------------

@@ -219,7 +219,7 @@ def _checked(place: str, rows: Any, scores: Any) -> Floats:
         if scores is None:
             return boxes
         values = np.array(scores, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{place}: {error}") from error
     if values.shape != (len(boxes),) or not all(map(math.isfinite, values)):
         raise DataError(f"{place}: {len(boxes)} boxes need as many finite scores; got {values.size}")
