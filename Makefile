@@ -25,7 +25,7 @@ fix: $(INSTALLED)  ## repair what the linter can
 	$(BIN)/ruff format src tests
 
 docs: $(INSTALLED)  ## build the site of the documentation, site/index.html
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(INSTALLED)  ## measure against the alternatives
 	$(BIN)/sppnet benchmark all
