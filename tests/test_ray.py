@@ -283,10 +283,11 @@ def test_a_machine_is_lost_and_no_image_with_it(home):
             f"{work} --engine ray --parquet cluster".split(), cwd=home, text=True, stderr=subprocess.PIPE,
             env={**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}, stdout=subprocess.PIPE,
         ) as driver:  # fmt: skip
-            while driver.poll() is None and not list(home.glob(".cluster*/images-*")):
-                time.sleep(0.05)
-            lost = descendants(running[2].pid)
-            assert any("MapBatches" in title_of(each) for each in lost)
+            lost: list[int] = []
+            while driver.poll() is None and "ray::MapBatches(Block)" not in map(title_of, lost):
+                time.sleep(0.01)
+                lost = descendants(running[2].pid) if list(home.glob(".cluster*/images-*")) else []
+            assert lost
             for process in (running[2].pid, *lost):
                 os.kill(process, signal.SIGKILL)
             printed, told = driver.communicate(timeout=240)
@@ -454,9 +455,7 @@ def test_a_block_that_is_done_is_written_and_no_longer_counted(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        pytest.param(
-            "ray::x (pid=1)\n  File y\nsppnet.errors.ModelError: none\n\nmore", "none", id="raised"
-        ),
+        pytest.param("ray::x (pid=1)\n  File y\nsppnet.errors.ModelError: none\n\nmore", "none", id="raised"),
         pytest.param("worker died\nfor good", "for good", id="no traceback"),
         pytest.param("", "RuntimeError", id="no text"),
     ],
