@@ -251,6 +251,12 @@ def test_what_is_not_run_could_be(step: Step) -> None:
         assert extras <= project["optional-dependencies"].keys()
 
 
+def test_the_quickstart_names_every_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    listed = (DOCS / "quickstart.md").read_text().split("Extras: ")[1].split("What is missing")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == extras.keys()
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_fences_are_of_known_kinds(page: str) -> None:
     assert {language for language, _ in blocks(page)} <= {"console", "python", "output", "error", "text"}
