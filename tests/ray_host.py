@@ -1,7 +1,7 @@
 """`sppnet`, several commands in turn on one Ray, which is started once. For test_ray.py.
 
-Its argument is a JSON list of commands, each a list of words; prints a JSON list of their exit codes. The
-one word "broken" asks for work with a model that no worker can read.
+Its arguments are a file for the exit codes and a JSON list of commands, each a list of words. The one word
+"broken" asks for work with a model that no worker can read.
 """
 
 import json
@@ -15,9 +15,10 @@ from sppnet.engine.cluster import joined
 from sppnet.engine.work import Detecting
 from sppnet.progress import Silent
 
+told, commands = sys.argv[1], json.loads(sys.argv[2])
 codes = []
-with joined(), redirect_stdout(sys.stderr):
-    for words in json.loads(sys.argv[1]):
+with joined(), redirect_stdout(sys.__stdout__):
+    for words in commands:
         sys.argv = ["sppnet", *words]
         try:
             if words == ["broken"]:
@@ -28,4 +29,4 @@ with joined(), redirect_stdout(sys.stderr):
             codes.append(ended.code)
         except Exception as error:
             codes.append(f"{type(error).__name__}: {error}")
-print(json.dumps(codes))
+Path(told).write_text(json.dumps(codes))

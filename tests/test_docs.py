@@ -41,7 +41,7 @@ DOCS = ROOT / "docs"
 PAGES = [
     "README.md",
     *(f"docs/{name}.md" for name in (
-        "index", "classify", "detect", "quickstart", "layer", "vectors", "inside", "export", "serve",
+        "index", "classify", "detect", "quickstart", "layer", "vectors", "inside", "export", "serve", "cluster",
         "limits", "paper", "differences", "faq", "reference",
     )),
 ]  # fmt: skip

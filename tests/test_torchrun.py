@@ -41,7 +41,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Images of four classes, two of them damaged, so that shares of a batch are unequal and one is empty."""
+    """Images of six classes, two of them damaged, so that shares of a batch are unequal or empty."""
     root = tmp_path_factory.mktemp("data")
     generate(root / "train", images_per_class=4, seed=0)
     generate(root / "val", images_per_class=2, seed=1)
@@ -126,8 +126,8 @@ def lose_and_go_on(data: Path, two: Path, out: Path, kills: list[list[int]]) -> 
         assert all(torch.equal(a[key], b[key]) for key in a), name
 
 
-STEPS = 4
-"""Of an epoch: 16 images in fours."""
+STEPS = 6
+"""Of an epoch: 24 images in fours."""
 
 
 def test_a_group_that_loses_its_leader_goes_on_to_the_same_weights(data, two, tmp_path):

@@ -9,9 +9,10 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from sppnet.errors import ConfigError, MissingExtraError
@@ -30,7 +31,7 @@ def joined() -> Iterator[Any]:
     """The module `ray`, connected. Raises MissingExtraError; ConfigError if no Ray is at RAY_ADDRESS."""
     address = os.environ.get("RAY_ADDRESS")
     chosen = QUIET if address else {**QUIET, **ALONE, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with _environment(chosen):
+    with _environment(chosen), redirect_stdout(sys.stderr):  # Ray tells of lost workers on the former
         ray = _import_ray()
         if ray.is_initialized():  # by whoever calls us, and theirs to end
             yield ray
