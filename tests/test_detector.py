@@ -1,4 +1,4 @@
-"""A detector out of its parts: examples, vectors, suppression, the run folder, and the one file."""
+"""A detector out of its parts: examples, vectors, the run folder, and the one file."""
 
 import json
 from dataclasses import replace
@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from torchvision.ops import nms
 
 from sppnet.data.transforms import to_tensor
 from sppnet.detect import detector as detector_module
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Candidates, Detector, Parts, make_vectoriser, suppress
+from sppnet.detect.detector import Candidates, Detector, Parts, make_vectoriser
 from sppnet.detect.examples import (
     joined_boxes,
     label_boxes,
@@ -317,48 +316,6 @@ def test_vectors_go_through_the_layers_asked_for(detector):
         assert torch.equal(vectors.pooled, photo.maps.pool(boxes, CONFIG.levels).float())
 
 
-# --- suppression ---------------------------------------------------------------------------------
-
-BOX = [0, 0, 10, 10]
-
-
-@pytest.mark.parametrize(
-    ("boxes", "scores", "kept"),
-    [
-        pytest.param([], [], [], id="nothing"),
-        pytest.param([BOX, BOX], [1, 2], [1], id="the surer of two"),
-        pytest.param([BOX, BOX, BOX], [1, 1, 1], [0], id="of equal ones the first"),
-        pytest.param([BOX, [20, 0, 30, 10]], [1, 1], [0, 1], id="apart, equal: in their order"),
-        pytest.param([BOX, [20, 0, 30, 10]], [1, 2], [1, 0], id="apart: the surest first"),
-        pytest.param([BOX, [5, 0, 15, 10], [10, 0, 20, 10]], [2, 3, 1], [1], id="both neighbours go"),
-        pytest.param(
-            [BOX, [5, 0, 15, 10], [10, 0, 20, 10]], [3, 2, 1], [0, 2], id="who is gone suppresses none"
-        ),
-        pytest.param([BOX, [0, 0, 10, 3]], [2, 1], [0, 1], id="an overlap of 0.3 is not more than 0.3"),
-        pytest.param([BOX, [0, 0, 10, 3.1]], [2, 1], [0], id="an overlap of 0.31 is"),
-    ],
-)
-def test_suppression(boxes, scores, kept):
-    found = suppress(np.reshape(boxes, (-1, 4)).astype(np.float32), np.array(scores, np.float32), 0.3)
-    assert found.tolist() == kept
-
-
-def test_suppression_keeps_at_most_so_many():
-    boxes = np.array([[20 * i, 0, 20 * i + 10, 10] for i in range(150)], np.float32)
-    scores = np.arange(150, dtype=np.float32)
-    assert suppress(boxes, scores, 0.3).tolist() == list(range(149, 49, -1))
-    assert suppress(boxes, scores, 0.3, most=2).tolist() == [149, 148]
-
-
-def test_suppression_with_distinct_scores_is_torchvisions():
-    rng = np.random.default_rng(0)
-    low = rng.uniform(0, 50, (200, 2))
-    boxes = np.hstack([low, low + rng.uniform(5, 40, (200, 2))]).astype(np.float32)
-    scores = rng.normal(size=200).astype(np.float32)
-    expected = nms(torch.from_numpy(boxes), torch.from_numpy(scores), 0.3)
-    assert suppress(boxes, scores, 0.3, most=200).tolist() == expected.tolist()
-
-
 # --- detection -----------------------------------------------------------------------------------
 
 
@@ -411,6 +368,9 @@ def test_a_damaged_image_is_named(detector, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
     with pytest.raises(ImageError, match=r"bad\.jpg"):
         detector(tmp_path / "bad.jpg")
+
+
+BOX = [0, 0, 10, 10]
 
 
 def one(box, score, label):

@@ -9,28 +9,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torchvision.ops import nms
 
 from sppnet.data.annotated import AnnotatedImages
 from sppnet.data.image import ImageSource
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.vectors import BoxVectors, RcnnVectors, SppVectors, Vectoriser, layers_up_to
-from sppnet.errors import ModelError
+from sppnet.errors import MissingExtraError, ModelError
 from sppnet.features.convolve import Convolver
 from sppnet.features.photo import Photo
 from sppnet.geometry.grid import count_bins
 from sppnet.learn.finetune import detection_head
 from sppnet.learn.ridge import BoxRegressor
 from sppnet.learn.svm import LinearSVM
-from sppnet.nn.model_file import load_model, save_model
+from sppnet.nn.model_file import check_settings, load_model, save_model
 from sppnet.nn.trunks import Trunk, empty_trunk
+from sppnet.nn.weights import load_weights
+from sppnet.ops.suppression import suppress
 from sppnet.progress import Progress
 from sppnet.proposals.learned import WindowHead
 from sppnet.proposals.proposers import LearnedWindows, Proposer, make_proposer
 from sppnet.proposals.windows import WindowConfig
 from sppnet.structures import Detections, Floats
-
-Indices = npt.NDArray[np.int64]
 
 KIND = "detector"
 
@@ -118,7 +117,7 @@ class Detector:
         kept = []
         for label in range(len(self.classes)):
             own = np.flatnonzero(every.labels == label)
-            kept.append(own[suppress(every.boxes[own], every.scores[own], self.config.nms)])
+            kept.append(own[suppress(every.boxes[own], every.scores[own], self.config.nms, MOST_PER_CLASS)])
         index = np.concatenate(kept) if kept else np.empty(0, np.int64)
         index = index[np.argsort(-every.scores[index], kind="stable")]
         return Detections(every.boxes[index], every.scores[index], every.labels[index], self.classes)
@@ -164,8 +163,11 @@ class Detector:
         header, tensors = load_model(path, KIND)
         try:
             return Detector(_parts(header, tensors), device)
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise ModelError(f"{path} does not hold what its header describes: {error}") from error
+        except (MissingExtraError, MemoryError):
+            raise
+        except Exception as error:  # a header can say anything, and torch has many words for no
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"{path} does not hold what its header describes: {reason}") from error
 
 
 def _tensors(parts: Parts) -> dict[str, Tensor]:
@@ -186,28 +188,46 @@ def _tensors(parts: Parts) -> dict[str, Tensor]:
 
 
 def _parts(header: dict[str, Any], tensors: dict[str, Tensor]) -> Parts:
-    config, classes = DetectorConfig.from_json(header["config"]), tuple(header["classes"])
+    config, classes = DetectorConfig.from_json(header["config"]), tuple(map(str, header["classes"]))
+    check_settings(config)
     trunk = empty_trunk(**header["trunk"])
-    trunk.load_state_dict(own_tensors(tensors, "trunk"), assign=True)
+    load_weights(trunk, own_tensors(tensors, "trunk"))
     windows = None
     if header["windows"] is not None:
-        windows = WindowHead(trunk.channels, WindowConfig.from_json(header["windows"]))
-        windows.load_state_dict(own_tensors(tensors, "windows"))
+        looks = WindowConfig.from_json(header["windows"])
+        check_settings(looks)
+        with torch.device("meta"):
+            windows = WindowHead(trunk.channels, looks)
+        load_weights(windows, own_tensors(tensors, "windows"))
     head = None
     if config.finetune != "none":
         length = trunk.channels * count_bins(config.levels)
         with torch.device("meta"):
             head = detection_head(length, config.hidden, len(classes))
-        head.load_state_dict(own_tensors(tensors, "head"), assign=True)
+        load_weights(head, own_tensors(tensors, "head"))
+    svm = LinearSVM(_floats(tensors, "svm.weight"), _floats(tensors, "svm.bias"), classes)
+    regressor = BoxRegressor(
+        _floats(tensors, "regressor.weight"), _floats(tensors, "regressor.bias"), classes
+    )
+    pooled = trunk.channels * count_bins(config.levels)
+    expected = (pooled if config.layer == "pool" else config.hidden, pooled)
+    if (lengths := (svm.weight.shape[1], regressor.weight.shape[2])) != expected:
+        raise ModelError(f"SVMs and box regression must take vectors of {expected} numbers; got {lengths}")
     return Parts(
         classes,
         config,
         trunk.eval(),
         windows if windows is None else windows.eval(),
         head if head is None else head.eval(),
-        LinearSVM(tensors["svm.weight"], tensors["svm.bias"], classes),
-        BoxRegressor(tensors["regressor.weight"], tensors["regressor.bias"], classes),
+        svm,
+        regressor,
     )
+
+
+def _floats(tensors: dict[str, Tensor], name: str) -> Tensor:
+    if not tensors[name].is_floating_point():
+        raise ModelError(f"{name} must hold floats; got {tensors[name].dtype}")
+    return tensors[name].float()
 
 
 def own_tensors(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -236,16 +256,6 @@ class Candidates:
             np.concatenate([np.empty(0, np.float32), *(one.scores for one in several)]),
             np.concatenate([np.empty(0, np.int64), *(one.labels for one in several)]),
         )
-
-
-def suppress(boxes: Floats, scores: Floats, overlap: float, most: int = MOST_PER_CLASS) -> Indices:
-    """Indices that greedy non-maximum suppression keeps, the surest first; of equal ones the earlier."""
-    order = np.argsort(-scores, kind="stable")
-    # Scores that fall by rank, so that ties cannot be taken in another order.
-    ranks = torch.arange(len(order), 0, -1, dtype=torch.float64)
-    kept = nms(torch.from_numpy(boxes[order].astype(np.float64)), ranks, overlap)[:most].numpy()
-    result: Indices = order[kept]
-    return result
 
 
 def make_vectoriser(config: DetectorConfig, convolver: Convolver, head: nn.Sequential | None) -> Vectoriser:

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torchvision.ops import nms
 
 from sppnet.data.annotated import AnnotatedImages
 from sppnet.detect.config import DetectorConfig
 from sppnet.features.cache import MapCache
 from sppnet.features.convolve import Convolver
 from sppnet.features.photo import Photo
+from sppnet.ops.suppression import suppress
 from sppnet.structures import Floats, GroundTruth, overlaps
 
 Signs = npt.NDArray[np.int8]
@@ -106,8 +105,7 @@ def _thinned(signs: Signs, boxes: Floats, most: float) -> Signs:
     thinned = signs.copy()
     for label in range(signs.shape[1]):
         negative = np.flatnonzero(signs[:, label] < 0)
-        rank = torch.arange(len(negative), 0, -1, dtype=torch.float32)
-        kept = nms(torch.from_numpy(boxes[negative]), rank, most).numpy()
+        kept = suppress(boxes[negative], np.zeros(len(negative)), most, len(negative))
         thinned[np.delete(negative, kept), label] = 0
     return thinned
 

@@ -9,13 +9,13 @@ seconds on the data set's own boxes.
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.ops import nms
 
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import count_bins
 from sppnet.learn.deltas import clip_boxes, decode_boxes
 from sppnet.ops.pooling import pyramid_pool
+from sppnet.ops.suppression import suppress
 from sppnet.proposals.windows import (
     GEOMETRY,
     IntArray,
@@ -80,7 +80,7 @@ class WindowHead(nn.Module):
         scores, order = outputs[:, 0].topk(min(SURPLUS * most, len(outputs)))
         deltas = outputs[order, 1:].numpy() * DELTA_UNIT
         moved = clip_boxes(decode_boxes(boxes[order.numpy()], deltas), size_hw)
-        kept = nms(torch.from_numpy(moved), scores, self.config.overlap)[:most].numpy()
+        kept = suppress(moved, scores.numpy(), self.config.overlap, most)
         return Proposals(moved[kept], scores.numpy()[kept])
 
     def _glance(self, features: Tensor, windows: IntArray, geometry: Tensor) -> IntArray:

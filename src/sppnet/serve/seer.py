@@ -20,12 +20,13 @@ from sppnet.classify.classifier import Classifier
 from sppnet.classify.views import probabilities
 from sppnet.data.image import ImageArray, read_header, read_image
 from sppnet.data.transforms import resize_to, shorter_size
-from sppnet.detect.detector import Candidates, Detector, suppress
+from sppnet.detect.detector import MOST_PER_CLASS, Candidates, Detector
 from sppnet.detect.vectors import SppVectors
 from sppnet.errors import ConfigError
 from sppnet.features.convolve import Convolver
 from sppnet.features.maps import FeatureMaps, Windows
 from sppnet.features.photo import Photo
+from sppnet.ops.suppression import suppress
 from sppnet.serve.limits import Refusal
 from sppnet.serve.shelf import Shelf
 from sppnet.structures import Detections, Floats
@@ -259,7 +260,7 @@ class SeeingDetector:
         kept = []
         for label in range(len(self.classes)):
             own = np.flatnonzero(every.labels == label)
-            kept.append(own[suppress(every.boxes[own], every.scores[own], overlap)])
+            kept.append(own[suppress(every.boxes[own], every.scores[own], overlap, MOST_PER_CLASS)])
         index = np.concatenate(kept)
         index = index[np.argsort(-every.scores[index], kind="stable")]
         return Detections(every.boxes[index], every.scores[index], every.labels[index], self.classes)
