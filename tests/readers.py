@@ -86,6 +86,7 @@ def read_one_image(data: bytes, folder: Path) -> None:
         assert read_header(data, MOST_PIXELS).size_hw == pixels.shape[:2]
 
 
+@cache
 def small_pictures() -> list[bytes]:
     return [picture.data for picture in pictures() if len(picture.data) < 3000]
 

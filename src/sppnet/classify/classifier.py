@@ -13,7 +13,7 @@ from sppnet.data.image import ImageSource, read_image
 from sppnet.data.transforms import SCALE_PX
 from sppnet.errors import MissingExtraError, ModelError
 from sppnet.geometry.grid import VIEW_PX
-from sppnet.nn.model_file import load_model, save_model
+from sppnet.nn.model_file import check_settings, load_model, save_model
 from sppnet.nn.network import SPPNet, empty_network
 from sppnet.nn.weights import load_weights
 
@@ -78,7 +78,8 @@ class Classifier:
             network = empty_network(header["network"])
             load_weights(network, tensors)
             network = network.to(device).eval()
-            testing, classes = Testing(**header["testing"]), tuple(header["classes"])
+            testing, classes = Testing(**header["testing"]), tuple(map(str, header["classes"]))
+            check_settings(testing)
             return cls(network, classes, testing, header["training"])
         except (MissingExtraError, MemoryError):
             raise

@@ -1,5 +1,6 @@
 """All commands, and what becomes of their errors."""
 
+import io
 import logging
 import signal
 import sys
@@ -62,6 +63,7 @@ def root(
 
 def main() -> None:
     """Run the command line. Exits with 0, 1 for an error, 2 for wrong usage, 130 and 143 when stopped."""
+    _print_every_name()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     before = signal.signal(signal.SIGTERM, _end)
     try:
@@ -74,6 +76,13 @@ def main() -> None:
         sys.exit(130)
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _print_every_name() -> None:
+    """File names need not be text: what cannot be encoded is printed as an escape, as JSON has them too."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _end(number: int, frame: object) -> None:

@@ -186,7 +186,7 @@ def predict(
 
 
 def _write_csv(path: Path, found: "list[tuple[Path, Prediction]]") -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "rank", "label", "score"])
         for image, prediction in found:

@@ -89,7 +89,7 @@ def find_on_ray(
 
 
 def write_csv(path: Path, found: "Found") -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "label", "score", "x0", "y0", "x1", "y1"])
         for image, each in found.items():

@@ -31,6 +31,9 @@ PER_CLASS = re.compile(r".+_(train|val|trainval|test)")
 
 MAX_XML_BYTES = 16 * 2**20
 
+NO_ALPHABETS = ("idna", "punycode", "raw_unicode_escape", "unicode_escape", "utf-7")
+"""Codecs of Python that no file is in, and some of which take the square of its length."""
+
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -206,7 +209,7 @@ def read_xml(path: Path) -> Element:
         # Many files say UTF-8 and hold a local alphabet; only names could suffer, and those are odd then.
         try:
             return _parse(_as_utf8(data), "utf-8", path)
-        except (expat.ExpatError, AssertionError):
+        except (expat.ExpatError, LookupError, ValueError, AssertionError):
             raise DataError(f"{path} is not XML: {error}") from error
 
 
@@ -235,7 +238,8 @@ def _as_utf8(data: bytes) -> bytes:
         encoding = codecs.lookup(match[1].decode()).name if match else "utf-8"
     except LookupError:
         encoding = "utf-8"
-    return data.decode("cp1252" if encoding == "utf-8" else encoding, "replace").encode()
+    no_alphabet = encoding in NO_ALPHABETS or encoding == "utf-8"
+    return data.decode("cp1252" if no_alphabet else encoding, "replace").encode()
 
 
 def _marks(tree: Element, size_hw: tuple[int, int] | None, name: str, problems: list[str]) -> Iterator[Mark]:

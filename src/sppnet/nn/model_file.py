@@ -1,9 +1,11 @@
 """The one file a model lives in: safetensors with a readable JSON header. Nothing in it can run."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ KEY = "sppnet"
 """Where the header stands among safetensors' metadata."""
 
 FORMAT = 1
+
+LARGEST = 2**31
+LARGEST_SIDE = 2**14
+"""Of numbers in a header, and of those that are sides in pixels: more is a mistake, or an attack."""
 
 UNFINISHED = ".*.unfinished"
 """Names of files that `write_file` had not ended; one stays only where its process was killed."""
@@ -71,6 +77,34 @@ def _parse_header(path: str | Path, text: str) -> dict[str, Any]:
         found = header.get("format") if isinstance(header, dict) else type(header).__name__
         raise ModelError(f"{path} has header format {found}; this version of sppnet reads format {FORMAT}")
     return header
+
+
+def check_settings(settings: Any) -> None:
+    """Raises ModelError unless the fields of a dataclass are of the kinds of their defaults.
+
+    For settings that come from a header: numbers are finite, 0 or more, and not enormous, those of a
+    tuple above 0. Fields without a default, or with None for one, are not looked at.
+    """
+    for field in fields(settings):
+        value, default = getattr(settings, field.name), field.default
+        limit = LARGEST_SIDE if field.name.startswith(("scale", "size")) else LARGEST
+        if isinstance(default, tuple):
+            good = (
+                isinstance(value, tuple) and value and all(_fits(v, default[0], limit) and v for v in value)
+            )
+        elif value is None:
+            good = "None" in str(field.type)
+        else:
+            good = not isinstance(default, str | int | float) or _fits(value, default, limit)
+        if not good:
+            raise ModelError(f"its {field.name} is {value!r}; expected something like {default!r}")
+
+
+def _fits(value: object, default: object, limit: int) -> bool:
+    if isinstance(default, str) or isinstance(value, bool):
+        return type(value) is type(default)
+    kinds = int | float if isinstance(default, float) else int
+    return isinstance(value, kinds) and math.isfinite(value) and 0 <= value <= limit
 
 
 def write_file(path: str | Path, content: bytes) -> None:

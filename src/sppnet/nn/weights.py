@@ -52,7 +52,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, known: Colle
 
     known: all names of the larger network; its parts that `module` lacks are passed over. Parameters
     on the meta device take the tensors themselves, without a copy; others are copied into.
-    Raises ModelError for names that are missing, unknown, or of another shape, and then sets nothing.
+    Raises ModelError for names that are missing, unknown, of another shape or kind, and then sets nothing.
     """
     own = module.state_dict()
     # Counters came with torch 0.4.1; older files do without them, and evaluation does not need them.
@@ -61,6 +61,9 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, known: Colle
     _refuse("hold what the network does not have:", state.keys() - own.keys() - set(known))
     shared = own.keys() & state.keys()
     _refuse("have another shape at", _misfits(own, state, shared))
+    _refuse(
+        "hold another kind of number at", [name for name in shared if _kind(own[name]) != _kind(state[name])]
+    )
     fitting = {name: state[name].to(own[name].dtype) for name in shared}
     on_meta = any(tensor.is_meta for tensor in own.values())
     module.load_state_dict(fitting, strict=False, assign=on_meta)
@@ -119,6 +122,11 @@ def _without_wrapper_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 # --- fitting -------------------------------------------------------------------------------------
+
+
+def _kind(tensor: Tensor) -> str:
+    """float16 is as good as float32, integers and complex numbers are not."""
+    return "float" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "integer"
 
 
 def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:

@@ -93,9 +93,9 @@ def write_boxes(file: str | Path, boxes: Mapping[str, npt.ArrayLike]) -> None:
     lists = {name: _plain(check_boxes(array)) for name, array in boxes.items()}
     if path.suffix.lower() == ".json":
         entries = [f"{_dump(name)}: {_dump(rows)}" for name, rows in lists.items()]
-        path.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
+        path.write_text("{\n" + ",\n".join(entries) + "\n}\n", "utf-8", "backslashreplace")
         return
-    with path.open("w", encoding="utf-8", newline="") as stream:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS[:5])
         for name, rows in lists.items():
