@@ -11,7 +11,7 @@ import pytest
 from sppnet.cli.engines import Engine
 from sppnet.cli.predictions import check_engine
 from sppnet.cli.vectors import check_suffix
-from sppnet.engine.batch import TRIES, Block, _count_blocks, _first_cause
+from sppnet.engine.batch import TRIES, Block, _first_cause, share_out
 from sppnet.engine.cluster import joined
 from sppnet.engine.parts import check_parts, count_done, parts_of, read_parts, unfinished, write_part
 from sppnet.engine.tables import detections_table, read_detections, vectors_table
@@ -97,15 +97,21 @@ def test_vectors_are_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "processes", "blocks"),
+    ("images", "processes", "blocks", "most"),
     [
-        pytest.param(1, 8, 1, id="one image"),
-        pytest.param(30, 2, 8, id="four blocks a process"),
-        pytest.param(6400, 2, 100, id="64 images a block, at most"),
+        pytest.param(1, 8, 1, 1, id="one image"),
+        pytest.param(30, 2, 8, 4, id="four blocks a process"),
+        pytest.param(6400, 2, 100, 64, id="64 images a block, at most"),
+        pytest.param(6401, 2, 101, 64, id="and not one more"),
     ],
 )
-def test_images_are_shared_out(images, processes, blocks):
-    assert _count_blocks(images, processes) == blocks
+def test_images_are_shared_out(images, processes, blocks, most):
+    rows = share_out([Path(f"{number}.png") for number in range(images)], processes)
+    assert len(rows) == blocks
+    assert [name for row in rows for name in row["images"]] == [f"{number}.png" for number in range(images)]
+    assert [row["first"] for row in rows] == [int(Path(row["images"][0]).stem) for row in rows]
+    assert max(len(row["images"]) for row in rows) == most
+    assert rows[-1]["paths"][-1] == str(Path.cwd() / f"{images - 1}.png")
 
 
 def test_reasons_name_images_as_they_were_named():
@@ -157,7 +163,7 @@ def test_a_block_that_kills_every_worker_ends_the_work(tmp_path):
         raise KeyboardInterrupt  # as far as the count goes, the worker is gone
 
     block = Block(die, str(tmp_path))  # type: ignore[arg-type]
-    rows = pyarrow.table({"number": [5, 6], "image": ["a", "b"], "path": ["/a", "/b"]})
+    rows = pyarrow.table({"first": [5], "images": [["a", "b"]], "paths": [["/a", "/b"]]})
     for _ in range(TRIES):
         with pytest.raises(KeyboardInterrupt):
             block(rows)
@@ -167,8 +173,8 @@ def test_a_block_that_kills_every_worker_ends_the_work(tmp_path):
 
 def test_a_block_that_is_done_is_written_and_no_longer_counted(tmp_path):
     block = Block(lambda paths, names, first: part(first, len(names)), str(tmp_path))  # type: ignore[arg-type]
-    rows = pyarrow.table({"number": [5, 6], "image": ["a", "b"], "path": ["/a", "/b"]})
-    assert block(rows).to_pydict() == {"number": [5, 6]}
+    rows = pyarrow.table({"first": [5], "images": [["a", "b"]], "paths": [["/a", "/b"]]})
+    assert block(rows).to_pydict() == {"first": [5]}
     assert [path.name for path in tmp_path.iterdir()] == ["images-000000005-000000006.parquet"]
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,20 @@ LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Block:
-    """Work on the block of a Ray dataset."""
+    """Work on rows of a Ray dataset, each of which is a block of images.
+
+    Rows and not Ray's own blocks: those it may join or split, and a block must keep its name.
+    """
 
     work: Work
     folder: str
 
-    def __call__(self, block: Any) -> Any:
-        """A table with the columns "number", "image", "path" → its numbers, its part being written."""
-        columns = block.to_pydict()
-        first, names = columns["number"][0], columns["image"]
-        with self._tried(first, names):
-            write_part(Path(self.folder), self.work(columns["path"], names, first))
-        return block.select(["number"])
+    def __call__(self, rows: Any) -> Any:
+        """A table with the columns "first", "images", "paths" → "first" alone, the parts being written."""
+        for row in rows.to_pylist():
+            with self._tried(row["first"], row["images"]):
+                write_part(Path(self.folder), self.work(row["paths"], row["images"], row["first"]))
+        return rows.select(["first"])
 
     @contextmanager
     def _tried(self, first: int, names: Sequence[str]) -> Iterator[None]:
@@ -77,25 +80,32 @@ def run_on_ray(
 
 
 def _work_through(ray: Any, block: Block, images: Sequence[Path], gpus: bool) -> None:
-    count = _count_blocks(len(images), int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
-    rows = [
-        {"number": number, "image": path.as_posix(), "path": str(path.absolute())}
-        for number, path in enumerate(images)
-    ]
+    rows = share_out(images, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     per_task = {"num_cpus": 1, "num_gpus": 1, "max_calls": 0} if gpus else {"num_cpus": 1}
     try:
-        dataset = ray.data.from_items(rows, override_num_blocks=count).map_batches(
-            block, batch_size=None, batch_format="pyarrow", **per_task
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            block, batch_size=1, batch_format="pyarrow", **per_task
         )
         dataset.materialize()
     except ray.exceptions.RayError as error:
         raise SppnetError(f"a worker of Ray failed: {_first_cause(error)}") from error
 
 
-def _count_blocks(images: int, processes: int) -> int:
-    return max(1, -(-images // MOST_IN_BLOCK), min(images, processes * BLOCKS_PER_PROCESS))
+def share_out(images: Sequence[Path], processes: int) -> list[dict[str, Any]]:
+    """Blocks of consecutive images, about as many in each: number of the first, names, and where they are."""
+    n = len(images)
+    blocks = max(-(-n // MOST_IN_BLOCK), min(n, processes * BLOCKS_PER_PROCESS))
+    edges = [n * block // blocks for block in range(blocks + 1)]
+    return [
+        {
+            "first": start,
+            "images": [path.as_posix() for path in images[start:end]],
+            "paths": [str(path.absolute()) for path in images[start:end]],
+        }
+        for start, end in pairwise(edges)
+    ]
 
 
 @contextmanager

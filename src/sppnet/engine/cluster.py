@@ -9,8 +9,10 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -48,6 +50,7 @@ def joined() -> Iterator[Any]:
 
 def _connect(ray: Any, address: str | None, folder: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    on_term = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address, **quiet)
@@ -57,6 +60,9 @@ def _connect(ray: Any, address: str | None, folder: str | None) -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         asked = f"at RAY_ADDRESS={address}" if address else "on this machine"
         raise ConfigError(f"no Ray {asked}: {reason} See docs/cluster.md") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_term)  # Ray's own ends the process at once, with a stack of C
 
 
 def _import_ray() -> Any:
