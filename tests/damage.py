@@ -5,6 +5,7 @@ for annotations and model files.
 """
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from PIL import Image
 
 from pictures import SUFFIXES, Picture, Pixels, encode, noise, pictures
 
-CUTS, FLIPS, WRITES, TEARS = 60, 60, 24, 24
+MANY = int(os.environ.get("SPPNET_DAMAGE", "1"))
+CUTS, FLIPS, WRITES, TEARS = 60 * MANY, 60 * MANY, 24 * MANY, 24 * MANY
 """Of each picture that is damaged: how often in each way."""
 
 RENAMED = ("rgb PNG", "rgb WEBP", "rgb BMP", "rgb TIFF", "rgb PPM", "grey GIF", "rgb jpeg baseline")
