@@ -3,70 +3,17 @@ mouse, finger or keyboard alone. Nothing is downloaded.
 """
 
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import nn
 
 from browser import Browser, needs_chromium, open_browser, until
-from sppnet.classify.classifier import Classifier, Testing
-from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, Parts
-from sppnet.learn.ridge import BoxRegressor
-from sppnet.learn.svm import LinearSVM
-from sppnet.nn.network import SPPNet
-from sppnet.nn.trunks import load_trunk
-from sppnet.proposals.learned import WindowHead
-from sppnet.proposals.windows import WindowConfig
-from sppnet.serve.limits import Limits
-from sppnet.serve.listen import open_server
+from served import CLASSES, make_classifier, make_detector, serving
 
 pytestmark = needs_chromium
-
-CLASSES = ("cat", "dog")
-
-
-@contextmanager
-def serving(model: Any) -> Iterator[str]:
-    """The URL of a server in a thread."""
-    server, place = open_server(model, "127.0.0.1", 0, Limits())
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
-    thread.start()
-    try:
-        until(lambda: server.started)
-        yield f"http://127.0.0.1:{place.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        place.close()
-
-
-def make_detector() -> Detector:
-    """Says yes to about half of all windows."""
-    torch.manual_seed(0)
-    config = DetectorConfig(
-        trunk="zf5", stride=None, width=0.1, scales=(160,), levels=(1, 2, 3), most=60, finetune="none"
-    )
-    trunk = load_trunk("zf5", width=0.1).eval()
-    length = trunk.channels * 14
-    windows = WindowHead(trunk.channels, WindowConfig(sizes=(2, 4), shapes=(0.5, 1.0, 2.0), hidden=8)).eval()
-    svm = LinearSVM(torch.randn(2, length) / 10, torch.zeros(2), CLASSES)
-    regressor = BoxRegressor(torch.randn(2, 4, length) / 500, torch.zeros(2, 4), CLASSES)
-    return Detector(Parts(CLASSES, config, trunk, windows, None, svm, regressor))
-
-
-def make_classifier() -> Classifier:
-    torch.manual_seed(0)
-    network = SPPNet(load_trunk("zf5", width=0.0625), (1, 2, 3), 2, hidden=16).eval()
-    nn.init.normal_(network.head.fc8.weight)
-    return Classifier(network, CLASSES, Testing(scale_px=160), {})
 
 
 @pytest.fixture(scope="module")
