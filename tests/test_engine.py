@@ -1,5 +1,6 @@
 """The parts of work shared out: files, tables, what is asked and what is refused, without starting a Ray."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,22 @@ def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'sppnet\[ray\]'"), joined():
         pass
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        pytest.param(
+            "127.0.0.1:1", "no Ray at RAY_ADDRESS=127.0.0.1:1: .*refused; start one there", id="nobody"
+        ),
+        pytest.param("127.0.0.1:99999", "no Ray at RAY_ADDRESS=127.0.0.1:99999", id="no port"),
+    ],
+)
+def test_where_no_ray_is_one_is_asked_for_at_once(monkeypatch, address, message):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=message), joined():
+        pass
+    assert "RAY_DATA_LOG_LEVEL" not in os.environ
 
 
 def test_a_block_that_kills_every_worker_ends_the_work(tmp_path):

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -26,6 +27,7 @@ QUIET = {
 }
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 """The first is Ray's switch for the loopback alone, on every system (ray 2.60)."""
+KNOCK_SECONDS = 5
 
 
 @contextmanager
@@ -53,16 +55,27 @@ def _connect(ray: Any, address: str | None, folder: str | None) -> None:
     on_term = signal.getsignal(signal.SIGTERM)
     try:
         if address:
+            _knock(address)
             ray.init(address=address, **quiet)
         else:
             ray.init(address="local", include_dashboard=False, _temp_dir=folder, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         asked = f"at RAY_ADDRESS={address}" if address else "on this machine"
-        raise ConfigError(f"no Ray {asked}: {reason} See docs/cluster.md") from error
+        raise ConfigError(
+            f"no Ray {asked}: {reason}; start one there (ray start --head), or unset RAY_ADDRESS to use the "
+            "cores of this machine"
+        ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_term)  # Ray's own ends the process at once, with a stack of C
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _import_ray() -> Any:
