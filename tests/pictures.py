@@ -39,7 +39,7 @@ class Picture:
 
     @property
     def file_name(self) -> str:
-        return self.name.replace(" ", "-") + SUFFIXES[self.format]
+        return f"{self.name} {self.format}".replace(" ", "-") + SUFFIXES[self.format]
 
 
 def pictures() -> list[Picture]:
@@ -195,5 +195,9 @@ def rotated() -> list[Picture]:
             exif[0x0112] = orientation
             data = encode(Image.fromarray(stored), name, exif=exif, **options)
             pixels = np.ascontiguousarray(turn(stored))
-            found.append(Picture(f"turned {orientation} {name}", name, data, pixels, 4 * (name == "JPEG")))
+            found.append(Picture(f"turned {orientation}", name, data, pixels, 4 * (name == "JPEG")))
+            if name == "TIFF":  # whose grey pixels Pillow may take from the file as they lie there
+                gray = encode(Image.fromarray(stored[:, :, 0]), name, exif=exif)
+                grays = repeat(np.ascontiguousarray(turn(stored[:, :, 0])))
+                found.append(Picture(f"turned {orientation} grey", name, gray, grays))
     return found

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.svm import LinearSVC
 
+from sppnet.classify.classifier import Classifier
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.train import train
 from sppnet.demo import generate, generate_scenes
@@ -309,7 +310,7 @@ def test_a_classifier_trains_and_predicts_deterministically(deterministic, data,
     runs = [train(data / "photos", tmp_path / name, config) for name in "ab"]
     first, second = (run.model.read_bytes() for run in runs)
     assert first == second
-    classifier = runs[0].classifier
+    classifier = Classifier.load(runs[0].model)
     assert torch.equal(classifier.scores(image()), classifier.scores(image()))
 
 

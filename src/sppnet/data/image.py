@@ -111,10 +111,12 @@ def _opened(source: str | Path | bytes | Image.Image, max_pixels: int) -> Iterat
         raise ImageError(
             f"an image must be a path, bytes, a PIL image, an array or a tensor; got {type(source).__name__}"
         )
-    name = "the image in memory" if isinstance(source, bytes) else os.fspath(source)
-    with _naming(name):
+    with _naming(name := "the image in memory" if isinstance(source, bytes) else os.fspath(source)):
         _check_not_empty(source, name)
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        with (
+            BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream,
+            Image.open(stream, formats=FORMATS) as image,  # given a name, Pillow lays grey TIFF askew
+        ):
             _check_pixels(image.size, name, max_pixels)
             yield image
 
@@ -221,8 +223,7 @@ def _to_rgb(image: Image.Image) -> ImageArray:
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image), nan=0.0, posinf=255.0, neginf=0.0)
         return _repeat_gray(_from_unit(values if values.max() <= 1 else values / 255))
-    if image.mode == "La":  # Pillow leads from La to LA only
-        image = image.convert("LA")
+    image = image.convert("LA") if image.mode == "La" else image  # Pillow leads from La to LA only
     if image.has_transparency_data:
         return _on_white(np.asarray(image.convert("RGBA")))
     return np.array(image.convert("RGB"))
