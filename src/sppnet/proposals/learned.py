@@ -16,14 +16,7 @@ from sppnet.geometry.grid import count_bins
 from sppnet.learn.deltas import clip_boxes, decode_boxes
 from sppnet.ops.pooling import pyramid_pool
 from sppnet.ops.suppression import suppress
-from sppnet.proposals.windows import (
-    GEOMETRY,
-    IntArray,
-    WindowConfig,
-    dense_windows,
-    describe,
-    windows_to_boxes,
-)
+from sppnet.proposals.windows import GEOMETRY, IntArray, WindowConfig, placed_windows
 from sppnet.structures import Proposals
 
 DELTA_UNIT = 0.2
@@ -71,12 +64,10 @@ class WindowHead(nn.Module):
         """The best windows of an image's first map, at most `most`."""
         features, size_hw = reduce_channels(maps.maps[0], self.components), maps.size_hw
         map_hw = features.shape[1], features.shape[2]
-        windows = dense_windows(map_hw, self.config)
-        boxes = windows_to_boxes(windows, map_hw, maps.grid, maps.sizes_hw[0], size_hw)
-        geometry = torch.from_numpy(describe(boxes, size_hw))
-        chosen = self._glance(features, windows, geometry)
-        windows, boxes, geometry = windows[chosen], boxes[chosen], geometry[torch.from_numpy(chosen)]
-        outputs = self._judge(features, windows, geometry)
+        windows, boxes, geometry = placed_windows(map_hw, maps.grid, maps.sizes_hw[0], size_hw, self.config)
+        chosen = self._glance(features, windows, torch.tensor(geometry))
+        boxes = boxes[chosen]
+        outputs = self._judge(features, windows[chosen], torch.tensor(geometry[chosen]))
         scores, order = outputs[:, 0].topk(min(SURPLUS * most, len(outputs)))
         deltas = outputs[order, 1:].numpy() * DELTA_UNIT
         moved = clip_boxes(decode_boxes(boxes[order.numpy()], deltas), size_hw)

@@ -73,6 +73,26 @@ def dense_windows(map_hw: tuple[int, int], config: WindowConfig) -> IntArray:
     return windows
 
 
+@lru_cache(maxsize=16)
+def placed_windows(
+    map_hw: tuple[int, int],
+    grid: CellGrid,
+    scaled_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    config: WindowConfig,
+) -> tuple[IntArray, Floats, Floats]:
+    """The dense windows of a map, their image boxes and what tells of them; read-only.
+
+    Photographs of one camera have one size, and these are half as much work as pooling the windows.
+    """
+    windows = dense_windows(map_hw, config)
+    boxes = windows_to_boxes(windows, map_hw, grid, scaled_hw, size_hw)
+    geometry = describe(boxes, size_hw)
+    boxes.setflags(write=False)
+    geometry.setflags(write=False)
+    return windows, boxes, geometry
+
+
 def _starts(side: int, length: int, step: float) -> IntArray:
     count = int(np.ceil((side - length) / max(1.0, length * step))) + 1
     starts: IntArray = np.unique(np.linspace(0, side - length, count).round().astype(np.int64))
