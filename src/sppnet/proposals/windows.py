@@ -24,13 +24,13 @@ class WindowConfig:
     levels: tuple[int, ...] = (1, 3)
     channels: int = 96
     """Principal components of the features that are pooled."""
-    kept: int = 12_000
+    kept: int = 6_000
     """Windows that the quick look leaves over."""
     sizes: tuple[int, ...] = (2, 3, 4, 6, 8, 11, 15, 20, 27, 36)
     """Square roots of the windows' areas, in cells."""
     shapes: tuple[float, ...] = (0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0)
     """Widths over heights."""
-    step: float = 0.2
+    step: float = 0.25
     """From one window to the next, as a share of its side."""
     hidden: int = 128
     positive: float = 0.6
