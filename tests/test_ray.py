@@ -156,9 +156,12 @@ def outcome(home) -> Outcome:
         [sys.executable, HOST, "codes", json.dumps(commands)],
         cwd=home, env=environment, stdout=subprocess.PIPE, stderr=told, text=True,
     ) as host:  # fmt: skip
-        kill_a_worker(host.pid, home, result)
-        started = descendants(host.pid)
-        result.printed, _ = host.communicate(timeout=180)
+        try:
+            kill_a_worker(host.pid, home, result)
+            started = descendants(host.pid)
+            result.printed, _ = host.communicate(timeout=180)
+        finally:
+            host.kill()  # what it started ends with it
     result.told = (home / "told").read_text()
     assert host.returncode == 0, result.told
     result.codes = json.loads((home / "codes").read_text())
