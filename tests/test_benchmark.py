@@ -1,6 +1,7 @@
 """The benchmark of pooling: what it compares and the form of its rows, never how long anything takes."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -33,9 +34,19 @@ def test_rows_become_plain_seconds():
 
 def test_calls_take_turns_in_both_orders():
     called = []
-    timings = time_in_turns({name: lambda name=name: called.append(name) for name in "abc"}, rounds=2)
+    calls = {name: lambda name=name: called.append(name) for name in "abc"}
+    timings = time_in_turns(calls, rounds=2, turn_s=0)
     assert "".join(called) == "cba" + "abc" + "cba"
     assert all(0 <= t.q1_s <= t.median_s <= t.q3_s for t in timings.values())
+
+
+def test_a_quick_call_is_repeated_in_its_turn_and_a_slow_one_is_not():
+    called = []
+    quick, slow = (lambda: called.append("quick")), (lambda: (called.append("slow"), time.sleep(0.02)))
+    time_in_turns({"quick": quick, "slow": slow}, rounds=2, turn_s=0.01)
+    assert called.count("slow") == 3
+    assert called.count("quick") > 30
+    assert called.index("quick") == 1, "the first round goes backwards"
 
 
 def test_one_round_is_its_own_quartiles():

@@ -1,7 +1,8 @@
 """A row of a benchmark: ours and a peer, timed in turns, with the spread of both.
 
 Turns, because a machine that slows down for a while then slows both. Medians and quartiles,
-because the slowest runs tell of other programs.
+because the slowest runs tell of other programs. A turn is a while, not a call: a core that slept
+while the other side worked is slow at first, which would be laid on who takes few milliseconds.
 """
 
 import statistics
@@ -10,6 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 Call = Callable[[], object]
+
+TURN_S = 0.2
+"""A call that takes less is repeated in its turn until so long has passed."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,27 @@ class Row:
         return self.peer_s / self.ours_s
 
 
-def time_in_turns(calls: Mapping[str, Call], rounds: int, warm_ups: int = 1) -> dict[str, Timing]:
-    """Each call once a round, every other round in reverse; what it returns is freed off the clock."""
+def time_in_turns(
+    calls: Mapping[str, Call], rounds: int, warm_ups: int = 1, turn_s: float = TURN_S
+) -> dict[str, Timing]:
+    """Each call a turn a round, every other round in reverse; what it returns is freed off the clock.
+
+    The time of a turn is the median of its calls.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-warm_ups, rounds):
         for name, call in list(calls.items())[:: -1 if turn % 2 else 1]:
-            elapsed = _time_once(call)
+            elapsed = _time_a_turn(call, turn_s)
             if turn >= 0:
                 seconds[name].append(elapsed)
     return {name: summarise(times) for name, times in seconds.items()}
+
+
+def _time_a_turn(call: Call, turn_s: float) -> float:
+    times = [_time_once(call)]
+    while sum(times) < turn_s:
+        times.append(_time_once(call))
+    return statistics.median(times)
 
 
 def _time_once(call: Call) -> float:
