@@ -204,6 +204,17 @@ def test_any_bytes_are_read_or_refused(reader, header, data, length, tmp_path):
     READERS[reader].read(b"{" + header, tmp_path)
 
 
+def test_box_regression_without_measure_is_clipped_in_silence(home, tmp_path):
+    """Found by fuzzing: moves beyond float32 made numpy warn."""
+    header, tensors = model_parts("detector", home)
+    changed = {**tensors, "regressor.bias": torch.full((2, 4), 1e37), "svm.bias": torch.ones(2)}
+    path = place(tmp_path, "far.safetensors", save(changed, {"sppnet": json.dumps(header)}))
+    found = Detector.load(path)(np.zeros((20, 24, 3), np.uint8), min_score=-100)
+    assert len(found)
+    assert (found.boxes >= 0).all()
+    assert (found.boxes <= [24, 20, 24, 20]).all()
+
+
 WATCHER = """
 import resource, sys
 from pathlib import Path

@@ -44,7 +44,8 @@ def decode_boxes(boxes: npt.ArrayLike, deltas: npt.ArrayLike) -> Floats:
     centres = centres + moves[:, :2] * sides
     most = math.log(MOST_GROWTH)
     half = 0.5 * sides * np.exp(np.clip(moves[:, 2:], -most, most))
-    return np.hstack([centres - half, centres + half]).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold lies beyond any image
+        return np.hstack([centres - half, centres + half]).astype(np.float32)
 
 
 def clip_boxes(boxes: Floats, size_hw: tuple[int, int]) -> Floats:
