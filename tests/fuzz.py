@@ -112,7 +112,12 @@ def main() -> None:
         for number, data in enumerate(reader.seeds()):
             (seeds / str(number)).write_bytes(data)
         longest = max(asked.longest, *(path.stat().st_size for path in seeds.iterdir()))
-        limits = [f"-max_len={longest}", f"-rss_limit_mb={MEMORY_MB}", "-timeout=60"]
+        limits = [
+            f"-artifact_prefix={name}/",
+            f"-max_len={longest}",
+            f"-rss_limit_mb={MEMORY_MB}",
+            "-timeout=60",
+        ]
         watch = Watch(asked.reader, reader.read, work, asked.out, time.monotonic() + 60 * asked.minutes)
         atheris.Setup([sys.argv[0], *limits, str(seeds)], watch)
         atheris.Fuzz()
