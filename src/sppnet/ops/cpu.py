@@ -169,13 +169,8 @@ def _pool(
                     n, first, source = plan[row, 0], plan[row, 1], plan[row, 2]
                     ahead = place + first * channels + channel * n * n
                     if source < 0:
-                        x0, y0, x1, y1 = (
-                            cells[window, 1],
-                            cells[window, 2],
-                            cells[window, 3],
-                            cells[window, 4],
-                        )
-                        down, across = edges[row, y1 - y0], edges[row, x1 - x0]
+                        x0, y0 = cells[window, 1], cells[window, 2]
+                        across, down = edges[row, cells[window, 3] - x0], edges[row, cells[window, 4] - y0]
                         corner = (y0 * width + x0) * LANES
                         _pool_level(
                             table, size if tabled else 0, corner, width * LANES, down, across, n,
