@@ -169,8 +169,9 @@ class Server:
 
     async def windows(self, request: Request) -> dict[str, Any]:
         """What the model says of windows of an image it has seen lately: they are pooled from its map."""
-        with self.worker.place(_client(request)):
-            key, boxes = await read_windows(request, self.limits)
+        with self.worker.place(_client(request)) as place:
+            async with place.arrival():
+                key, boxes = await read_windows(request, self.limits)
             return await self.worker.run(lambda: self.seer.score_windows(key, boxes))
 
     async def refuse_kind(self) -> dict[str, Any]:
@@ -178,8 +179,9 @@ class Server:
         raise Refusal(404, f"this server has a {model.kind}; ask /v1/{model.kind_of_work}")
 
     async def _answer(self, request: Request, question: Question) -> dict[str, Any]:
-        with self.worker.place(_client(request)):
-            sent = await read_images(request, self.limits)
+        with self.worker.place(_client(request)) as place:
+            async with place.arrival():
+                sent = await read_images(request, self.limits)
             if isinstance(sent, bytes):
                 return await self._look(sent, question)
             return {"results": [await self._look_or_tell(content, question) for content in sent]}

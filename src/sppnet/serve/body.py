@@ -82,7 +82,10 @@ def _not_empty(content: bytes) -> bytes:
 
 
 def _bound(request: Request, limits: Limits) -> None:
-    """Makes the request's stream raise Refusal beyond the limit, or at once if it says it is longer."""
+    """Makes the request's stream raise Refusal beyond the limit, or at once if it says it is longer.
+
+    The same where the client goes away, which is no failure of ours.
+    """
     message = f"a body of at most {limits.max_bytes >> 10:,} KiB is taken; send a smaller image"
     told = request.headers.get("content-length", "0")
     if not told.isdecimal() or int(told) > limits.max_bytes:
@@ -92,6 +95,8 @@ def _bound(request: Request, limits: Limits) -> None:
     async def counted() -> Any:
         nonlocal seen
         event = await receive()
+        if event["type"] == "http.disconnect":
+            raise Refusal(400, "the client went away before its body had arrived")
         seen += len(event.get("body", b""))
         if seen > limits.max_bytes:
             raise Refusal(413, message)

@@ -21,6 +21,10 @@ class Limits:
     """Of one address among them; its next is told to wait for those (429)."""
     upload_seconds: float = 30.0
     """For a body to arrive, since it holds a place in the queue meanwhile."""
+    slow_seconds: float = 2.0
+    """After which a body that has not arrived yet gives its place to whoever else needs one (408)."""
+    idle_seconds: int = 15
+    """For the head of a request to arrive, from the connection's start or its last answer."""
     kept: int = 16
     """Convolved images kept for windows to be asked of, the least used thrown out first."""
     kept_bytes: int = 256 << 20

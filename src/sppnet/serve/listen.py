@@ -36,6 +36,7 @@ def open_server(
         import uvicorn
 
         from sppnet.serve.app import create_app
+        from sppnet.serve.connection import Connection
     except ImportError as error:
         raise MissingExtraError(error.name or "FastAPI", "serve") from error
     app = create_app(model, limits)
@@ -48,6 +49,11 @@ def open_server(
         ) from error
     # Little is kept open for slow clients: each holds memory.
     config = uvicorn.Config(
-        app, log_level="warning", limit_concurrency=8 * limits.queue, timeout_keep_alive=15
+        app,
+        http=Connection,
+        ws="none",
+        log_level="warning",
+        limit_concurrency=8 * limits.queue,
+        timeout_keep_alive=limits.idle_seconds,
     )
     return uvicorn.Server(config), place
