@@ -25,9 +25,9 @@ CLASSES = ("cat", "dog")
 
 
 @contextmanager
-def serving(model: Any) -> Iterator[str]:
+def serving(model: Any, limits: Limits | None = None) -> Iterator[str]:
     """The URL of a server in a thread."""
-    server, place = open_server(model, "127.0.0.1", 0, Limits())
+    server, place = open_server(model, "127.0.0.1", 0, limits or Limits())
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
     thread.start()
     try:
