@@ -233,11 +233,14 @@ def test_a_data_set_of_which_nothing_can_be_read_says_why(tmp_path):
         pytest.param(r"\\server\a.jpg", None, id="another machine"),
         pytest.param("a\0.jpg", None, id="a null"),
         pytest.param(" ", None, id="nothing"),
+        pytest.param("b.jpg", None, id="what is not there"),
     ],
 )
-def test_names_stay_inside(name, inside):
-    expected = None if inside is None else Path("/data") / inside
-    assert path_inside(Path("/data"), name) == expected
+def test_names_stay_inside(name, inside, tmp_path):
+    (tmp_path / "x/y").mkdir(parents=True)
+    for file in ("a.jpg", "a..b.jpg", "x/y/a.jpg", "../a.jpg"):
+        (tmp_path / file).touch()
+    assert path_inside(tmp_path, name) == (None if inside is None else tmp_path / inside)
 
 
 def test_a_box_too_thin_for_float32_is_empty():
