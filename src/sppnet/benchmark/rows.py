@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 Call = Callable[[], object]
 
 TURN_S = 0.2
-"""A call that takes less is repeated in its turn until so long has passed, or so often:"""
+"""A call that takes less is repeated in its turn until so long has passed."""
 CALLS_A_TURN = 1000
+"""At most."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sppnet.ops.blocks import Array, aligned, compiled, compiled_parallel, lay_o
 from sppnet.ops.lanes import LANES, add_at, copy_lanes, fill_lanes, keep_earlier, keep_larger
 
 WINDOWS_AT_ONCE = 8
-"""Whose winners are noted before they are added: more do not fit in the second cache."""
+"""Whose winners are noted before they are added. 128 windows: 1 took 5.0 ms, 4 and 8 4.8, 16 5.3."""
 
 
 @compiled_parallel

@@ -1,7 +1,6 @@
 """Greedy non-maximum suppression of boxes on the CPU, compiled by numba.
 
-A box is compared with those kept so far and no others, and the work ends when enough are kept: of
-3,000 windows that shall become 1,000 it is a twentieth of the comparisons of all with all.
+A box is compared with those kept so far and no others, and the work ends when enough are kept.
 """
 
 from typing import Any
