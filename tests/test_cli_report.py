@@ -157,7 +157,7 @@ def test_a_detector_trained_before_there_were_reports_has_one_without_curves(det
     _, tensors = run.load_stage("tuning")
     run.save_stage("tuning", {}, tensors)
     report_detector_training(
-        DetectorTraining(run.model, Detector.load(run.model), 12, ("x.jpg",), run.read_times())
+        DetectorTraining(run.model, Detector.load(run.model), 12, ("x.jpg",), run.read_times(), {}, 0.5)
     )
     text = (run.root / "report.html").read_text()
     assert "Fine-tuning" not in text

@@ -100,6 +100,17 @@ def test_the_detector_finds_what_it_has_not_seen(trained):
     assert found_of / of >= 0.75
 
 
+def test_it_tells_what_it_was_trained_on(trained):
+    things = [
+        name for index in range(IMAGES) if f"{index:02}.png" != BROKEN for name, _ in draw_scene(index)[1]
+    ]
+    assert trained.objects == {name: things.count(name) for name in trained.detector.classes}
+    assert trained.recall > 0.75
+    (first, second) = DetectorRun(trained.model.parent).load_stage("svm")[0]["rounds"]
+    assert first["positives"] == second["positives"] >= sum(trained.objects.values())
+    assert second["negatives"] == first["negatives"] + second["joined"]
+
+
 def test_the_run_folder_holds_all_there_is_to_know(trained, config, data):
     root = trained.model.parent
     assert trained.model == root / "detector.safetensors"

@@ -1,5 +1,7 @@
 """Mined SVMs against those trained on every window there is, and what mining keeps in memory."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -146,6 +148,18 @@ def test_mining_ends_when_nothing_new_comes(watched):
     assert 2 <= rounds < 10
 
 
+def test_every_round_is_told_as_it_was(watched):
+    told = []
+    mine_svms(watched, IMAGES, NAMES, MiningConfig(first=3, most=2, rounds=4, enough=0.0), told=told.append)
+    assert [one.round for one in told] == list(range(1, len(watched.calls) // IMAGES + 1))
+    assert told[0].joined == told[0].negatives == 3 * IMAGES
+    for before, one in pairwise(told):
+        assert one.positives == before.positives
+        assert one.negatives == before.negatives - before.dropped + one.joined
+    (store,) = watched.stores[:1]
+    assert len(store) == told[-1].positives + told[-1].negatives - told[-1].dropped
+
+
 def test_mining_twice_gives_the_same_bits():
     first, second = (mine_svms(windows_of, IMAGES, NAMES, MiningConfig(seed=3)) for _ in range(2))
     assert torch.equal(first.weight, second.weight)
@@ -169,9 +183,11 @@ def test_the_store_stays_within_its_bytes(watched):
 
 def test_only_easy_negatives_leave(watched):
     config = MiningConfig(C=0.01, most=40, max_bytes=600 * NUMBERS * 4, rounds=6, enough=0.0, first=30)
-    mine_svms(watched, IMAGES, NAMES, config)
+    told = []
+    mine_svms(watched, IMAGES, NAMES, config, told=told.append)
     (store,) = watched.stores
     assert any(gone for _, gone in store.left)
+    assert [one.dropped for one in told[1:]] == [len(gone) for _, gone in store.left]
     for svm, gone in store.left:
         for image, row in gone:
             windows = windows_of(image)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from sppnet.features.cache import MapCache, recipe_of
 from sppnet.features.convolve import Convolver
 from sppnet.geometry.grid import count_bins
 from sppnet.learn.finetune import TuningState, detection_head
-from sppnet.learn.mining import Candidates, MiningConfig, mine_svms
+from sppnet.learn.mining import Candidates, MiningConfig, MiningRound, mine_svms
 from sppnet.learn.ridge import BoxRegressor, fit_boxes, mean_length_scale
 from sppnet.learn.svm import LinearSVM
+from sppnet.metrics.recall import recall_curve
 from sppnet.nn.device import find_device
 from sppnet.nn.trunks import Trunk, load_trunk
 from sppnet.progress import Progress, Silent
@@ -62,6 +63,12 @@ class DetectorTraining:
     """Why images were left out."""
     seconds: dict[str, float]
     """Of every stage, in their order."""
+    objects: dict[str, int]
+    """Of every class, in those images."""
+    recall: float
+    """Of the windows proposed there: the share of objects that one of them overlaps by half."""
+    report: Path | None = None
+    """The page that tells of the run, if one was written."""
 
 
 def train_detector(
@@ -150,7 +157,11 @@ class _Training:
         )
         trained = {"sppnet": __version__, "images": len(self.photos), "seconds": self.seconds}
         detector.save(self.run.model, trained)
-        return DetectorTraining(self.run.model, detector, len(self.photos), self.skipped, self.seconds)
+        images = self.photos.images
+        return DetectorTraining(
+            self.run.model, detector, len(images), self.skipped, self.seconds, images.counts(),
+            recall_curve(proposals, images.truths, (self.config.most,), (0.5,)).at(self.config.most, 0.5),
+        )  # fmt: skip
 
     # --- stages ----------------------------------------------------------------------------------
 
@@ -264,8 +275,10 @@ class _Training:
             loss=config.loss, C=config.C, positive_weight=config.positive_weight,
             rounds=config.rounds, seed=config.seed,
         )  # fmt: skip
-        svm = mine_svms(source, len(self.photos), self.photos.classes, mining, self.progress)
-        self._store("svm", {}, {"weight": svm.weight, "bias": svm.bias})
+        rounds: list[MiningRound] = []
+        svm = mine_svms(source, len(self.photos), self.photos.classes, mining, self.progress, rounds.append)
+        header = {"rounds": [asdict(one) for one in rounds]}
+        self._store("svm", header, {"weight": svm.weight, "bias": svm.bias})
         return svm
 
     def _regress_boxes(self, vectoriser: Vectoriser, proposals: list[Floats]) -> BoxRegressor:

@@ -71,33 +71,56 @@ class MiningConfig:
                 raise ConfigError(f"{name} must be 1 or more; got {getattr(self, name)}")
 
 
+@dataclass(frozen=True)
+class MiningRound:
+    """What one pass over the images brought."""
+
+    round: int
+    """From 1."""
+    positives: int
+    negatives: int
+    """In the store, with those that joined."""
+    joined: int
+    """Negatives: drawn at random in the first round, hard ones after it."""
+    dropped: int
+    """Negatives that left after the fit, to make room."""
+
+
 def mine_svms(
     source: Source,
     images: int,
     classes: Sequence[str],
     config: MiningConfig | None = None,
     progress: Progress | None = None,
+    told: Callable[[MiningRound], None] | None = None,
 ) -> LinearSVM:
     """One SVM a class, against the windows of all images.
 
     source: gives the windows of image 0 … images − 1; called once an image and round, in order.
+    told: called after each round.
     The weights are for vectors as they come: the scaling to a mean length of 20 is folded into them.
     Raises DataError for a class without positives, and for more positives than max_bytes holds.
     """
     config = config or MiningConfig()
     progress = progress or Silent()
+    told = told or (lambda one: None)
     store = _gather(source, images, classes, config, progress)
     svm = store.fit(classes, config)
+    positives = store.count_positives()
+    told(MiningRound(1, positives, len(store) - positives, len(store) - positives, 0))
     for turn in range(1, config.rounds):
         before = len(store)
         progress.begin(f"mining, round {turn + 1}", images)
         for image in range(images):
             store.add_hard(image, source(image), svm, config)
             progress.advance(note=f"{len(store)} vectors")
-        if len(store) - before <= config.enough * before:
+        joined, negatives = len(store) - before, len(store) - positives
+        if joined <= config.enough * before:
+            told(MiningRound(turn + 1, positives, negatives, joined, 0))
             break
         svm = store.fit(classes, config)
         store.make_room(svm, config)
+        told(MiningRound(turn + 1, positives, negatives, joined, negatives + positives - len(store)))
     return LinearSVM(svm.weight * store.scale, svm.bias, tuple(classes), svm.fit)
 
 
@@ -140,6 +163,9 @@ class _Store:
 
     def __len__(self) -> int:
         return self.count
+
+    def count_positives(self) -> int:
+        return int((self.signs[: self.count] > 0).any(axis=1).sum())
 
     def add(self, image: int, candidates: Candidates, rows: npt.NDArray[np.int64]) -> None:
         """Take in these windows of an image, as far as there is room."""
