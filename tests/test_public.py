@@ -29,6 +29,7 @@ PUBLIC = [
     "boxes_to_cells",
     "evaluate",
     "evaluate_detector",
+    "keep_memory",
     "load_trunk",
     "open_annotated",
     "pyramid_pool",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sppnet.geometry.grid import CellGrid as CellGrid
     from sppnet.geometry.grid import bin_edges as bin_edges
     from sppnet.geometry.grid import boxes_to_cells as boxes_to_cells
+    from sppnet.heap import keep_memory as keep_memory
     from sppnet.nn.network import SPPNet as SPPNet
     from sppnet.nn.network import warm_start_fc6 as warm_start_fc6
     from sppnet.nn.pyramid import SpatialPyramidPooling as SpatialPyramidPooling
@@ -63,6 +64,7 @@ _HOMES = {
     "CellGrid": "sppnet.geometry.grid",
     "bin_edges": "sppnet.geometry.grid",
     "boxes_to_cells": "sppnet.geometry.grid",
+    "keep_memory": "sppnet.heap",
     "SPPNet": "sppnet.nn.network",
     "warm_start_fc6": "sppnet.nn.network",
     "SpatialPyramidPooling": "sppnet.nn.pyramid",

@@ -24,6 +24,7 @@ from sppnet.cli import (
     visualize,
 )
 from sppnet.errors import SppnetError
+from sppnet.heap import keep_memory
 
 app = typer.Typer(
     help="Spatial pyramid pooling: classify images of any size, on a laptop CPU.",
@@ -64,6 +65,7 @@ def root(
 def main() -> None:
     """Run the command line. Exits with 0, 1 for an error, 2 for wrong usage, 130 and 143 when stopped."""
     _print_every_name()
+    keep_memory()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     before = signal.signal(signal.SIGTERM, _end)
     try:
