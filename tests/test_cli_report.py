@@ -107,8 +107,8 @@ def test_a_place_that_cannot_be_written(classifier, photos, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory) -> tuple[Path, Path]:
-    """A run folder, and the scenes it was trained on."""
+def detector(tmp_path_factory) -> tuple[Path, Path, list[object]]:
+    """A run folder, the scenes it was trained on, and its options."""
     root = tmp_path_factory.mktemp("detector")
     generate_scenes(root / "scenes", "train", count=12, seed=0)
     generate_scenes(root / "scenes", "test", count=2, seed=1)
@@ -116,23 +116,28 @@ def detector(tmp_path_factory) -> tuple[Path, Path]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save(load_trunk("zf5", width=0.0625).body.state_dict(), weights)
-    code, _, told = sppnet(
-        "detect", "train", root / "scenes", "--out", root / "run", *SMALL, "--weights", weights,
-        *["--scales", "96", "--most", "50", "--steps", "4", "--C", "0.01"],
-    )  # fmt: skip
+    options = [*SMALL, "--weights", weights, "--scales", "96", "--most", "50", "--steps", "4", "--C", "0.01"]
+    code, _, told = sppnet("detect", "train", root / "scenes", "--out", root / "run", *options)
     assert code == 0, told
     assert f"report: {root}/run/report.html" in told
-    return root / "run", root / "scenes"
+    return root / "run", root / "scenes", options
 
 
 def test_training_a_detector_writes_its_report(detector):
     text = (detector[0] / "report.html").read_text()
-    for words in ("sppnet detect train", ">windows<", ">svm<", "loss: training ends at", "checks, columns"):
+    for words in (
+        "sppnet detect train",
+        ">windows<",
+        ">svm<",
+        "loss: training ends at",
+        "checks, columns",
+        "every round",
+    ):
         assert words in text, words
 
 
 def test_evaluating_two_detectors_writes_beside_the_first(detector, tmp_path):
-    run, scenes = detector
+    run, scenes, _ = detector
     other = tmp_path / "other.safetensors"
     other.write_bytes((run / "detector.safetensors").read_bytes())
     models = ["--model", run / "detector.safetensors", "--model", other]
@@ -148,20 +153,19 @@ def test_evaluating_two_detectors_writes_beside_the_first(detector, tmp_path):
 
 def test_a_detector_trained_before_there_were_reports_has_one_without_curves(detector):
     """Its stage holds no rows."""
-    from sppnet.cli.reports import report_detector_training
-    from sppnet.detect.detector import Detector
     from sppnet.detect.run import DetectorRun
-    from sppnet.detect.train import DetectorTraining
 
-    run = DetectorRun(detector[0])
-    _, tensors = run.load_stage("tuning")
-    run.save_stage("tuning", {}, tensors)
-    report_detector_training(
-        DetectorTraining(run.model, Detector.load(run.model), 12, ("x.jpg",), run.read_times(), {}, 0.5)
-    )
+    run, scenes = DetectorRun(detector[0]), detector[1]
+    for stage in ("tuning", "svm"):
+        _, tensors = run.load_stage(stage)
+        run.save_stage(stage, {}, tensors)
+    (run.root / "report.html").unlink()
+    code, _, told = sppnet("detect", "train", scenes, "--out", run.root, *detector[2], "--resume")
+    assert code == 0, told
     text = (run.root / "report.html").read_text()
     assert "Fine-tuning" not in text
-    assert "1 could not be read" in text
+    assert "Hard negatives" not in text
+    assert "What it learned from" in text
 
 
 def test_pictures_in_a_report_can_be_opened(classifier):

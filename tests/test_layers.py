@@ -15,10 +15,11 @@ LAYERS = {
     "nn": 2, "data": 2,
     "features": 3, "proposals": 3, "learn": 3, "metrics": 3, "runs": 3,
     "classify": 4, "detect": 4,
-    "serve": 5, "export": 5, "engine": 5, "report": 5, "benchmark": 5, "demo": 5,
+    "serve": 5, "export": 5, "engine": 5, "report": 5, "benchmark": 5,
+    "training": 5, "evaluation": 5, "demo": 5,
     "cli": 6, "__main__": 6,
 }  # fmt: skip
-PACKAGE_LAYER = 4
+PACKAGE_LAYER = 5
 """What sppnet/__init__.py may offer under short names."""
 STRANGERS = {frozenset({"nn", "data"})}
 """Packages of one layer that must not know each other."""

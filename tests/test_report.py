@@ -109,6 +109,10 @@ TUNING = [
     {"step": 10, "learning_rate": 0.01, "loss": 2.0, "error": 0.5},
     {"step": 20, "learning_rate": 0.01, "loss": 1.0, "error": 0.25},
 ]
+MINING = [
+    {"round": 1, "positives": 1200, "negatives": 3700, "joined": 3700, "dropped": 0},
+    {"round": 2, "positives": 1200, "negatives": 4000, "joined": 300, "dropped": 100},
+]
 
 
 # --- pages ---------------------------------------------------------------------------------------
@@ -147,18 +151,21 @@ def test_an_evaluation_of_a_classifier_tells_how(judged):
     assert "75.0 %" in reader.text
 
 
-def test_a_detector_s_training_shows_its_fine_tuning():
+def test_a_detector_s_training_shows_what_it_learned_from_and_how():
     text = detection.training_page(
-        "runs/d", "sppnet detect train x", CONFIG, (EVIL, "cat"), 12, TUNING, {"svm": 100.0, "boxes": 20.0}
-    )
+        "runs/d", "sppnet detect train x", CONFIG, {EVIL: 3, "cat": 1200}, 0.917, 12, TUNING, MINING,
+        {"svm": 100.0, "boxes": 20.0},
+    )  # fmt: skip
     reader = check_page(text)
     assert [one["aria-label"] for one in reader.all("svg")] == [
         "loss: training ends at 1",
         "error: held out ends at 25.0 %",
     ]
-    assert "2 min 00 s" in reader.text
-    bare = detection.training_page("d", "sppnet", CONFIG, ("cat",), 1, [], {"svm": 1.0})
-    assert "Fine-tuning" not in check_page(bare).text
+    for words in ("2 min 00 s", "objects1,203", "found by proposals91.7 %", "cat1,200", "21,2004,000300100"):
+        assert words in reader.text, words
+    bare = check_page(detection.training_page("d", "sppnet", CONFIG, {"cat": 1}, 1, 1, [], [], {"svm": 1.0}))
+    assert "Fine-tuning" not in bare.text
+    assert "Hard negatives" not in bare.text
 
 
 def result_of(photo: JudgedPhoto, coco: bool):

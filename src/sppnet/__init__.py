@@ -19,17 +19,15 @@ if TYPE_CHECKING:
     from sppnet.classify.classifier import Classifier as Classifier
     from sppnet.classify.classifier import Prediction as Prediction
     from sppnet.classify.config import TrainingConfig as TrainingConfig
-    from sppnet.classify.evaluate import evaluate as evaluate
     from sppnet.classify.features import SPPFeatures as SPPFeatures
-    from sppnet.classify.train import train as train
     from sppnet.data.annotated import open_annotated as open_annotated
     from sppnet.data.image import read_image as read_image
     from sppnet.detect.config import DetectorConfig as DetectorConfig
     from sppnet.detect.detector import Detector as Detector
     from sppnet.detect.ensemble import Ensemble as Ensemble
-    from sppnet.detect.evaluate import evaluate_detector as evaluate_detector
-    from sppnet.detect.train import train_detector as train_detector
     from sppnet.errors import SppnetError as SppnetError
+    from sppnet.evaluation import evaluate as evaluate
+    from sppnet.evaluation import evaluate_detector as evaluate_detector
     from sppnet.features.maps import FeatureMaps as FeatureMaps
     from sppnet.geometry.grid import CellGrid as CellGrid
     from sppnet.geometry.grid import bin_edges as bin_edges
@@ -44,22 +42,22 @@ if TYPE_CHECKING:
     from sppnet.proposals.selective_search import selective_search as selective_search
     from sppnet.structures import Detections as Detections
     from sppnet.structures import Proposals as Proposals
+    from sppnet.training import train as train
+    from sppnet.training import train_detector as train_detector
 
 _HOMES = {
     "Classifier": "sppnet.classify.classifier",
     "Prediction": "sppnet.classify.classifier",
     "TrainingConfig": "sppnet.classify.config",
-    "evaluate": "sppnet.classify.evaluate",
     "SPPFeatures": "sppnet.classify.features",
-    "train": "sppnet.classify.train",
     "open_annotated": "sppnet.data.annotated",
     "read_image": "sppnet.data.image",
     "DetectorConfig": "sppnet.detect.config",
     "Detector": "sppnet.detect.detector",
     "Ensemble": "sppnet.detect.ensemble",
-    "evaluate_detector": "sppnet.detect.evaluate",
-    "train_detector": "sppnet.detect.train",
     "SppnetError": "sppnet.errors",
+    "evaluate": "sppnet.evaluation",
+    "evaluate_detector": "sppnet.evaluation",
     "FeatureMaps": "sppnet.features.maps",
     "CellGrid": "sppnet.geometry.grid",
     "bin_edges": "sppnet.geometry.grid",
@@ -74,6 +72,8 @@ _HOMES = {
     "selective_search": "sppnet.proposals.selective_search",
     "Detections": "sppnet.structures",
     "Proposals": "sppnet.structures",
+    "train": "sppnet.training",
+    "train_detector": "sppnet.training",
 }
 __all__ = ["__version__"]
 __all__ += list(_HOMES)

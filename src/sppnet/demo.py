@@ -13,17 +13,16 @@ from PIL import Image
 
 from sppnet.classify.classifier import Classifier
 from sppnet.classify.config import TrainingConfig
-from sppnet.classify.evaluate import evaluate
-from sppnet.classify.train import train
 from sppnet.data.annotated import open_annotated
 from sppnet.data.folder import open_folder
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
-from sppnet.detect.evaluate import evaluate_detector
-from sppnet.detect.train import train_detector
+from sppnet.detect.train import DetectorTraining
+from sppnet.evaluation import evaluate, evaluate_detector
 from sppnet.metrics.detection import DetectionResult
 from sppnet.progress import Progress, Silent
 from sppnet.report.plots import draw_accuracy_by_size, draw_contact_sheet
+from sppnet.training import train, train_detector
 
 TEST_IMAGES = 20
 """Of each class."""
@@ -52,6 +51,8 @@ class DemoResult:
     """Of the detector, on scenes it never saw."""
     scenes: list[Path]
     """Of those with what it found drawn on them."""
+    reports: list[Path]
+    """Pages: two trainings, and how well the detector finds objects."""
     seconds: float
 
 
@@ -80,10 +81,11 @@ def run(
     classifier = Classifier.load(result.model)
     rows = _test_sizes(classifier, data, progress)
     pictures = [draw_accuracy_by_size(rows, out / "accuracy.png"), _draw_predictions(classifier, data, out)]
-    detector, objects = _find_objects(result.model, out, seed, progress)
-    scenes = _draw_scenes(detector, out)
+    trained, objects = _find_objects(result.model, out, seed, progress)
+    scenes = _draw_scenes(trained.detector, out)
+    reports = [page for page in (result.report, trained.report, _judged(out)) if page]
     seconds = time.perf_counter() - started
-    return DemoResult(rows, pictures, result.validation.images, objects, scenes, seconds)
+    return DemoResult(rows, pictures, result.validation.images, objects, scenes, reports, seconds)
 
 
 def _test_sizes(classifier: Classifier, data: Path, progress: Progress) -> list[tuple[str, bool, float]]:
@@ -120,7 +122,7 @@ def _draw_predictions(classifier: Classifier, data: Path, out: Path) -> Path:
 
 def _find_objects(
     weights: Path, out: Path, seed: int, progress: Progress
-) -> tuple[Detector, DetectionResult]:
+) -> tuple[DetectorTraining, DetectionResult]:
     """A detector on the trunk of the classifier, which stays as it is."""
     data = out / "scenes"
     for number, (split, count) in enumerate(SCENES.items()):
@@ -130,10 +132,16 @@ def _find_objects(
         positive=0.7, seed=seed,
     )  # fmt: skip
     folder = out / "detector"
-    detector = train_detector(data, folder, config, cache=folder / "maps", progress=progress).detector
-    result = evaluate_detector(detector, open_annotated(data, "test"), "voc07", progress)
+    trained = train_detector(data, folder, config, cache=folder / "maps", progress=progress)
+    images = open_annotated(data, "test")
+    result = evaluate_detector(trained.detector, images, "voc07", progress, report=_judged(out))
     assert isinstance(result, DetectionResult)
-    return detector, result
+    return trained, result
+
+
+def _judged(out: Path) -> Path:
+    """The page of how well the detector finds objects."""
+    return out / "detector" / "evaluation.html"
 
 
 def _draw_scenes(detector: Detector, out: Path) -> list[Path]:

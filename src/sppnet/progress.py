@@ -1,5 +1,6 @@
 """How long work tells whoever waits for it where it stands."""
 
+import time
 from typing import Protocol
 
 
@@ -18,3 +19,28 @@ class Silent:
 
     def begin(self, stage: str, total: int) -> None: ...
     def advance(self, steps: int = 1, note: str = "") -> None: ...
+
+
+class Timed:
+    """Passes on what it is told, and keeps the time of every stage."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.told = progress or Silent()
+        self._ended: dict[str, float] = {}
+        self._stage, self._began = "", 0.0
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of each stage, the last one's until now; of one that came several times, in all."""
+        if not self._stage:
+            return dict(self._ended)
+        spent = time.perf_counter() - self._began
+        return {**self._ended, self._stage: self._ended.get(self._stage, 0.0) + spent}
+
+    def begin(self, stage: str, total: int) -> None:
+        self._ended = self.seconds
+        self._stage, self._began = stage, time.perf_counter()
+        self.told.begin(stage, total)
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.told.advance(steps, note)

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from sppnet.classify.views import Views, check_views, score_images
+from sppnet.classify.workers import Workers
 from sppnet.data.image import ImageSource, read_image
 from sppnet.data.transforms import SCALE_PX
-from sppnet.errors import MissingExtraError, ModelError
+from sppnet.errors import ConfigError, MissingExtraError, ModelError
 from sppnet.geometry.grid import VIEW_PX
+from sppnet.nn.device import find_device
 from sppnet.nn.model_file import check_settings, load_model, save_model
 from sppnet.nn.network import SPPNet, empty_network
 from sppnet.nn.weights import load_weights
+from sppnet.progress import Progress
 
 KIND = "classifier"
 
@@ -69,6 +72,32 @@ class Classifier:
             raise ModelError(
                 f"a network of {self.network.num_classes} classes needs their names; got {len(self.classes)}"
             )
+
+    @classmethod
+    def train(
+        cls,
+        data: str | Path,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        progress: Progress | None = None,
+        report: bool = True,
+        **options: Any,
+    ) -> "Classifier":
+        """Train on a folder of class folders; the model lies in `out` then, as best.safetensors.
+
+        report: whether report.html is written beside it. options: fields of `TrainingConfig`, as
+        weights="imagenet". Raises as `train`, which also tells how it does on validation images and which
+        images were left out; and ConfigError under torchrun, where one calls that.
+        """
+        from sppnet import TrainingConfig, train  # by their public names: those files stand on this one
+
+        if Workers().count > 1:
+            raise ConfigError("Classifier.train works in one process; under torchrun call sppnet.train")
+        config = TrainingConfig(**options)
+        result = train(data, out, config, resume=resume, progress=progress, report=report)
+        assert result is not None
+        return cls.load(result.model, find_device(config.device))
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Classifier":

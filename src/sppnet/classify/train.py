@@ -36,6 +36,8 @@ class TrainingResult:
     """Of that model, shown images the way it will be tested."""
     skipped: tuple[str, ...]
     """Why images to train on were left out."""
+    report: Path | None = None
+    """The page that tells of the run, if one was written."""
 
 
 def train(

@@ -65,9 +65,9 @@ def train(
 ) -> None:
     """Train a classifier on a folder of class folders."""
     from sppnet.classify.config import TrainingConfig
-    from sppnet.classify.train import train as train_classifier
     from sppnet.cli.output import Bars, notes
-    from sppnet.cli.reports import report_training
+    from sppnet.cli.reports import command, tell_report
+    from sppnet.training import train as train_classifier
 
     config = TrainingConfig(
         trunk=trunk, width=width, stride=stride, weights=weights, freeze_trunk=freeze_trunk,
@@ -77,7 +77,7 @@ def train(
         scale_px=scale, C=c, seed=seed, workers=workers, device=device,
     )  # fmt: skip
     with Bars() as bars:
-        result = train_classifier(data, out, config, resume=resume, progress=bars)
+        result = train_classifier(data, out, config, resume=resume, progress=bars, command=command())
     if result is None:  # another process of torchrun reports
         return
     validation = result.validation
@@ -86,7 +86,7 @@ def train(
         f"of {validation.images} images; "
         f"{_skipped(result.skipped + tuple(validation.skipped))}"
     )
-    report_training(result, bars.seconds)
+    tell_report(result.report)
     typer.echo(result.model)
 
 
@@ -114,13 +114,16 @@ def evaluate(
     from sppnet.cli.reports import report_evaluation
     from sppnet.data.folder import find_splits, open_folder
     from sppnet.nn.device import find_device
+    from sppnet.progress import Timed
 
     classifier = Classifier.load(model, find_device(device))
     split = split or next((name for name in ("val", "test") if name in find_splits(data)), None)
     with Bars() as bars:
+        watch = Timed(bars)
         result = evaluate_classifier(
-            classifier, open_folder(data, split), bars, **_testing(views, scale, size)
+            classifier, open_folder(data, split), watch, **_testing(views, scale, size)
         )
+        seconds = watch.seconds
     if as_json:
         print_json(result.to_json())
     else:
@@ -133,7 +136,7 @@ def evaluate(
         )
     if not no_report:
         asked = {"data": data, "split": split or "all", **_testing(views, scale, size)}
-        report_evaluation(report, model, classifier, asked, result, bars.seconds)
+        report_evaluation(report, model, classifier, asked, result, seconds)
 
 
 @app.command()

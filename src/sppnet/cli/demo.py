@@ -14,6 +14,7 @@ def demo(
 ) -> None:
     """Draw images of many sizes, train on two, test at sizes never trained on, and find objects."""
     from sppnet.cli.output import Bars, print_table
+    from sppnet.cli.reports import tell_report
     from sppnet.demo import run
 
     with Bars() as bars:
@@ -31,5 +32,7 @@ def demo(
         ["object", "average precision"],
         precision,
     )
+    for page in result.reports:
+        tell_report(page)
     for picture in [*result.pictures, *result.scenes]:
         typer.echo(picture)

@@ -108,9 +108,9 @@ def train(
 ) -> None:
     """Train a detector on annotated images."""
     from sppnet.cli.output import Bars
-    from sppnet.cli.reports import report_detector_training
+    from sppnet.cli.reports import command, tell_report
     from sppnet.detect.config import DetectorConfig
-    from sppnet.detect.train import train_detector
+    from sppnet.training import train_detector
 
     options = {
         "trunk": trunk, "stride": stride, "width": width, "weights": weights,
@@ -123,10 +123,12 @@ def train(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     config = DetectorConfig(**given)
     with Bars() as bars:
-        result = train_detector(data, out, config, split=split, resume=resume, progress=bars)
+        result = train_detector(
+            data, out, config, split=split, resume=resume, progress=bars, command=command()
+        )
     _tell_skipped(result.skipped)
     _tell_times(result.seconds, result.images)
-    report_detector_training(result)
+    tell_report(result.report)
     typer.echo(result.model)
 
 
@@ -149,12 +151,15 @@ def evaluate(
     from sppnet.data.annotated import open_annotated
     from sppnet.detect.evaluate import evaluate_detector
     from sppnet.detect.train import default_split
+    from sppnet.progress import Timed
 
     detector = _open(model, device)
     split = split or default_split(data, ("test", "val"))
     images = open_annotated(data, split)
     with Bars() as bars:
-        result = evaluate_detector(detector, images, metric.value, bars)
+        watch = Timed(bars)
+        result = evaluate_detector(detector, images, metric.value, watch)
+        seconds = watch.seconds
     _tell_skipped(result.skipped)
     if as_json:
         print_json(result.to_json())
@@ -162,7 +167,7 @@ def evaluate(
         _print_result(result, metric)
     if not no_report:
         asked = {"data": data, "split": split or "all", "metric": metric.value}
-        report_detector_evaluation(report, model, asked, result, bars.seconds)
+        report_detector_evaluation(report, model, asked, result, seconds)
 
 
 @app.command()

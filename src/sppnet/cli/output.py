@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from types import TracebackType
 from typing import Any
 
@@ -39,9 +38,6 @@ class Bars:
             disable=not notes.is_terminal,
         )
         self.stage, self.total, self.done, self.note = "", 0, 0, ""
-        self.seconds: dict[str, float] = {}
-        """Of each stage that has ended; of one that came several times, in all."""
-        self.began = 0.0
 
     def __enter__(self) -> "Bars":
         self.drawn.start()
@@ -56,7 +52,6 @@ class Bars:
     def begin(self, stage: str, total: int) -> None:
         self._end()
         self.stage, self.total, self.done, self.note = stage, total, 0, ""
-        self.began = time.perf_counter()
         self.task = self.drawn.add_task(stage, total=total, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
@@ -65,9 +60,6 @@ class Bars:
         self.drawn.update(self.task, advance=steps, note=self.note)
 
     def _end(self) -> None:
-        if self.stage:
-            spent = time.perf_counter() - self.began
-            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + spent
         if self.stage and not notes.is_terminal:
             notes.print(f"{self.stage}: {self.done}/{self.total} {self.note}".rstrip(), soft_wrap=True)
         self.stage = ""

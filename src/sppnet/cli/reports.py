@@ -8,29 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sppnet.classify.classifier import Classifier
-    from sppnet.classify.train import TrainingResult
-    from sppnet.detect.train import DetectorTraining
     from sppnet.metrics.classification import ClassificationResult
     from sppnet.metrics.coco import CocoResult
     from sppnet.metrics.detection import DetectionResult
 
-TRAINING, EVALUATION = "report.html", "evaluation.html"
+EVALUATION = "evaluation.html"
 
 Seconds = Mapping[str, float]
 
 
-def report_training(result: "TrainingResult", seconds: Seconds) -> None:
-    """A classifier's report.html, in its run folder."""
-    from sppnet.classify.run import RunFolder
-    from sppnet.report.classification import read_epochs, stage_times, training_page
+def tell_report(page: Path | None) -> None:
+    """Where a training's page lies; of a page that could not be written a warning has told."""
+    from sppnet.cli.output import notes
 
-    run = RunFolder(result.model.parent)
-    epochs = read_epochs(run.metrics)
-    html = training_page(
-        _name(run.root), _command(), _config(run.config), result.validation, epochs,
-        stage_times(epochs, seconds), result.skipped,
-    )  # fmt: skip
-    _write(run.root / TRAINING, html)
+    if page is not None:
+        notes.print(f"report: {page}", soft_wrap=True, markup=False)
 
 
 def report_evaluation(
@@ -43,26 +35,13 @@ def report_evaluation(
 ) -> None:
     """asked: what the command said of data and views; the classifier's own defaults fill the rest."""
     from sppnet.report.classification import evaluation_page
+    from sppnet.report.page import name_of
 
     how = {"model": model, **vars(classifier.testing), **asked}
     if result.skipped:
         how["left out"] = len(result.skipped)
-    html = evaluation_page(_name(model), _command(), how, result, seconds)
+    html = evaluation_page(name_of(model), command(), how, result, seconds)
     _write(file or model.parent / EVALUATION, html, by_default=file is None)
-
-
-def report_detector_training(result: "DetectorTraining") -> None:
-    """A detector's report.html, in its run folder."""
-    from sppnet.detect.run import DetectorRun
-    from sppnet.report.detection import training_page
-
-    run = DetectorRun(result.model.parent)
-    stage = run.load_stage("tuning")
-    html = training_page(
-        _name(run.root), _command(), _config(run.config), result.detector.classes, result.images,
-        [] if stage is None else stage[0].get("rows", []), result.seconds, result.skipped,
-    )  # fmt: skip
-    _write(run.root / TRAINING, html)
 
 
 def report_detector_evaluation(
@@ -74,9 +53,10 @@ def report_detector_evaluation(
 ) -> None:
     """Beside the first of the models, unless a file is named."""
     from sppnet.report.detection import evaluation_page
+    from sppnet.report.page import name_of
 
     how = {"model": [str(model) for model in models], **asked}
-    html = evaluation_page(" and ".join(map(_name, models)), _command(), how, result, seconds)
+    html = evaluation_page(" and ".join(map(name_of, models)), command(), how, result, seconds)
     _write(file or models[0].parent / EVALUATION, html, by_default=file is None)
 
 
@@ -94,19 +74,9 @@ def _write(file: Path, html: str, by_default: bool = False) -> None:
             f"no report: {file}: {error.strerror}; name a --report FILE", soft_wrap=True, markup=False
         )
     else:
-        notes.print(f"report: {file}", soft_wrap=True, markup=False)
+        tell_report(file)
 
 
-def _command() -> str:
+def command() -> str:
+    """What was typed."""
     return shlex.join(["sppnet", *sys.argv[1:]])
-
-
-def _config(path: Path) -> dict[str, Any]:
-    import json
-
-    return dict(json.loads(path.read_text()))
-
-
-def _name(path: Path) -> str:
-    """Two parts say more than "best.safetensors"."""
-    return "/".join(path.resolve().parts[-2:])

@@ -131,17 +131,21 @@ class Detector:
         split: str | None = None,
         resume: bool = False,
         progress: Progress | None = None,
+        report: bool = True,
         **options: Any,
     ) -> "Detector":
         """Train on a VOC, COCO or YOLO data set; the model lies in `out` then, as detector.safetensors.
 
-        options: fields of `DetectorConfig`, as weights="imagenet". Raises as `train_detector`, which
-        also tells the times of the stages and which images were left out.
+        report: whether report.html is written beside it. options: fields of `DetectorConfig`, as
+        weights="imagenet". Raises as `train_detector`, which also tells the times of the stages and which
+        images were left out.
         """
         from sppnet import train_detector  # by its public name: that file stands on this one
 
         config = DetectorConfig(**options)
-        return train_detector(data, out, config, split=split, resume=resume, progress=progress).detector
+        return train_detector(
+            data, out, config, split=split, resume=resume, progress=progress, report=report
+        ).detector
 
     # --- the file --------------------------------------------------------------------------------
 

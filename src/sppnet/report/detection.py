@@ -36,27 +36,35 @@ def training_page(
     run: str,
     command: str,
     config: Mapping[str, Any],
-    classes: Sequence[str],
+    objects: Mapping[str, int],
+    recall: float,
     images: int,
     tuning: Sequence[Mapping[str, Any]],
+    mining: Sequence[Mapping[str, Any]],
     seconds: Mapping[str, float],
     skipped: Sequence[str] = (),
 ) -> str:
     """The page of a training.
 
-    run: its name. images: that were trained on. tuning: rows of `learn.finetune.Measured` as JSON, none
-    without fine-tuning. seconds: of every stage. skipped: why images were left out.
+    run: its name. objects: of every class. recall: of the proposals, as a share of 1. images: that were
+    trained on. tuning: rows of `learn.finetune.Measured` as JSON, none without fine-tuning. mining: rows of
+    `learn.mining.MiningRound`. seconds: of every stage. skipped: why images were left out.
     """
-    lead = f"Training of a detector of {', '.join(classes)}, by sppnet {__version__}."
+    lead = f"Training of a detector of {', '.join(objects)}, by sppnet {__version__}."
     shown = {
-        "images": f"{images:,}", "classes": str(len(classes)), "time": page.duration(sum(seconds.values()))
-    }  # fmt: skip
+        "images": f"{images:,}",
+        "objects": f"{sum(objects.values()):,}",
+        "found by proposals": page.share(recall),
+        "time": page.duration(sum(seconds.values())),
+    }
     parts = [
         page.figures(shown),
         page.paragraph("How well it finds objects is told by sppnet detect evaluate, in evaluation.html."),
         page.section("How it was made", page.command_block(command), page.settings(config)),
         page.section("Time", page.times(seconds)),
+        page.section("What it learned from", *_learned_from(objects, recall)),
         page.section("Fine-tuning", *_curves(tuning)),
+        page.section("Hard negatives", *_rounds(mining)),
         _left_out(skipped),
     ]
     return page.page(f"Detector: {run}", lead, parts)
@@ -89,6 +97,28 @@ def evaluation_page(
 
 
 # --- parts ---------------------------------------------------------------------------------------
+
+
+def _learned_from(objects: Mapping[str, int], recall: float) -> list[Html]:
+    most = max(objects.values(), default=0)
+    rows = [[name, f"{count:,}"] for name, count in objects.items()]
+    found = f"Proposals overlap {page.share(recall)} of them by half or more; others can hardly be found."
+    lengths = [count / most if most else 0 for count in objects.values()]
+    return [page.table("Objects of every class", ["class", "objects"], rows, lengths), page.paragraph(found)]
+
+
+def _rounds(mining: Sequence[Mapping[str, Any]]) -> list[Html]:
+    if not mining:
+        return []
+    columns = ["round", "positives", "negatives", "new", "let go"]
+    names = ("round", "positives", "negatives", "joined", "dropped")
+    rows = [[f"{one[name]:,}" for name in names] for one in mining]
+    words = (
+        "The SVMs of all classes learn from these windows. The first round draws negatives at random; each "
+        "later one adds those that the SVMs of the round before took for objects, or nearly. Mining ends "
+        "when hardly any are new."
+    )
+    return [page.paragraph(words), page.table("Windows after every round", columns, rows)]
 
 
 def _curves(tuning: Sequence[Mapping[str, Any]]) -> list[Html]:

@@ -7,6 +7,7 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any, NewType
 
 import numpy as np
@@ -187,6 +188,11 @@ def shrink(image: ImageArray, longest_px: int) -> ImageArray:
     small = Image.fromarray(image)
     small.thumbnail((longest_px, longest_px))
     return np.array(small)
+
+
+def name_of(path: Path) -> str:
+    """Of a file or folder in a title: two parts say more than "best.safetensors"."""
+    return "/".join(path.resolve().parts[-2:])
 
 
 def share(value: float | None) -> str:

@@ -1,0 +1,75 @@
+"""Evaluation as one asks for it: the figures, and a page that tells of them if one is named."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sppnet.classify.classifier import Classifier
+from sppnet.classify.evaluate import evaluate as judge_classifier
+from sppnet.data.annotated import AnnotatedImages
+from sppnet.data.folder import ImageFolder
+from sppnet.detect.detector import Detector
+from sppnet.detect.ensemble import Ensemble
+from sppnet.detect.evaluate import Metric
+from sppnet.detect.evaluate import evaluate_detector as judge_detector
+from sppnet.features.cache import MapCache
+from sppnet.metrics.classification import ClassificationResult
+from sppnet.metrics.coco import CocoResult
+from sppnet.metrics.detection import DetectionResult
+from sppnet.nn.model_file import write_file
+from sppnet.progress import Progress, Timed
+from sppnet.report import classification, detection
+from sppnet.report.call import Name, in_python
+from sppnet.report.page import name_of
+
+
+def evaluate(
+    classifier: Classifier,
+    folder: ImageFolder,
+    progress: Progress | None = None,
+    *,
+    report: str | Path | None = None,
+    **how: Any,
+) -> ClassificationResult:
+    """Accuracy on a folder, whose classes must be the classifier's. how: fields of `Testing`.
+
+    report: a file for the page that tells of it. Images that cannot be read are left out and named in the
+    result. Raises DataError for classes that the model was not trained on, OSError for a page that cannot
+    be written.
+    """
+    watch = Timed(progress)
+    result = judge_classifier(classifier, folder, watch, **how)
+    if report is not None:
+        shown = {"data": folder.root, **vars(replace(classifier.testing, **how))}
+        said = in_python("sppnet.evaluate", Name("classifier"), Name("folder"), report=report, **how)
+        html = classification.evaluation_page(name_of(Path(report)), said, shown, result, watch.seconds)
+        write_file(Path(report), html.encode("utf-8", "replace"))
+    return result
+
+
+def evaluate_detector(
+    detector: Detector | Ensemble,
+    images: AnnotatedImages,
+    metric: Metric = "voc07",
+    progress: Progress | None = None,
+    cache: MapCache | None = None,
+    *,
+    report: str | Path | None = None,
+) -> DetectionResult | CocoResult:
+    """Average precision of what the detector finds, by name of class.
+
+    metric: "voc07", the mean precision at eleven recalls; "voc", the area under the curve (VOC 2010 on);
+    "coco", the mean over ten overlaps. cache: of the detector's own feature maps; an ensemble has none.
+    report: a file for the page that tells of it. Images that cannot be read are left out and named.
+    Raises ConfigError for another metric, DataError for objects of a class the detector does not know and
+    where no image can be read, MissingExtraError where "coco" lacks its package, OSError for a page that
+    cannot be written.
+    """
+    watch = Timed(progress)
+    result = judge_detector(detector, images, metric, watch, cache)
+    if report is not None:
+        shown = {"data": images.root, "metric": metric}
+        said = in_python("sppnet.evaluate_detector", Name("detector"), Name("images"), metric, report=report)
+        html = detection.evaluation_page(name_of(Path(report)), said, shown, result, watch.seconds)
+        write_file(Path(report), html.encode("utf-8", "replace"))
+    return result

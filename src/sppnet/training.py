@@ -1,0 +1,123 @@
+"""Training as one asks for it: the model, and the page that tells of it in the run folder."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sppnet.classify.config import TrainingConfig
+from sppnet.classify.run import RunFolder
+from sppnet.classify.train import TrainingResult
+from sppnet.classify.train import train as train_classifier
+from sppnet.data.annotated import AnnotatedImages
+from sppnet.detect.config import DetectorConfig
+from sppnet.detect.run import DetectorRun
+from sppnet.detect.train import DetectorTraining
+from sppnet.detect.train import train_detector as train_stages
+from sppnet.nn.model_file import write_file
+from sppnet.progress import Progress, Timed
+from sppnet.report import classification, detection
+from sppnet.report.call import Name, in_python
+from sppnet.report.page import name_of
+
+PAGE = "report.html"
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    config: TrainingConfig | None = None,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    report: bool = True,
+    command: str | None = None,
+) -> TrainingResult | None:
+    """Train a classifier on a folder of class folders, or of train/ and val/ with those.
+
+    out: the run folder, of one run at a time: best.safetensors, last.safetensors, metrics.csv, config.json
+    and report.html. resume: go on with the run begun there. report: whether the page is written; where
+    that fails a warning is logged. command: what the page says was asked for; by default this call.
+    Under torchrun every process calls this, and all but the first return None. Raises ConfigError,
+    DataError or ModelError for what cannot be trained; damaged images are left out.
+    """
+    config, watch = config or TrainingConfig(), Timed(progress)
+    result = train_classifier(data, out, config, resume=resume, progress=watch)
+    if result is None or not report:
+        return result
+    seconds, said = watch.seconds, command or in_python("sppnet.train", data, out, config, resume=resume)
+    page = _leave_page(Path(out), lambda: _tell_classifier(result, said, seconds))
+    return replace(result, report=page)
+
+
+def train_detector(
+    data: str | Path | AnnotatedImages,
+    out: str | Path,
+    config: DetectorConfig | None = None,
+    *,
+    split: str | None = None,
+    resume: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    report: bool = True,
+    command: str | None = None,
+) -> DetectorTraining:
+    """Train a detector on a VOC, COCO or YOLO data set, or on images opened already.
+
+    out: the run folder, of one run at a time: detector.safetensors, config.json, times.json, report.html
+    and a file a stage. split: by default trainval, else train, else everything. resume: go on with the run
+    there, at the stage it was in. cache: folder of feature maps. report: whether the page is written; where
+    that fails a warning is logged. command: what the page says was asked for; by default this call.
+    Raises DataError, ModelError or ConfigError for what cannot be trained; damaged images are left out.
+    """
+    config = config or DetectorConfig()
+    result = train_stages(data, out, config, split=split, resume=resume, cache=cache, progress=progress)
+    if not report:
+        return result
+    said = command or in_python(
+        "sppnet.train_detector", Name("images") if isinstance(data, AnnotatedImages) else data, out, config,
+        split=split, resume=resume, cache=cache,
+    )  # fmt: skip
+    return replace(result, report=_leave_page(Path(out), lambda: _tell_detector(result, said)))
+
+
+def _leave_page(root: Path, tell: Callable[[], str]) -> Path | None:
+    """The page's file; None where it could not be made, for which no trained model is to be lost."""
+    file = root / PAGE
+    try:
+        write_file(file, tell().encode("utf-8", "replace"))
+    except Exception as error:  # whatever it is, the model is there
+        logger.warning("no report: %s: %s", file, str(error) or type(error).__name__)
+        return None
+    return file
+
+
+def _tell_classifier(result: TrainingResult, command: str, seconds: dict[str, float]) -> str:
+    run = RunFolder(result.model.parent)
+    epochs = classification.read_epochs(run.metrics)
+    return classification.training_page(
+        name_of(run.root), command, _config(run.config), result.validation, epochs,
+        classification.stage_times(epochs, seconds), result.skipped,
+    )  # fmt: skip
+
+
+def _tell_detector(result: DetectorTraining, command: str) -> str:
+    run = DetectorRun(result.model.parent)
+    return detection.training_page(
+        name_of(run.root), command, _config(run.config), result.objects, result.recall, result.images,
+        _rows(run, "tuning", "rows"), _rows(run, "svm", "rounds"), result.seconds, result.skipped,
+    )  # fmt: skip
+
+
+def _rows(run: DetectorRun, stage: str, name: str) -> list[dict[str, Any]]:
+    """What a stage recorded; nothing where it was not asked for, or is of an earlier version."""
+    stored = run.load_stage(stage)
+    return [] if stored is None else list(stored[0].get(name, []))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text()))
