@@ -36,7 +36,7 @@ def image_of(index: int) -> np.ndarray:
 
 
 def loader_threads() -> int:
-    return sum(thread.name.startswith("sppnet-batch") for thread in threading.enumerate())
+    return sum(thread.name.startswith("sppnet-work") for thread in threading.enumerate())
 
 
 # --- batches -------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """How often a classifier is right."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from sppnet.data.image import ImageArray, read_image
 from sppnet.errors import DataError, ImageError
 from sppnet.metrics.classification import ClassificationResult, JudgedImage, judge_scores
 from sppnet.progress import Progress, Silent
+from sppnet.threads import in_order
 
 Item = TypeVar("Item")
 
@@ -86,15 +86,7 @@ def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
 
 def _read_ahead(folder: ImageFolder) -> Iterator[tuple[int, ImageArray | ImageError]]:
     """Index and image of every file in order; the error in place of an image that cannot be read."""
-    with ThreadPoolExecutor(2, thread_name_prefix="sppnet-read") as pool:
-        todo = iter(range(len(folder)))
-        waiting = [(index, pool.submit(_read, folder.paths[index])) for index in islice(todo, AHEAD)]
-        while waiting:
-            index, image = waiting.pop(0)
-            waiting += [
-                (following, pool.submit(_read, folder.paths[following])) for following in islice(todo, 1)
-            ]
-            yield index, image.result()
+    return enumerate(in_order(_read, folder.paths, ahead=AHEAD))
 
 
 def _read(path: Path) -> ImageArray | ImageError:

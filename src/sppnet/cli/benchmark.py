@@ -125,7 +125,7 @@ def proposals(
 def detect(
     model: Model = None,
     images: Images = None,
-    photographs: Annotated[int, typer.Option(help="How many, one after another.")] = 8,
+    photographs: Annotated[int, typer.Option(help="How many in the folder.")] = 8,
     rounds: Rounds = 3,
     as_json: Json = False,
 ) -> None:

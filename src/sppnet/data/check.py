@@ -7,7 +7,6 @@ import hashlib
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sppnet.data.files import is_image_name, walk_files
 from sppnet.data.folder import existing_folder, find_splits, list_classes
 from sppnet.data.image import read_header, read_image
 from sppnet.errors import DataError, ImageError
+from sppnet.threads import in_order
 
 Progress = Callable[[int, int], None]
 
@@ -113,14 +113,10 @@ def check_folder(root: str | Path, workers: int = 2, progress: Progress | None =
 def examine_all(entries: Sequence[Entry], workers: int, progress: Progress | None) -> list[Finding]:
     """Decodes every image, on threads."""
     findings: list[Finding] = []
-    with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="sppnet-check") as pool:
-        try:
-            for finding in pool.map(_examine, (entry.path for entry in entries)):
-                findings.append(finding)
-                if progress is not None:
-                    progress(len(findings), len(entries))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    for finding in in_order(_examine, (entry.path for entry in entries), workers, ahead=workers):
+        findings.append(finding)
+        if progress is not None:
+            progress(len(findings), len(entries))
     return findings
 
 

@@ -1,18 +1,13 @@
 """Batches of images, made ahead by threads.
 
-Threads and not processes: Pillow and numpy release the interpreter while they work, one cache
-serves all workers, and numba's OpenMP layer does not survive a fork. Which images form a batch is
-decided before, as lists of indices; what a batch holds does not depend on the number of workers.
+Which images form a batch is decided before, as lists of indices; what a batch holds does not depend
+on the number of workers.
 """
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -23,6 +18,7 @@ import torch
 from sppnet.data.image import ImageArray, read_image
 from sppnet.data.transforms import resize_shorter
 from sppnet.errors import ConfigError, DataError, ImageError
+from sppnet.threads import in_order
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +58,6 @@ class Damaged:
 
 
 MakeImage: TypeAlias = Callable[[int], torch.Tensor | npt.NDArray[Any]]
-_Made: TypeAlias = tuple[Batch | None, list[Damaged]]
 
 
 # --- making batches ------------------------------------------------------------------------------
@@ -96,8 +91,8 @@ def _batches(
     maker: "_BatchMaker", order: Sequence[Sequence[int]], workers: int, ahead: int, damaged: list[Damaged]
 ) -> Iterator[Batch]:
     named = {item.path for item in damaged}
-    made = _in_threads(maker, order, workers, ahead) if workers else (maker.make_batch(i) for i in order)
-    with closing(made):
+    made = in_order(maker.make_batch, order, workers, ahead)
+    try:
         for batch, left_out in made:
             for item in left_out:
                 if item.path not in named:
@@ -106,22 +101,9 @@ def _batches(
                     logger.warning("left out: %s", item.reason)
             if batch is not None:
                 yield batch
-
-
-def _in_threads(
-    maker: "_BatchMaker", order: Sequence[Sequence[int]], workers: int, ahead: int
-) -> Generator[_Made]:
-    todo = iter(order)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="sppnet-batch")
-    try:
-        pending = deque(pool.submit(maker.make_batch, indices) for indices in islice(todo, workers + ahead))
-        while pending:
-            made = pending.popleft().result()
-            pending.extend(pool.submit(maker.make_batch, indices) for indices in islice(todo, 1))
-            yield made
     finally:
         maker.stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        made.close()
 
 
 class _BatchMaker:
@@ -132,7 +114,7 @@ class _BatchMaker:
         self.make = make
         self.stop = threading.Event()
 
-    def make_batch(self, indices: Sequence[int]) -> _Made:
+    def make_batch(self, indices: Sequence[int]) -> tuple[Batch | None, list[Damaged]]:
         images, kept, left_out = [], [], []
         for index in indices:
             if self.stop.is_set():  # nobody will look at it any more

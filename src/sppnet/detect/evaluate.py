@@ -17,6 +17,7 @@ from sppnet.metrics.coco import CocoResult, judge_coco
 from sppnet.metrics.detection import DetectionResult, JudgedPhoto, judge_detections
 from sppnet.progress import Progress, Silent
 from sppnet.structures import Detections, GroundTruth
+from sppnet.threads import in_order
 
 Metric = Literal["voc07", "voc", "coco"]
 
@@ -41,19 +42,20 @@ def evaluate_detector(
     progress = progress or Silent()
     progress.begin("detecting", len(images))
     photos, skipped = [], []
-    for path, truth in zip(images.paths, truths, strict=True):
-        try:
-            photos.append(JudgedPhoto(path, truth, _detect(detector, path, cache)))
-        except ImageError as error:
-            skipped.append(str(error))
+    every = in_order(lambda path: _detect(detector, path, cache), images.paths)
+    for path, truth, found in zip(images.paths, truths, every, strict=True):
+        if isinstance(found, ImageError):
+            skipped.append(str(found))
+        else:
+            photos.append(JudgedPhoto(path, truth, found))
         progress.advance()
     if not photos:
         raise DataError(f"none of the {len(images)} images of {images.root} could be read")
-    found, known = [photo.found for photo in photos], [photo.truth for photo in photos]
+    seen, known = [photo.found for photo in photos], [photo.truth for photo in photos]
     if metric == "coco":
-        result: DetectionResult | CocoResult = judge_coco(found, known, detector.classes, skipped)
+        result: DetectionResult | CocoResult = judge_coco(seen, known, detector.classes, skipped)
     else:
-        result = judge_detections(found, known, detector.classes, metric, skipped=skipped)
+        result = judge_detections(seen, known, detector.classes, metric, skipped=skipped)
     return replace(result, photos=tuple(photos))
 
 
@@ -73,10 +75,13 @@ def match_classes(images: AnnotatedImages, classes: tuple[str, ...]) -> tuple[Gr
     )
 
 
-def _detect(detector: Detector | Ensemble, path: Path, cache: MapCache | None) -> Detections:
-    if isinstance(detector, Ensemble):
-        return detector(path, min_score=LEAST_SCORE)
-    return detector.detect(Photo(path, detector.convolver, cache))
+def _detect(detector: Detector | Ensemble, path: Path, cache: MapCache | None) -> Detections | ImageError:
+    try:
+        if isinstance(detector, Ensemble):
+            return detector(path, min_score=LEAST_SCORE)
+        return detector.detect(Photo(path, detector.convolver, cache))
+    except ImageError as error:
+        return error
 
 
 def _check_metric(metric: str) -> None:

@@ -38,11 +38,12 @@ from sppnet.nn.device import find_device
 from sppnet.nn.trunks import Trunk, load_trunk
 from sppnet.progress import Progress, Silent
 from sppnet.proposals.learned import WindowHead
-from sppnet.proposals.lessons import draw_cells, draw_windows, find_components, train_head
+from sppnet.proposals.lessons import WindowSample, draw_cells, draw_windows, find_components, train_head
 from sppnet.proposals.proposers import LearnedWindows, make_proposer
 from sppnet.proposals.windows import WindowConfig
 from sppnet.runs import held
 from sppnet.structures import Floats
+from sppnet.threads import in_order
 
 REGRESSED = 0.5
 """Windows that overlap an object as much learn to correct their box (paper section 4.1)."""
@@ -184,21 +185,31 @@ class _Training:
         """Cells of every photograph's map, and which photographs could not be read, with the reason."""
         cells, skipped = [], {}
         self.progress.begin("convolving photographs", len(self.photos))
-        for index in range(len(self.photos)):
-            try:
-                cells.append(draw_cells(self.photos.photo(index).maps, self.config.seed, index))
-            except ImageError as error:
-                skipped[str(index)] = str(error)
+        for index, drawn in enumerate(in_order(self._draw_cells, range(len(self.photos)))):
+            if isinstance(drawn, ImageError):
+                skipped[str(index)] = str(drawn)
+            else:
+                cells.append(drawn)
             self.progress.advance()
         return cells, skipped
 
+    def _draw_cells(self, index: int) -> Tensor | ImageError:
+        try:
+            return draw_cells(self.photos.photo(index).maps, self.config.seed, index)
+        except ImageError as error:
+            return error
+
     def _train_windows(self, cells: list[Tensor], config: WindowConfig) -> WindowHead:
         components = find_components(cells, config.channels)
+
+        def draw(index: int) -> WindowSample:
+            maps, truth = self.photos.photo(index).maps, self.photos.truth(index)
+            return draw_windows(maps, truth, components, config, index)
+
         samples = []
         self.progress.begin("drawing windows", len(self.photos))
-        for index in range(len(self.photos)):
-            maps, truth = self.photos.photo(index).maps, self.photos.truth(index)
-            samples.append(draw_windows(maps, truth, components, config, index))
+        for sample in in_order(draw, range(len(self.photos))):
+            samples.append(sample)
             self.progress.advance()
         return train_head(samples, components, config, self.progress)
 
@@ -210,8 +221,9 @@ class _Training:
         proposer = make_proposer(kind, most) if windows is None else LearnedWindows(windows, most)
         self.progress.begin("proposing windows", len(self.photos))
         found = []
-        for index in range(len(self.photos)):
-            found.append(proposer(self.photos.photo(index)).boxes)
+        every = in_order(lambda index: proposer(self.photos.photo(index)).boxes, range(len(self.photos)))
+        for proposed in every:
+            found.append(proposed)
             self.progress.advance()
         boxes, counts = joined_boxes(found)
         tensors = {"boxes": torch.from_numpy(boxes), "counts": torch.from_numpy(counts)}

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def recipe_of(trunk: Trunk, scales: tuple[int, ...]) -> str:
 
 
 class MapCache:
-    """The entries of one recipe in a folder."""
+    """The entries of one recipe in a folder; for any thread."""
 
     def __init__(self, recipe: str, folder: Path | None = None, max_bytes: int = MAX_BYTES) -> None:
         if max_bytes < 0:
@@ -66,6 +67,7 @@ class MapCache:
         self.folder = self.root / recipe
         self.max_bytes = max_bytes
         self.used = sum(map(_size_of, self.root.glob("*/*.safetensors")))
+        self._lock = threading.Lock()
 
     def get(self, content: bytes, make: Callable[[], FeatureMaps]) -> FeatureMaps:
         """The maps of the image file of this content, made if they are not there."""
@@ -83,10 +85,11 @@ class MapCache:
     def _keep(self, path: Path, maps: FeatureMaps) -> None:
         content = _encoded(maps)
         try:
-            before = _size_of(path)
-            if self._has_room(len(content) - before):
-                write_file(path, content)
-                self.used += len(content) - before
+            with self._lock:
+                before = _size_of(path)
+                if self._has_room(len(content) - before):
+                    write_file(path, content)
+                    self.used += len(content) - before
         except OSError as error:  # a cache that cannot be written is only slower
             logger.warning("feature maps are not kept: %s", error)
             self.max_bytes = 0
