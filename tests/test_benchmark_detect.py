@@ -40,7 +40,6 @@ def test_one_photograph_and_several_are_timed(scenes, model):
         ("2 photographs", SMALL),
     ]
     assert all(min(row.ours_s, row.peer_s, row.floor_s) > 0 for row in rows)
-    assert rows[1].floor_s > 1.5 * rows[0].floor_s
 
 
 def test_memory_is_told_of_the_folder(scenes, model, monkeypatch):
