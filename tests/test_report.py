@@ -138,8 +138,13 @@ def test_a_classifier_s_training_tells_all(judged):
 
 
 def test_a_training_of_svms_has_no_curves(judged):
-    text = classification.training_page("runs/a", "sppnet", CONFIG, judged, [], {"training SVMs": 1.0})
-    assert "Learning" not in check_page(text).text
+    config = {**CONFIG, "head": "svm", "C": 0.1, "epochs": 70}
+    text = classification.training_page("runs/a", "sppnet", config, judged, [], {"training SVMs": 1.0})
+    told = check_page(text).text
+    assert "Learning" not in told
+    assert "epochs" not in told
+    assert "C0.1" in told
+    assert "training SVMs: 1.0 s." in told
 
 
 def test_an_evaluation_of_a_classifier_tells_how(judged):
@@ -166,6 +171,12 @@ def test_a_detector_s_training_shows_what_it_learned_from_and_how():
     bare = check_page(detection.training_page("d", "sppnet", CONFIG, {"cat": 1}, 1, 1, [], [], {"svm": 1.0}))
     assert "Fine-tuning" not in bare.text
     assert "Hard negatives" not in bare.text
+    assert (
+        "let go"
+        not in check_page(
+            detection.training_page("d", "sppnet", CONFIG, {"cat": 1}, 1, 1, [], MINING[:1], {"svm": 1.0})
+        ).text
+    )
 
 
 def result_of(photo: JudgedPhoto, coco: bool):
@@ -327,6 +338,10 @@ def test_a_matrix_tells_right_from_wrong():
     text = matrix_chart(["a", "b"], np.array([[3, 0], [1, 2]]))
     assert text.count('class="cell"') == 2
     assert "<title>b, said to be a: 1</title>" in text
+    sides = [float(re.search(r'viewBox="0 0 (\S+)', matrix_chart([name] * 2, np.eye(2, dtype=np.int64)))[1])
+             for name in ("headphone", "m" * 9, "猫" * 9)]  # fmt: skip
+    assert sides[0] == sides[1] < sides[2]
+    assert sides[2] - 2 * 24 > 9 * 13  # letters of 13 pixels
     many = matrix_chart([str(i) for i in range(40)], np.eye(40, dtype=np.int64))
     assert 'class="count"' not in many
 

@@ -127,7 +127,7 @@ def test_an_evaluation_in_python_writes_the_page_that_is_asked_for(classifier, p
     text = page.read_text()
     assert "views</dt><dd>crop" in text
     assert "report=&#x27;" in text
-    assert ">evaluating (crop)<" in text
+    assert "evaluating (crop): " in text
 
 
 @pytest.mark.parametrize(

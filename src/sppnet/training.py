@@ -16,7 +16,7 @@ from sppnet.detect.config import DetectorConfig
 from sppnet.detect.run import DetectorRun
 from sppnet.detect.train import DetectorTraining
 from sppnet.detect.train import train_detector as train_stages
-from sppnet.nn.model_file import write_file
+from sppnet.nn.model_file import read_header, write_file
 from sppnet.progress import Progress, Timed
 from sppnet.report import classification, detection
 from sppnet.report.call import Name, in_python
@@ -99,8 +99,10 @@ def _leave_page(root: Path, tell: Callable[[], str]) -> Path | None:
 def _tell_classifier(result: TrainingResult, command: str, seconds: dict[str, float]) -> str:
     run = RunFolder(result.model.parent)
     epochs = classification.read_epochs(run.metrics)
+    learned = read_header(result.model)["training"]["config"]  # with the C that was chosen, if one was
+    config = {**_config(run.config), "C": learned["C"], "images": learned["images"]}
     return classification.training_page(
-        name_of(run.root), command, _config(run.config), result.validation, epochs,
+        name_of(run.root), command, config, result.validation, epochs,
         classification.stage_times(epochs, seconds), result.skipped,
     )  # fmt: skip
 

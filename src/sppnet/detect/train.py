@@ -65,7 +65,7 @@ class DetectorTraining:
     seconds: dict[str, float]
     """Of every stage, in their order."""
     objects: dict[str, int]
-    """Of every class, in those images."""
+    """Of every class, in those images; difficult ones and crowds, which teach nothing, are not counted."""
     recall: float
     """Of the windows proposed there: the share of objects that one of them overlaps by half."""
     report: Path | None = None
@@ -117,6 +117,13 @@ def _check_objects(images: AnnotatedImages) -> None:
         )
 
 
+def _count_plain(images: AnnotatedImages) -> dict[str, int]:
+    """Objects of every class that are neither difficult nor crowds."""
+    labels = np.concatenate([truth.labels[~(truth.difficult | truth.crowd)] for truth in images.truths])
+    counts = np.bincount(labels, minlength=len(images.classes)).tolist()
+    return dict(zip(images.classes, counts, strict=True))
+
+
 class _Training:
     """One run; every stage is read from the run folder if it ended before."""
 
@@ -160,7 +167,7 @@ class _Training:
         detector.save(self.run.model, trained)
         images = self.photos.images
         return DetectorTraining(
-            self.run.model, detector, len(images), self.skipped, self.seconds, images.counts(),
+            self.run.model, detector, len(images), self.skipped, self.seconds, _count_plain(images),
             recall_curve(proposals, images.truths, (self.config.most,), (0.5,)).at(self.config.most, 0.5),
         )  # fmt: skip
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from unicodedata import east_asian_width
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,10 @@ SMALL, SMALL_EDGE = 150, 24
 MOST_POINTS = 200
 """Of a line; a curve of ten thousand detections looks the same with these."""
 
-CELL, SMALL_CELL, LETTER, LONGEST_NAME = 24, 18, 7.2, 16
-"""Of a matrix: side of a cell with a number and without, mean width of a letter, letters of a name shown."""
+CELL, SMALL_CELL, LONGEST_NAME = 24, 18, 16
+"""Of a matrix: side of a cell with a number and without, letters of a name shown."""
+LETTER, WIDE_LETTER = 8.2, 13.5
+"""Room for a letter in any font that a page may be shown in, and for a Chinese one."""
 LEAST_SHARE = 0.75
 """Of its size, to which a matrix may shrink."""
 COUNTED = 30
@@ -46,13 +49,13 @@ def line_chart(
     low, high = y_range or _widened(min(y for _, y in points), max(y for _, y in points))
     frame = _Frame((min(x for x, _ in points), max(x for x, _ in points)), (low, high))
     texts = [_text(LEFT, 16, title, "start")]
-    lines = [_axis_line(frame, y, f"{100 * y:g} %" if percent else f"{y:g}") for y in ticks(low, high)]
+    lines = [_axis_line(frame, y, f"{100 * y:g} %" if percent else f"{y:,g}") for y in ticks(low, high)]
     across = [x for x in ticks(*frame.x_range) if x == int(x)] or [frame.x_range[0]]
-    lines += [_text(frame.x(x), HEIGHT - BOTTOM + 18, f"{x:g}") for x in across]
+    lines += [_text(frame.x(x), HEIGHT - BOTTOM + 18, f"{x:,g}") for x in across]
     texts += [_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label), *_legend(series)]
     drawn = [_polyline(frame, one.points, index) for index, one in enumerate(series)]
     says = f"{title}: {'; '.join(_in_words(one, percent) for one in series)}"
-    return _svg(WIDTH, HEIGHT, says, [*lines, *drawn, *texts])
+    return _svg(WIDTH, HEIGHT, says, [*lines, *drawn, *texts], "chart")
 
 
 def curve_chart(name: str, recall: npt.NDArray[np.float64], precision: npt.NDArray[np.float64]) -> Html:
@@ -83,7 +86,7 @@ def matrix_chart(classes: Sequence[str], counts: npt.NDArray[np.int64]) -> Html:
     names = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in classes]
     cell = CELL if len(classes) <= COUNTED else SMALL_CELL
     middle = cell / 2 + 4.5  # where a line of text stands that is centred in a cell
-    edge = max(map(len, names)) * LETTER + 12
+    edge = max(map(_room, names)) + 12
     side = edge + len(classes) * cell
     totals = np.maximum(counts.sum(axis=1), 1)
     parts = [_text(edge - 6, edge + i * cell + middle, name, "end") for i, name in enumerate(names)]
@@ -102,7 +105,7 @@ def matrix_chart(classes: Sequence[str], counts: npt.NDArray[np.int64]) -> Html:
         kind = "cell" if row == column else "wrong"
         parts.append(
             f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{cell}" height="{cell}" '
-            f'fill-opacity="{0.15 + 0.6 * count / totals[row]:.2f}"><title>{escape(says)}</title></rect>'
+            f'fill-opacity="{0.15 + 0.4 * count / totals[row]:.2f}"><title>{escape(says)}</title></rect>'
         )
         if len(classes) <= COUNTED:
             parts.append(_text(x + cell / 2, y + middle, str(count), kind="count"))
@@ -148,6 +151,10 @@ class _Frame:
         return HEIGHT - BOTTOM - _portion(value, self.y_range) * (HEIGHT - TOP - BOTTOM)
 
 
+def _room(text: str) -> float:
+    return sum(WIDE_LETTER if east_asian_width(letter) in "WF" else LETTER for letter in text)
+
+
 def _portion(value: float, between: Range) -> float:
     low, high = between
     return (value - low) / (high - low) if high > low else 0.5
@@ -159,9 +166,11 @@ def _widened(low: float, high: float) -> Range:
         low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
         return 0.0, 1.0
-    marks = ticks(low, high)
-    step = marks[1] - marks[0]
-    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    for _ in range(2):  # a range that grew may have marks of its own
+        marks = ticks(low, high)
+        step = marks[1] - marks[0]
+        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    return low, high
 
 
 def _polyline(frame: _Frame, points: Sequence[tuple[float, float]], index: int) -> str:
@@ -181,7 +190,7 @@ def _legend(series: Sequence[Series]) -> list[str]:
     for index in reversed(range(len(series))):
         name = series[index].name
         parts.append(_text(x, 16, name, "end"))
-        x -= LETTER * len(name) + 8
+        x -= _room(name) + 4
         kind = f"s{index % 3}" + (" dashed" if index % 3 else "")
         parts.append(f'<line class="line {kind}" x1="{x - 22:.1f}" y1="12" x2="{x:.1f}" y2="12"/>')
         x -= 36

@@ -25,6 +25,17 @@ CONFUSED = 12
 MOST_IN_MATRIX = 100
 """Classes beyond which a matrix would tell less than its list of pairs."""
 
+SCORES = "Numbers are scores: probabilities, or the margins of SVMs, which are above 0 for a yes."
+
+IDLE = {
+    "fc": ("view", "C"),
+    "svm": (
+        "freeze_trunk", "hidden", "dropout", "shape", "crop", "epochs", "batch_size", "learning_rate",
+        "momentum", "weight_decay", "schedule", "patience",
+    ),
+}  # fmt: skip
+"""Settings that decide nothing, by kind of head."""
+
 
 def training_page(
     run: str,
@@ -42,8 +53,12 @@ def training_page(
     """
     lead = f"Training of a classifier of {len(validation.classes)} classes, by sppnet {__version__}."
     parts = [
-        page.figures(_main_figures(validation)),
-        page.section("How it was made", page.command_block(command), page.settings(config)),
+        page.figures(_main_figures(validation, "validation images")),
+        page.section(
+            "How it was made",
+            page.command_block(command),
+            page.folded("All settings", page.settings(_effective(config))),
+        ),
         page.section("Time", page.times(seconds)),
         page.section("Learning", *_curves(epochs)),
         *_judgement(validation),
@@ -62,7 +77,7 @@ def evaluation_page(
     """The page of an evaluation. how: what was measured, and in which way."""
     lead = f"Evaluation of a classifier of {len(result.classes)} classes, by sppnet {__version__}."
     parts = [
-        page.figures(_main_figures(result)),
+        page.figures(_main_figures(result, "images")),
         page.section("How it was measured", page.command_block(command), page.settings(how)),
         page.section("Time", page.times(seconds)),
         *_judgement(result),
@@ -88,12 +103,18 @@ def stage_times(epochs: Sequence[Mapping[str, float]], seconds: Mapping[str, flo
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def _main_figures(result: ClassificationResult) -> dict[str, str]:
+def _effective(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the settings that its kind of head has no use for."""
+    idle = IDLE.get(str(config.get("head")), ())
+    return {name: value for name, value in config.items() if name not in idle}
+
+
+def _main_figures(result: ClassificationResult, images: str) -> dict[str, str]:
     return {
         "top-1": page.share(result.top1),
         "top-5": page.share(result.top5),
         "mean over classes": page.share(result.mean_per_class),
-        "images": f"{result.images:,}",
+        images: f"{result.images:,}",
     }
 
 
@@ -120,8 +141,8 @@ def _judgement(result: ClassificationResult) -> list[Html]:
     return [
         page.section("Classes", _class_table(result)),
         page.section("What is taken for what", _matrix(result), _confused(result)),
-        page.section("The surest of the right ones", _drawn(best_images(result.judged), result.classes)),
-        page.section("The worst mistakes", _drawn(worst_images(result.judged), result.classes)),
+        page.section("The surest of the right ones", *_drawn(best_images(result.judged), result.classes)),
+        page.section("The worst mistakes", *_drawn(worst_images(result.judged), result.classes)),
         _left_out(result.skipped, "evaluation"),
     ]
 
@@ -168,8 +189,10 @@ def worst_images(judged: Sequence[JudgedImage], count: int = SHOWN) -> list[Judg
     return sorted(wrong, key=lambda one: one.own_score - one.score)[:count]
 
 
-def _drawn(images: Sequence[JudgedImage], classes: Sequence[str]) -> Html:
-    return page.grid(_draw(one, classes) for one in images)
+def _drawn(images: Sequence[JudgedImage], classes: Sequence[str]) -> list[Html]:
+    if not images:
+        return []
+    return [page.paragraph(SCORES), page.grid(_draw(one, classes) for one in images)]
 
 
 def _draw(one: JudgedImage, classes: Sequence[str]) -> Html:

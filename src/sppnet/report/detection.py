@@ -60,7 +60,9 @@ def training_page(
     parts = [
         page.figures(shown),
         page.paragraph("How well it finds objects is told by sppnet detect evaluate, in evaluation.html."),
-        page.section("How it was made", page.command_block(command), page.settings(config)),
+        page.section(
+            "How it was made", page.command_block(command), page.folded("All settings", page.settings(config))
+        ),
         page.section("Time", page.times(seconds)),
         page.section("What it learned from", *_learned_from(objects, recall)),
         page.section("Fine-tuning", *_curves(tuning)),
@@ -110,15 +112,16 @@ def _learned_from(objects: Mapping[str, int], recall: float) -> list[Html]:
 def _rounds(mining: Sequence[Mapping[str, Any]]) -> list[Html]:
     if not mining:
         return []
-    columns = ["round", "positives", "negatives", "new", "let go"]
-    names = ("round", "positives", "negatives", "joined", "dropped")
-    rows = [[f"{one[name]:,}" for name in names] for one in mining]
+    columns = {"round": "round", "positives": "positives", "negatives": "negatives", "joined": "new"}
+    if any(one["dropped"] for one in mining):
+        columns["dropped"] = "let go"
+    rows = [[f"{one[name]:,}" for name in columns] for one in mining]
     words = (
         "The SVMs of all classes learn from these windows. The first round draws negatives at random; each "
         "later one adds those that the SVMs of the round before took for objects, or nearly. Mining ends "
         "when hardly any are new."
     )
-    return [page.paragraph(words), page.table("Windows after every round", columns, rows)]
+    return [page.paragraph(words), page.table("Windows after every round", list(columns.values()), rows)]
 
 
 def _curves(tuning: Sequence[Mapping[str, Any]]) -> list[Html]:

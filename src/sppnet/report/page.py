@@ -39,7 +39,7 @@ p { margin: .5rem 0; overflow-wrap: anywhere; }
 .figures dt { color: var(--faint); font-size: .875rem; }
 .figures dd { margin: 0; font-size: 1.6rem; font-weight: 600; line-height: 1.3; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .75rem 0; }
+table { border-collapse: collapse; min-width: min(100%, 16rem); font-variant-numeric: tabular-nums; margin: .75rem 0; }
 caption { text-align: left; padding-bottom: .35rem; font-size: .9rem; }
 th, td { text-align: right; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; white-space: nowrap; }
@@ -47,7 +47,6 @@ th:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere;
 thead th { color: var(--faint); font-weight: 500; font-size: .875rem; white-space: nowrap; }
 tbody th { font-weight: 400; }
 td.bar { min-width: 14rem; padding-right: 0; vertical-align: middle; }
-@media (max-width: 40rem) { td.bar { display: none; } }
 .settings { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .5rem 1rem;
   margin: .75rem 0; }
 .settings dt { color: var(--faint); font-size: .8rem; }
@@ -70,7 +69,9 @@ svg .line { fill: none; stroke-width: 2.25; stroke-linejoin: round; stroke-linec
 svg .dashed { stroke-dasharray: 6 5; }
 svg .cell { fill: var(--accent); } svg .wrong { fill: var(--second); }
 svg.matrix { max-width: none; } svg.matrix text.count { fill: var(--ink); }
-details summary { cursor: pointer; color: var(--faint); }
+details summary { cursor: pointer; color: var(--faint); padding: .25rem 0; }
+@media (max-width: 40rem) { td.bar { display: none; } th:first-child { min-width: 5.5rem; }
+  .figures dd { font-size: 1.35rem; } svg.chart text { font-size: 17px; } }
 """
 
 
@@ -122,7 +123,7 @@ def table(
     if not rows:
         return Html("")
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    spare = '<td aria-hidden="true"></td>' if bars is not None else ""
+    spare = '<td class="bar" aria-hidden="true"></td>' if bars is not None else ""
     lengths: Sequence[float | None] = [None] * len(rows) if bars is None else bars
     body = "".join(
         _row(row, _bar(length) if bars is not None else "") for row, length in zip(rows, lengths, strict=True)
@@ -143,6 +144,11 @@ def settings(values: Mapping[str, Any]) -> Html:
     return Html(f'<dl class="settings">{pairs}</dl>\n')
 
 
+def folded(summary: str, content: Html) -> Html:
+    """What is shown when asked for."""
+    return Html(f"<details><summary>{escape(summary)}</summary>{content}</details>\n")
+
+
 def in_words(value: Any) -> str:
     """A value as one reads it: 224, 180 rather than [224, 180]."""
     if isinstance(value, list | tuple):
@@ -157,7 +163,7 @@ def listing(summary: str, lines: Sequence[str]) -> Html:
     if not lines:
         return Html("")
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return Html(f"<details><summary>{escape(summary)}</summary><ul>{items}</ul></details>\n")
+    return folded(summary, Html(f"<ul>{items}</ul>"))
 
 
 def grid(parts: Iterable[Html], size: str = "") -> Html:
@@ -211,13 +217,14 @@ def duration(seconds: float) -> str:
 
 def times(seconds: Mapping[str, float]) -> Html:
     """How long each stage took, and all of them."""
+    if len(seconds) == 1:
+        ((name, spent),) = seconds.items()
+        return paragraph(f"{name}: {duration(spent)}.")
     total = sum(seconds.values())
     rows = [[name, duration(spent), share(spent / total if total else 0)] for name, spent in seconds.items()]
     bars: list[float | None] = [spent / total if total else 0 for spent in seconds.values()]
-    everything = [["all", duration(total), ""]] if len(rows) > 1 else []
-    return table(
-        "Time of every stage", ["stage", "time", "share"], rows + everything, bars + [None] * len(everything)
-    )
+    rows.append(["all", duration(total), ""])
+    return table("Time of every stage", ["stage", "time", "share"], rows, [*bars, None])
 
 
 def _row(cells: Sequence[str], bar: str = "") -> str:
