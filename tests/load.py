@@ -226,3 +226,12 @@ def half_sent(port: int, content: bytes, address: str = "127.0.0.1") -> socket.s
 def head(work: str, length: int, extra: str = "") -> bytes:
     """Of a request whose body has so many bytes."""
     return f"POST /v1/{work} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{extra}\r\n".encode()
+
+
+def status_of(client: socket.socket) -> str:
+    """Of the answer that comes; "closed" where none does."""
+    try:
+        answer = client.recv(1 << 16)
+    except ConnectionResetError:
+        return "closed"
+    return answer.split()[1].decode() if answer else "closed"

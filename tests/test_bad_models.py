@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from damage import flips, tears, writes
+from models import model_bytes, model_parts
 from pictures import pictures
-from readers import READERS, model_bytes, model_parts, place
+from readers import READERS, place
 from sppnet.classify.classifier import Classifier
 from sppnet.detect.detector import Detector
 from sppnet.errors import ModelError

@@ -204,7 +204,9 @@ def test_no_command_shows_the_help(inside):
         pytest.param(
             ["classify", "predict", "{image}", "--model", "{tmp}/no"], "no model file at", id="neither"
         ),
-        pytest.param(["benchmark", "pool", "--boxes", "{image}"], "", id="boxes that are an image"),
+        pytest.param(
+            ["benchmark", "pool", "--boxes", "{image}"], "does not hold boxes", id="boxes that are an image"
+        ),
     ],
 )
 def test_errors_are_one_line_without_a_traceback(inside, data, tmp_path, arguments, message):

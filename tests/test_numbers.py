@@ -1,10 +1,4 @@
-"""Numbers against independent implementations, on any input, any number of threads, and deterministic."""
-
-import functools
-import os
-import subprocess
-import sys
-import textwrap
+"""Numbers against independent implementations, on any input."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.svm import LinearSVC
 
-from sppnet.classify.classifier import Classifier
-from sppnet.classify.config import TrainingConfig
-from sppnet.classify.train import train
-from sppnet.demo import generate, generate_scenes
-from sppnet.detect.config import DetectorConfig
-from sppnet.detect.train import train_detector
 from sppnet.learn.deltas import decode_boxes, encode_boxes
 from sppnet.learn.ridge import fit_boxes
 from sppnet.learn.svm import fit_svm
 from sppnet.metrics.detection import average_precision
-from sppnet.nn.trunks import load_trunk
 from sppnet.ops.pooling import pyramid_pool
 from sppnet.ops.suppression import suppress
 
@@ -216,114 +203,3 @@ def test_deltas_bring_a_box_to_its_target(seed):
     low = rng.uniform(-50, 500, (2, 20, 2))
     boxes, targets = np.concatenate([low, low + rng.uniform(10, 300, (2, 20, 2))], axis=2)
     np.testing.assert_allclose(decode_boxes(boxes, encode_boxes(boxes, targets)), targets, atol=1e-3)
-
-
-# --- threads ---------------------------------------------------------------------------------------
-
-PROGRAM = textwrap.dedent("""
-    import hashlib, sys, numba, numpy as np, torch
-    from sppnet.ops.suppression import suppress
-    from sppnet.learn.ridge import fit_boxes
-    from sppnet.learn.svm import fit_svm
-    from sppnet.nn.network import SPPNet
-    from sppnet.nn.trunks import load_trunk
-    from sppnet.ops.pooling import pyramid_pool
-    from sppnet.proposals.selective_search import selective_search
-
-    rng = np.random.default_rng(0)
-    vectors, labels = rng.normal(size=(200, 300)).astype(np.float32), np.arange(200) % 5
-    low = rng.uniform(0, 90, (200, 2))
-    boxes = np.hstack([low, low + rng.uniform(5, 40, (200, 2))]).astype(np.float32)
-    scores = rng.integers(0, 9, 200).astype(np.float32)
-    image = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8).repeat(2, 0).repeat(2, 1)
-    features = torch.from_numpy(rng.normal(size=(2, 40, 20, 24)).astype(np.float32))
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        numba.set_num_threads(threads)
-        leaf = features.clone().requires_grad_()
-        pooled = pyramid_pool(leaf)
-        pooled.square().sum().backward()
-        regressor = fit_boxes(vectors, boxes, boxes + 1, labels, list("abcde"))
-        results = {
-            "operator": pooled.detach().numpy(), "gradient": leaf.grad.numpy(),
-            "svm": fit_svm(vectors, labels).weight.numpy(), "ridge": regressor.weight.numpy(),
-            "suppression": suppress(boxes, scores, 0.3, 100), "search": selective_search(image),
-        }
-        for name, array in results.items():
-            print(threads, name, hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest())
-""")
-
-
-def test_results_are_the_same_bits_on_one_thread_and_two():
-    env = {**os.environ, "NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, env=env, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = [line.split() for line in done.stdout.splitlines()]
-    one, two = ({name: digest for count, name, digest in rows if count == number} for number in "12")
-    assert len(one) == 6
-    assert one == two
-
-
-# --- training, deterministic -------------------------------------------------------------------------
-
-
-@pytest.fixture
-def deterministic():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    home = tmp_path_factory.mktemp("data")
-    generate(home / "photos", images_per_class=4, seed=0)
-    generate_scenes(home / "scenes", "train", count=6, seed=0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        torch.save(load_trunk("zf5", width=0.0625).body.state_dict(), home / "trunk.pth")
-    return home
-
-
-@functools.cache
-def image() -> npt.NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_classifier_trains_and_predicts_deterministically(deterministic, data, tmp_path, workers):
-    config = TrainingConfig(
-        width=0.0625,
-        hidden=8,
-        sizes="48,32",
-        scale_px=224,
-        epochs=2,
-        batch_size=6,
-        device="cpu",
-        workers=workers,
-    )
-    runs = [train(data / "photos", tmp_path / name, config) for name in "ab"]
-    first, second = (run.model.read_bytes() for run in runs)
-    assert first == second
-    classifier = Classifier.load(runs[0].model)
-    assert torch.equal(classifier.scores(image()), classifier.scores(image()))
-
-
-@pytest.mark.parametrize("finetune", ["none", "fc", "all"])
-def test_a_detector_trains_and_predicts_deterministically(
-    deterministic, data, tmp_path, finetune, monkeypatch
-):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    config = DetectorConfig(
-        trunk="zf5", width=0.0625, weights=str(data / "trunk.pth"), scales=(96,), most=40, rounds=1, hidden=8,
-        steps=3, finetune=finetune, device="cpu",
-    )  # fmt: skip
-    trained = [train_detector(data / "scenes", tmp_path / name, config).detector for name in "ab"]
-    found = [detector(image(), min_score=-10.0) for detector in trained]
-    assert np.array_equal(found[0].boxes, found[1].boxes)
-    assert np.array_equal(found[0].scores, found[1].scores)
