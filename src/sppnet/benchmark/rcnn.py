@@ -24,6 +24,7 @@ from sppnet.features.convolve import PAPER_SCALES, Convolver
 from sppnet.features.photo import Photo
 from sppnet.geometry.grid import count_bins
 from sppnet.learn.finetune import detection_head
+from sppnet.learn.lowrank import split_head
 from sppnet.nn.network import FIXED_LEVEL
 from sppnet.nn.trunks import load_trunk
 from sppnet.progress import Progress, Silent
@@ -144,7 +145,7 @@ class _Networks:
         self.rcnn = RcnnVectors(self.one, (FIXED_LEVEL,))  # its networks have no pyramid
         length = made.channels * count_bins(LEVELS)
         self.head = detection_head(length, hidden, classes).eval()
-        self.cheap = truncated(self.head, ranks)
+        self.cheap = split_head(self.head, ranks)
         self.crop_length = made.channels * FIXED_LEVEL**2
         self.crop_head = detection_head(self.crop_length, hidden, classes).eval()
         self.svms = nn.Linear(length, classes)
@@ -183,21 +184,3 @@ def _peer_calls(network: _Networks, subject: Subject, crops: int) -> dict[str, C
         CROPS: lambda: network.rcnn(photo, sample).distinct,
         CROPS_FC: lambda: network.crop_head(vectors),
     }
-
-
-def truncated(head: nn.Sequential, ranks: tuple[int, int]) -> nn.Sequential:
-    """A head whose fc6 and fc7 are two layers each, as truncated SVD makes them (Fast R-CNN, section 3.1).
-
-    The factors are drawn: made for its time alone.
-    """
-    cheap = nn.Sequential()
-    for name, layer in head.named_children():
-        rank = dict(zip(("fc6", "fc7"), ranks, strict=True)).get(name)
-        cheap.add_module(name, layer if rank is None else _in_two(layer, rank))
-    return cheap.eval()
-
-
-def _in_two(layer: nn.Module, rank: int) -> nn.Sequential:
-    assert isinstance(layer, nn.Linear)
-    rank = min(rank, layer.in_features, layer.out_features)
-    return nn.Sequential(nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features))

@@ -124,6 +124,7 @@ def tune(
         _measure_scale(head, windows, frozen)
         every = max(1, math.ceil(config.steps / VALIDATIONS))
         progress.begin("fine-tuning", config.steps)
+        progress.advance(0 if start is None else start.step)
         rows = finetune(
             head,
             lambda step: windows.draw(windows.train, step, maps_of),

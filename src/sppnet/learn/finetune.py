@@ -123,7 +123,7 @@ class Standardise(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(n, length) → (n, length)."""
-        return (vectors - self.mean) / self.std
+        return (vectors - self.mean).div_(self.std)
 
 
 def detection_head(vector_length: int, hidden: int, num_classes: int, dropout: float = 0.5) -> nn.Sequential:
