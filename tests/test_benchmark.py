@@ -41,12 +41,13 @@ def test_calls_take_turns_in_both_orders():
 
 
 def test_a_quick_call_is_repeated_in_its_turn_and_a_slow_one_is_not():
-    called = []
+    called, heard = [], Listener()
     quick, slow = (lambda: called.append("quick")), (lambda: (called.append("slow"), time.sleep(0.02)))
-    time_in_turns({"quick": quick, "slow": slow}, rounds=2, turn_s=0.01)
+    time_in_turns({"quick": quick, "slow": slow}, rounds=2, turn_s=0.01, progress=heard)
     assert called.count("slow") == 3
     assert called.count("quick") > 30
     assert called.index("quick") == 1, "the first round goes backwards"
+    assert len(heard.notes) == heard.total == 6, "a turn is told once"
 
 
 def test_one_round_is_its_own_quartiles():

@@ -19,7 +19,7 @@ from sppnet.data.image import ImageArray, read_image
 from sppnet.detect.detector import Detector
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps
-from sppnet.progress import Progress, Silent
+from sppnet.progress import Progress
 from sppnet.proposals.learned import WindowHead
 from sppnet.proposals.opencv import opencv_search
 from sppnet.proposals.selective_search import selective_search
@@ -47,7 +47,6 @@ def run(
     """
     if rounds < 1:
         raise ConfigError(f"rounds must be 1 or more; got {rounds}")
-    progress = progress or Silent()
     detector = random_detector(seed=seed) if model is None else Detector.load(model)
     head = detector.parts.windows
     if head is None:
@@ -57,12 +56,9 @@ def run(
         pixels = [read_image(path) for path in chosen.paths]
     maps = [detector.convolver(each) for each in pixels]
     searches = _searches(pixels, maps, head)
-    calls: dict[str, Callable[[], object]] = {
-        name: _told(search, name, progress) for name, search in searches.items()
-    }
+    calls: dict[str, Callable[[], object]] = {**searches}
     calls |= {COPY: lambda: [each.copy() for each in pixels], GEMM: large_product(seed)}
-    progress.begin("timing", (rounds + 1) * len(searches))
-    timings = time_in_turns(calls, rounds)
+    timings = time_in_turns(calls, rounds, progress=progress)
     boxes = {name: search() for name, search in searches.items()}
     products_s = multiply_adds(searches[LEARNED]) / PRODUCT * timings[GEMM].median_s
     what = f"{len(chosen)} photographs"
@@ -85,15 +81,6 @@ def _searches(pixels: list[ImageArray], maps: list[FeatureMaps], head: WindowHea
         PEER: lambda: [opencv_search(each) for each in pixels],
         LEARNED: lambda: [np.asarray(head.propose(each, MOST_LEARNED).boxes) for each in maps],
     }
-
-
-def _told(search: Search, name: str, progress: Progress) -> Search:
-    def tell() -> Sequence[Floats]:
-        found = search()
-        progress.advance(note=name)
-        return found
-
-    return tell
 
 
 def _in_words(chosen: Photographs, boxes: dict[str, Sequence[Floats]]) -> str:

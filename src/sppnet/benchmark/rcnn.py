@@ -27,7 +27,7 @@ from sppnet.learn.finetune import detection_head
 from sppnet.learn.lowrank import split_head
 from sppnet.nn.network import FIXED_LEVEL
 from sppnet.nn.trunks import load_trunk
-from sppnet.progress import Progress, Silent
+from sppnet.progress import Progress
 from sppnet.proposals.selective_search import selective_search
 from sppnet.structures import Floats
 
@@ -75,7 +75,6 @@ def run(
     """
     if min(windows, crops, hidden, *ranks, classes, rounds) < 1:
         raise ConfigError("windows, crops, hidden, ranks, classes and rounds must be 1 or more")
-    progress = progress or Silent()
     torch.manual_seed(seed)
     subject = _find_subject(image, windows, seed)
     crops = min(crops, len(subject.boxes))
@@ -84,8 +83,8 @@ def run(
     calls: dict[str, Callable[[], object]] = {name: way.call for name, way in ways.items()}
     calls |= _peer_calls(network, subject, crops)
     calls[GEMM] = large_product(seed)
-    progress.begin("timing", (rounds + 1) * len(calls))
-    timings = time_in_turns({name: _told(calls[name], name, progress) for name in calls}, rounds)
+    with torch.inference_mode():
+        timings = time_in_turns(calls, rounds, progress=progress)
     peer = f"R-CNN, from {crops} of {len(subject.boxes):,} crops"
     share = len(subject.boxes) / crops
     return [_row(name, ways[name], peer, timings, share, network.name) for name in ways]
@@ -101,15 +100,6 @@ def _row(name: str, way: Way, peer: str, timings: dict[str, Timing], share: floa
     with torch.inference_mode():
         floor_s = multiply_adds(way.call) / PRODUCT * timings[GEMM].median_s
     return row_of(f"{network}, {name}", peer, timings[name], other, floor_s)
-
-
-def _told(call: Callable[[], object], name: str, progress: Progress) -> Callable[[], None]:
-    def tell() -> None:
-        with torch.inference_mode():
-            call()
-        progress.advance(note=name)
-
-    return tell
 
 
 def _find_subject(image: ImageSource | None, windows: int, seed: int) -> Subject:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from sppnet.progress import Progress, Silent
+
 Call = Callable[[], object]
 
 TURN_S = 0.2
@@ -57,18 +59,25 @@ class Row:
 
 
 def time_in_turns(
-    calls: Mapping[str, Call], rounds: int, warm_ups: int = 1, turn_s: float = TURN_S
+    calls: Mapping[str, Call],
+    rounds: int,
+    warm_ups: int = 1,
+    turn_s: float = TURN_S,
+    progress: Progress | None = None,
 ) -> dict[str, Timing]:
     """Each call a turn a round, every other round in reverse; what it returns is freed off the clock.
 
-    The time of a turn is the median of its calls.
+    The time of a turn is the median of its calls. progress: is told of a stage, and of every turn in it.
     """
+    progress = progress or Silent()
+    progress.begin("timing", (warm_ups + rounds) * len(calls))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-warm_ups, rounds):
         for name, call in list(calls.items())[:: -1 if turn % 2 else 1]:
             elapsed = _time_a_turn(call, turn_s)
             if turn >= 0:
                 seconds[name].append(elapsed)
+            progress.advance(note=name)
     return {name: summarise(times) for name, times in seconds.items()}
 
 

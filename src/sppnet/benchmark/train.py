@@ -79,8 +79,7 @@ def _compare(data: Path, config: TrainingConfig, folder: Path, rounds: int, prog
     for turn, size in enumerate(sizes):
         calls[f"ours {size}"] = _Epochs(trainer, turn, len(sizes)).run
         calls[f"peer {size}"] = partial(peer.run_epoch, size)
-    progress.begin("training", (rounds + 1) * len(calls))
-    timings = time_in_turns({name: _told(call, name, progress) for name, call in calls.items()}, rounds)
+    timings = time_in_turns(calls, rounds, progress=progress)
     rate = timings[GEMM].median_s / PRODUCT
     rows = []
     for size in sizes:
@@ -92,15 +91,6 @@ def _compare(data: Path, config: TrainingConfig, folder: Path, rounds: int, prog
         floor_s = rate * len(opened) * _multiply_adds(trainer.network, size)
         rows.append(row_of(case, PEER, own, other, floor_s, note=f"at {size}, images a second: {speed}"))
     return rows
-
-
-def _told(call: Callable[[], object], name: str, progress: Progress) -> Callable[[], object]:
-    def tell() -> object:
-        result = call()
-        progress.advance(note=name)
-        return result
-
-    return tell
 
 
 def _multiply_adds(network: SPPNet, size: int) -> float:
