@@ -155,7 +155,8 @@ def predict(
 ) -> None:
     """Name what images show. Exits with 1 if an image could not be read, after all others."""
     from sppnet.classify.classifier import Classifier
-    from sppnet.cli.output import Bars, notes, print_json
+    from sppnet.cli.images import each_image
+    from sppnet.cli.output import notes, print_json
     from sppnet.data.files import find_images
     from sppnet.errors import ImageError
     from sppnet.nn.device import find_device
@@ -165,14 +166,11 @@ def predict(
     paths = find_images(images)
     found: list[tuple[Path, Prediction]] = []
     skipped = []
-    with Bars() as bars:
-        bars.begin("predicting", len(paths))
-        for path in paths:
-            try:
-                found.append((path, classifier(path, top, **how)))
-            except ImageError as error:
-                skipped.append(str(error))
-            bars.advance()
+    for path, prediction in each_image("predicting", paths, lambda path: classifier(path, top, **how)):
+        if isinstance(prediction, ImageError):
+            skipped.append(str(prediction))
+        else:
+            found.append((path, prediction))
     for reason in skipped:
         notes.print(f"left out: {reason}", soft_wrap=True)
     if csv_file:

@@ -55,21 +55,18 @@ def _extract(extractor: "SPPFeatures", paths: list[Path]) -> "tuple[list[str], V
     """Names and vectors of the images that can be read, and why the others cannot."""
     import numpy as np
 
-    from sppnet.cli.output import Bars
+    from sppnet.cli.images import each_image
     from sppnet.errors import ImageError
 
     vectors = np.empty((len(paths), extractor.n_features_out_), np.float32)
     names: list[str] = []
     skipped = []
-    with Bars() as bars:
-        bars.begin("features", len(paths))
-        for path in paths:
-            try:
-                vectors[len(names)] = extractor.vector(path)
-                names.append(path.as_posix())
-            except ImageError as error:
-                skipped.append(str(error))
-            bars.advance()
+    for path, vector in each_image("features", paths, extractor.vector):
+        if isinstance(vector, ImageError):
+            skipped.append(str(vector))
+        else:
+            vectors[len(names)] = vector
+            names.append(path.as_posix())
     return names, vectors[: len(names)], skipped
 
 

@@ -39,34 +39,27 @@ def find_here(
 ) -> "tuple[Found, list[str]]":
     """What is in each image, drawn and written on the way, and why some could not be read."""
     from sppnet.cli.drawings import drawing_files
-    from sppnet.cli.output import Bars
+    from sppnet.cli.images import each_image
     from sppnet.data.image import read_image
     from sppnet.engine.parts import write_table
     from sppnet.engine.tables import detections_table
     from sppnet.errors import ImageError
-    from sppnet.threads import in_order
 
     drawings = drawing_files(paths, out) if out else {}
 
-    def look(path: Path) -> "Detections | ImageError":
-        try:
-            seen = detector(path, min_score=min_score)
-            if out:
-                seen.draw(read_image(path)).save(drawings[path], compress_level=QUICK)
-        except ImageError as error:
-            return error
+    def look(path: Path) -> "Detections":
+        seen = detector(path, min_score=min_score)
+        if out:
+            seen.draw(read_image(path)).save(drawings[path], compress_level=QUICK)
         return seen
 
     found: Found = {}
     reasons: dict[Path, str] = {}
-    with Bars() as bars:
-        bars.begin("detecting", len(paths))
-        for path, seen in zip(paths, in_order(look, paths), strict=True):
-            if isinstance(seen, ImageError):
-                reasons[path] = str(seen)
-            else:
-                found[path] = seen
-            bars.advance()
+    for path, seen in each_image("detecting", paths, look):
+        if isinstance(seen, ImageError):
+            reasons[path] = str(seen)
+        else:
+            found[path] = seen
     if parquet:
         names = [path.as_posix() for path in paths]
         table = detections_table(names, [found.get(path) for path in paths], [reasons.get(p) for p in paths])

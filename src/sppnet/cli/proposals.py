@@ -113,25 +113,26 @@ def _propose(
 ) -> tuple[dict[Path, Any], list[str]]:
     """The boxes of each image, and why some have none."""
     from sppnet.cli.drawings import drawing_files
-    from sppnet.cli.output import Bars
+    from sppnet.cli.images import each_image
     from sppnet.data.image import read_image
     from sppnet.errors import ImageError
 
+    drawings = drawing_files(paths, draw) if draw else {}
+
+    def work(path: Path) -> Any:
+        image = read_image(path)
+        boxes = propose(image)
+        if draw:
+            _draw(drawings[path], image, boxes)
+        return boxes
+
     found: dict[Path, Any] = {}
     skipped = []
-    drawings = drawing_files(paths, draw) if draw else {}
-    with Bars() as bars:
-        bars.begin("proposing", len(paths))
-        for path in paths:
-            try:
-                image = read_image(path)
-            except ImageError as error:
-                skipped.append(str(error))
-            else:
-                found[path] = propose(image)
-                if draw:
-                    _draw(drawings[path], image, found[path])
-            bars.advance()
+    for path, boxes in each_image("proposing", paths, work):
+        if isinstance(boxes, ImageError):
+            skipped.append(str(boxes))
+        else:
+            found[path] = boxes
     return found, skipped
 
 

@@ -18,6 +18,7 @@ from sppnet.engine.parts import check_parts, count_done, unfinished, write_part
 from sppnet.engine.tables import import_pyarrow
 from sppnet.engine.work import Work
 from sppnet.errors import SppnetError
+from sppnet.heap import keep_memory
 from sppnet.progress import Progress
 
 MOST_IN_BLOCK = 64
@@ -42,6 +43,7 @@ class Block:
 
     def __call__(self, rows: Any) -> Any:
         """A table with the columns "first", "images", "paths" → "first" alone, the parts being written."""
+        keep_memory()  # the process is one of Ray's, and does nothing else
         for row in rows.to_pylist():
             with self._tried(row["first"], row["images"]):
                 write_part(Path(self.folder), self.work(row["paths"], row["images"], row["first"]))
