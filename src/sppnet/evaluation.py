@@ -31,11 +31,12 @@ def evaluate(
     report: str | Path | None = None,
     **how: Any,
 ) -> ClassificationResult:
-    """Accuracy on a folder, whose classes must be the classifier's. how: fields of `Testing`.
+    """Accuracy on a folder, whose classes must be the classifier's.
 
-    report: a file for the page that tells of it. Images that cannot be read are left out and named in the
-    result. Raises DataError for classes that the model was not trained on, OSError for a page that cannot
-    be written.
+    report: a file for the page that tells of it.
+    how: fields of `Testing`, as views="10".
+    Images that cannot be read are left out and named in the result. Raises DataError for classes that the
+    model was not trained on, OSError for a page that cannot be written.
     """
     watch = Timed(progress)
     result = judge_classifier(classifier, folder, watch, **how)
@@ -59,11 +60,12 @@ def evaluate_detector(
     """Average precision of what the detector finds, by name of class.
 
     metric: "voc07", the mean precision at eleven recalls; "voc", the area under the curve (VOC 2010 on);
-    "coco", the mean over ten overlaps. cache: of the detector's own feature maps; an ensemble has none.
-    report: a file for the page that tells of it. Images that cannot be read are left out and named.
-    Raises ConfigError for another metric, DataError for objects of a class the detector does not know and
-    where no image can be read, MissingExtraError where "coco" lacks its package, OSError for a page that
-    cannot be written.
+    "coco", the mean over ten overlaps.
+    cache: of the detector's own feature maps; an ensemble has none.
+    report: a file for the page that tells of it.
+    Images that cannot be read are left out and named. Raises ConfigError for another metric, DataError for
+    objects of a class the detector does not know and where no image can be read, MissingExtraError where
+    "coco" lacks its package, OSError for a page that cannot be written.
     """
     watch = Timed(progress)
     result = judge_detector(detector, images, metric, watch, cache)

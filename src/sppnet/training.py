@@ -40,10 +40,13 @@ def train(
     """Train a classifier on a folder of class folders, or of train/ and val/ with those.
 
     out: the run folder, of one run at a time: best.safetensors, last.safetensors, metrics.csv, config.json
-    and report.html. resume: go on with the run begun there. report: whether the page is written; where
-    that fails a warning is logged. command: what the page says was asked for; by default this call.
-    Under torchrun every process calls this, and all but the first return None. Raises ConfigError,
-    DataError or ModelError for what cannot be trained; damaged images are left out.
+    and report.html.
+    resume: go on with the run begun there.
+    report: whether the page is written; where that fails a warning is logged.
+    command: what the page says was asked for; by default this call.
+    Under torchrun every process calls this, and all but the first return None; a group that torchrun
+    started again goes on where the one before it stood. Raises ConfigError, DataError or ModelError for
+    what cannot be trained; damaged images are left out.
     """
     config, watch = config or TrainingConfig(), Timed(progress)
     result = train_classifier(data, out, config, resume=resume, progress=watch)
@@ -69,9 +72,12 @@ def train_detector(
     """Train a detector on a VOC, COCO or YOLO data set, or on images opened already.
 
     out: the run folder, of one run at a time: detector.safetensors, config.json, times.json, report.html
-    and a file a stage. split: by default trainval, else train, else everything. resume: go on with the run
-    there, at the stage it was in. cache: folder of feature maps. report: whether the page is written; where
-    that fails a warning is logged. command: what the page says was asked for; by default this call.
+    and a file a stage.
+    split: by default trainval, else train, else everything.
+    resume: go on with the run begun there, at the stage it was in.
+    cache: folder of feature maps; by default one for all runs, of 16 GB at most.
+    report: whether the page is written; where that fails a warning is logged.
+    command: what the page says was asked for; by default this call.
     Raises DataError, ModelError or ConfigError for what cannot be trained; damaged images are left out.
     """
     config = config or DetectorConfig()

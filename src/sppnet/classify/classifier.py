@@ -86,9 +86,11 @@ class Classifier:
     ) -> "Classifier":
         """Train on a folder of class folders; the model lies in `out` then, as best.safetensors.
 
-        report: whether report.html is written beside it. options: fields of `TrainingConfig`, as
-        weights="imagenet". Raises as `train`, which also tells how it does on validation images and which
-        images were left out; and ConfigError under torchrun, where one calls that.
+        resume: go on with the run begun there.
+        report: whether report.html is written beside it.
+        options: fields of `TrainingConfig`, as weights="imagenet".
+        Raises as `train`, which also tells how it does on validation images and which images were left
+        out; and ConfigError under torchrun, where one calls that.
         """
         from sppnet import TrainingConfig, train  # by their public names: those files stand on this one
 

@@ -137,9 +137,11 @@ class Detector:
     ) -> "Detector":
         """Train on a VOC, COCO or YOLO data set; the model lies in `out` then, as detector.safetensors.
 
-        report: whether report.html is written beside it. options: fields of `DetectorConfig`, as
-        weights="imagenet". Raises as `train_detector`, which also tells the times of the stages and which
-        images were left out.
+        split: by default trainval, else train, else everything.
+        resume: go on with the run begun there, at the stage it was in.
+        report: whether report.html is written beside it.
+        options: fields of `DetectorConfig`, as weights="imagenet".
+        Raises as `train_detector`, which also tells the times of the stages and which images were left out.
         """
         from sppnet import train_detector  # by its public name: that file stands on this one
 
