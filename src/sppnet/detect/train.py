@@ -18,10 +18,10 @@ from sppnet.detect.examples import (
     TrainingPhotos,
     joined_boxes,
     label_distinct,
-    match_boxes,
     split_boxes,
     training_boxes,
 )
+from sppnet.detect.regress import learn_boxes
 from sppnet.detect.run import DetectorRun
 from sppnet.detect.tune import WindowsToTune, tune
 from sppnet.detect.vectors import RcnnVectors, StoredVectors, Vectoriser
@@ -31,7 +31,7 @@ from sppnet.features.convolve import Convolver
 from sppnet.geometry.grid import count_bins
 from sppnet.learn.finetune import TuningState, detection_head
 from sppnet.learn.mining import Candidates, MiningConfig, MiningRound, mine_svms
-from sppnet.learn.ridge import BoxRegressor, fit_boxes, mean_length_scale
+from sppnet.learn.ridge import BoxRegressor
 from sppnet.learn.svm import LinearSVM
 from sppnet.metrics.recall import recall_curve
 from sppnet.nn.device import find_device
@@ -44,12 +44,6 @@ from sppnet.proposals.windows import WindowConfig
 from sppnet.runs import held
 from sppnet.structures import Floats
 from sppnet.threads import in_order
-
-REGRESSED = 0.5
-"""Windows that overlap an object as much learn to correct their box (paper section 4.1)."""
-
-REGRESSED_PER_IMAGE = 64
-"""At most: more of the same objects add little."""
 
 
 @dataclass(frozen=True)
@@ -304,37 +298,9 @@ class _Training:
         stage = self._ended("boxes")
         if stage is not None:
             return BoxRegressor(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
-        regressor = self._fit_regressor(vectoriser, proposals)
+        regressor = learn_boxes(self.photos, proposals, vectoriser, self.config, self.progress)
         self._store("boxes", {}, {"weight": regressor.weight, "bias": regressor.bias})
         return regressor
-
-    def _fit_regressor(self, vectoriser: Vectoriser, proposals: list[Floats]) -> BoxRegressor:
-        vectors, boxes, targets, labels = [], [], [], []
-        self.progress.begin("box regression", len(self.photos))
-        for index in range(len(self.photos)):
-            truth = self.photos.truth(index)
-            overlap, nearest = match_boxes(proposals[index], truth)
-            chosen = np.flatnonzero(overlap >= REGRESSED)
-            rng = np.random.default_rng(np.random.SeedSequence(self.config.seed, spawn_key=(7, index)))
-            chosen = np.sort(rng.permutation(chosen)[:REGRESSED_PER_IMAGE])
-            if len(chosen):
-                own = proposals[index][chosen]
-                found = vectoriser(self.photos.photo(index), own)
-                vectors.append(found.take_pooled(np.arange(len(own))).numpy())
-                boxes.append(own)
-                targets.append(truth.boxes[nearest[chosen]])
-                labels.append(truth.labels[nearest[chosen]])
-            self.progress.advance()
-        if not vectors:
-            raise DataError("no proposal overlaps an object by half; propose more windows (--most)")
-        rows = np.concatenate(vectors)
-        scale = mean_length_scale(rows)
-        rows *= np.float32(scale)
-        fitted = fit_boxes(
-            rows, np.concatenate(boxes), np.concatenate(targets), np.concatenate(labels),
-            self.photos.classes, alpha=self.config.alpha,
-        )  # fmt: skip
-        return BoxRegressor(fitted.weight * scale, fitted.bias, fitted.classes)
 
     # --- keeping books ---------------------------------------------------------------------------
 

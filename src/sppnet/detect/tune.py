@@ -18,6 +18,7 @@ from sppnet.learn.finetune import Standardise, TuningState, best_row, detection_
 from sppnet.learn.sampling import ImageWindows, WindowSampler
 from sppnet.progress import Progress
 from sppnet.structures import Floats, GroundTruth
+from sppnet.threads import in_order
 
 HELD_OUT = 0.1
 """Share of the photographs on whose windows the best weights are chosen."""
@@ -124,10 +125,18 @@ def tune(
         _measure_scale(head, windows, frozen)
         every = max(1, math.ceil(config.steps / VALIDATIONS))
         progress.begin("fine-tuning", config.steps)
-        progress.advance(0 if start is None else start.step)
+        first = 0 if start is None else start.step
+        progress.advance(first)
+        # Ahead on a thread of its own; not where the trunk learns, whose next maps wait for this step's.
+        drawn = in_order(
+            lambda step: windows.draw(windows.train, step, maps_of),
+            range(first, config.steps),
+            workers=0 if with_trunk else 1,
+            ahead=1,
+        )
         rows = finetune(
             head,
-            lambda step: windows.draw(windows.train, step, maps_of),
+            lambda step: next(drawn),
             steps=config.steps,
             learning_rate=config.learning_rate,
             extra_parameters=extra,

@@ -20,6 +20,7 @@ from sppnet.errors import ConfigError, DataError
 from sppnet.learn.objective import Loss
 from sppnet.learn.svm import LinearSVM, fit_svm
 from sppnet.progress import Progress, Silent
+from sppnet.threads import in_order
 
 Signs = npt.NDArray[np.int8]
 
@@ -96,7 +97,7 @@ def mine_svms(
 ) -> LinearSVM:
     """One SVM a class, against the windows of all images.
 
-    source: gives the windows of image 0 … images − 1; called once an image and round, in order.
+    source: gives the windows of image 0 … images − 1; called once an image and round, on two threads.
     told: called after each round.
     The weights are for vectors as they come: the scaling to a mean length of 20 is folded into them.
     Raises DataError for a class without positives, and for more positives than max_bytes holds.
@@ -111,8 +112,8 @@ def mine_svms(
     for turn in range(1, config.rounds):
         before = len(store)
         progress.begin(f"mining, round {turn + 1}", images)
-        for image in range(images):
-            store.add_hard(image, source(image), svm, config)
+        for image, candidates in enumerate(in_order(source, range(images))):
+            store.add_hard(image, candidates, svm, config)
             progress.advance(note=f"{len(store)} vectors")
         joined, negatives = len(store) - before, len(store) - positives
         if joined <= config.enough * before:
@@ -131,8 +132,7 @@ def _gather(
     rng = np.random.default_rng(config.seed)
     store: _Store | None = None
     progress.begin("mining, round 1", images)
-    for image in range(images):
-        candidates = source(image)
+    for image, candidates in enumerate(in_order(source, range(images))):
         if store is None:
             store = _Store(candidates.vectors.shape[1], len(classes), config.max_bytes)
         positive = (candidates.signs > 0).any(axis=1)
