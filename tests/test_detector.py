@@ -387,7 +387,7 @@ def one(box, score, label):
     ],
 )
 def test_two_detectors_are_joined_by_suppression(detector, first, second, kept):
-    found = detector.select([first, second], (100, 150))
+    found = detector.select([first, second])
     assert list(zip(found.scores.tolist(), found.labels.tolist(), strict=True)) == kept
 
 
@@ -395,7 +395,7 @@ def test_a_detector_joined_with_itself_changes_nothing(detector):
     photo = Photo(photograph(), detector.convolver)
     alone = detector.detect(photo)
     candidates = detector.candidates(photo)
-    both = detector.select([candidates, candidates], photo.size_hw)
+    both = detector.select([candidates, candidates])
     np.testing.assert_array_equal(both.boxes, alone.boxes)
     np.testing.assert_array_equal(both.scores, alone.scores)
 
@@ -403,10 +403,10 @@ def test_a_detector_joined_with_itself_changes_nothing(detector):
 def test_two_detectors_together_find_what_either_finds(detector):
     photo = Photo(photograph(), detector.convolver)
     other = make_detector(seed=3)
-    found = detector.select([detector.candidates(photo), other.candidates(photo)], photo.size_hw)
+    found = detector.select([detector.candidates(photo), other.candidates(photo)])
     single = max(detector.detect(photo).scores[0], other.detect(photo).scores[0])
     assert found.scores[0] == single
-    assert len(detector.select([], photo.size_hw)) == 0
+    assert len(detector.select([])) == 0
 
 
 # --- the file ------------------------------------------------------------------------------------

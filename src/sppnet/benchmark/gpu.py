@@ -21,6 +21,7 @@ from sppnet.benchmark.pool import (
     map_boxes,
     require_equal,
     roi_pools,
+    training_sides,
 )
 from sppnet.benchmark.rows import Row, compare
 from sppnet.errors import ConfigError
@@ -83,21 +84,7 @@ def _forward(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
 
 
 def _training(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
-    cells = cells[:TRAINING_WINDOWS].contiguous()
-    rois, leaf = as_rois(cells), features.clone().requires_grad_()
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(len(cells), leaf.shape[1], n, n) for n in LEVELS]
-    # Whole numbers add up to the same in any order.
-    grids = [torch.randint(-8, 8, shape, generator=generator).to(leaf) for shape in shapes]
-    grad = joined(grids)
-
-    def ours() -> Tensor:
-        return torch.autograd.grad(pyramid_pool(leaf, cells, LEVELS), leaf, grad)[0]
-
-    def peer() -> Tensor:
-        return torch.autograd.grad(roi_pools(leaf, rois), leaf, grids)[0]
-
-    require_equal(ours(), peer(), ROI_POOL)
+    ours, peer, grad = training_sides(features, cells[:TRAINING_WINDOWS].contiguous())
     vectors, result = torch.empty_like(grad), torch.empty_like(features)
     return _timed(case, ours, ROI_POOL, peer, lambda: (vectors.fill_(1), result.fill_(1)), rounds)
 

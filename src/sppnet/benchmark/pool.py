@@ -168,12 +168,19 @@ def _half_precision(case: str, features: Tensor, cells: Tensor, rounds: int) -> 
 
 
 def _training(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
-    """Forward, and the gradient of the map, for one gradient of the vectors."""
+    ours, peer, grad = training_sides(features, cells)
+    return compare(case, ours, ROI_POOL, peer, _filling(grad.clone(), torch.empty_like(features)), rounds)
+
+
+def training_sides(
+    features: Tensor, cells: Tensor
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor], Tensor]:
+    """Forward and the gradient of the map: ours, the peer's, and the gradient of the vectors they have."""
     rois, leaf = as_rois(cells), features.clone().requires_grad_()
     # Whole numbers add up to the same in any order.
     generator = torch.Generator().manual_seed(0)
     shapes = [(len(cells), leaf.shape[1], n, n) for n in LEVELS]
-    grids = [torch.randint(-8, 8, shape, generator=generator).to(leaf.dtype) for shape in shapes]
+    grids = [torch.randint(-8, 8, shape, generator=generator).to(leaf) for shape in shapes]
     grad = joined(grids)
 
     def ours() -> Tensor:
@@ -183,7 +190,7 @@ def _training(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
         return torch.autograd.grad(roi_pools(leaf, rois), leaf, grids)[0]
 
     require_equal(ours(), peer(), ROI_POOL)
-    return compare(case, ours, ROI_POOL, peer, _filling(grad.clone(), torch.empty_like(features)), rounds)
+    return ours, peer, grad
 
 
 # --- peers ---------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ class Detector:
 
     def detect(self, photo: Photo, min_score: float = LEAST_SCORE) -> Detections:
         """Objects in a photograph whose maps may be there already."""
-        return self.select([self.candidates(photo, min_score)], photo.size_hw)
+        return self.select([self.candidates(photo, min_score)])
 
     def candidates(self, photo: Photo, min_score: float = LEAST_SCORE) -> "Candidates":
         """The windows that score best, and at least `min_score`, for each class, corrected."""
@@ -112,13 +112,17 @@ class Detector:
             found.append(Candidates(moved, scores[own, label], labels))
         return Candidates.joined(found)
 
-    def select(self, several: Sequence["Candidates"], size_hw: tuple[int, int]) -> Detections:
-        """Detections out of the candidates of one detector, or of several for the same classes."""
+    def select(self, several: Sequence["Candidates"], overlap: float | None = None) -> Detections:
+        """Detections out of the candidates of one detector, or of several for the same classes.
+
+        overlap: above which, of two of a class, the surer one stays; None for the configuration's.
+        """
+        overlap = self.config.nms if overlap is None else overlap
         every = Candidates.joined(several)
         kept = []
         for label in range(len(self.classes)):
             own = np.flatnonzero(every.labels == label)
-            kept.append(own[suppress(every.boxes[own], every.scores[own], self.config.nms, MOST_PER_CLASS)])
+            kept.append(own[suppress(every.boxes[own], every.scores[own], overlap, MOST_PER_CLASS)])
         index = np.concatenate(kept) if kept else np.empty(0, np.int64)
         index = index[np.argsort(-every.scores[index], kind="stable")]
         return Detections(every.boxes[index], every.scores[index], every.labels[index], self.classes)

@@ -20,16 +20,15 @@ from sppnet.classify.classifier import Classifier
 from sppnet.classify.views import probabilities
 from sppnet.data.image import ImageArray, read_header, read_image
 from sppnet.data.transforms import resize_to, shorter_size
-from sppnet.detect.detector import MOST_PER_CLASS, Candidates, Detector
+from sppnet.detect.detector import Detector
 from sppnet.detect.vectors import SppVectors
 from sppnet.errors import ConfigError
 from sppnet.features.convolve import Convolver
 from sppnet.features.maps import FeatureMaps, Windows
 from sppnet.features.photo import Photo
-from sppnet.ops.suppression import suppress
 from sppnet.serve.limits import Refusal
 from sppnet.serve.shelf import Shelf
-from sppnet.structures import Detections, Floats
+from sppnet.structures import Floats
 
 RASTER_PX = 32
 MOST_CLASSES = 10
@@ -241,8 +240,7 @@ class SeeingDetector:
             vectors = detector.vectoriser(photo, boxes)
             candidates = detector.judge(boxes, vectors, size_hw, question.min_score)
         with watch.stage("suppress"):
-            overlap = detector.config.nms if question.overlap is None else question.overlap
-            found = self._suppressed(candidates, overlap)
+            found = detector.select([candidates], question.overlap)
         return {"proposals": len(boxes), **found.to_json()}
 
     def windows(self, maps: FeatureMaps, boxes: Floats) -> Windows:
@@ -255,12 +253,3 @@ class SeeingDetector:
         scores = self.detector.parts.svm.scores(vectors.distinct)[torch.from_numpy(vectors.of_box)]
         pooled, best = vectors.take_pooled(np.arange(len(boxes))), scores.argmax(1).numpy()
         return scores, self.detector.parts.regressor.apply(pooled, boxes, best, maps.size_hw)
-
-    def _suppressed(self, every: Candidates, overlap: float) -> Detections:
-        kept = []
-        for label in range(len(self.classes)):
-            own = np.flatnonzero(every.labels == label)
-            kept.append(own[suppress(every.boxes[own], every.scores[own], overlap, MOST_PER_CLASS)])
-        index = np.concatenate(kept)
-        index = index[np.argsort(-every.scores[index], kind="stable")]
-        return Detections(every.boxes[index], every.scores[index], every.labels[index], self.classes)
