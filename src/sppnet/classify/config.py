@@ -79,6 +79,12 @@ class TrainingConfig:
                 "momentum, weight_decay, seed and workers must be 0 or more, dropout from 0 to below 1; got "
                 f"{self.momentum}, {self.weight_decay}, {self.seed}, {self.workers} and {self.dropout}"
             )
+        cut = self.head == "fc" or self.view == "crop"  # layers are judged by crops after an epoch
+        if cut and self.test_scale_px < VIEW_PX:
+            raise ConfigError(
+                f"scale_px must be {VIEW_PX} or more, since views of {VIEW_PX} pixels are cut; "
+                f"got {self.scale_px} (views are made smaller with sizes)"
+            )
         if self.levels is None and (len(self.schedule_of_sizes().sizes) > 1 or self.shape == "full"):
             raise ConfigError(
                 "a network without a pyramid (levels none) trains at one size; give one --size, or levels"
