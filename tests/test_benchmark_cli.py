@@ -83,3 +83,9 @@ def test_ranks_are_two_whole_numbers(inside, ranks):
     code, _, said = inside("rcnn", "--ranks", ranks)
     assert code != 0
     assert "--ranks are two whole numbers" in said
+
+
+def test_peers_are_those_of_torchvision(inside):
+    code, _, said = inside("detect", "--peers", "ssdlite320_mobilenet_v3_large,yolo")
+    assert code != 0
+    assert "got ['yolo']" in said

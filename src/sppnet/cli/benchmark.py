@@ -126,6 +126,7 @@ def detect(
     model: Model = None,
     images: Images = None,
     photographs: Annotated[int, typer.Option(help="How many in the folder.")] = 8,
+    peers: Annotated[str | None, typer.Option(help="Of torchvision, with commas. Default: four.")] = None,
     rounds: Rounds = 3,
     as_json: Json = False,
 ) -> None:
@@ -133,8 +134,9 @@ def detect(
     from sppnet.benchmark import detect as bench
     from sppnet.cli.output import Bars
 
+    against = bench.PEERS if peers is None else tuple(peers.split(","))
     with Bars() as bars:
-        rows = bench.run(model, images, photographs, rounds=rounds, progress=bars)
+        rows = bench.run(model, images, photographs, against, rounds, progress=bars)
     _print("detect", rows, as_json)
 
 
