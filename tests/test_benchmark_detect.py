@@ -53,7 +53,7 @@ def test_memory_is_told_of_the_folder(scenes, model, monkeypatch):
     first, folder = detect.run(model, scenes, photographs=2, peers=[SMALL], rounds=1)
     assert first.ours_bytes is None
     assert (folder.ours_bytes, folder.peer_bytes) == (12_000_000, 5_000_000)
-    assert folder.note.endswith("our memory grew by 2 MB after the first")
+    assert folder.note.endswith("our memory grew by 2 MB after the first 2")
     assert asked == [("sppnet.benchmark.detect", name, 4) for name in (detect.OURS, SMALL)]
 
 

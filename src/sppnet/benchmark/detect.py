@@ -24,6 +24,7 @@ from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector, Parts
 from sppnet.errors import ConfigError
 from sppnet.geometry.grid import count_bins
+from sppnet.heap import keep_memory
 from sppnet.learn.finetune import detection_head
 from sppnet.learn.ridge import BoxRegressor
 from sppnet.learn.svm import LinearSVM
@@ -101,7 +102,7 @@ def _rows(
     if held is None:
         return [row_of(case, peer, timings[OURS], timings[peer], floor_s) for peer in peers]
     own, grown = held[OURS], held[OURS]["bytes"] - held[OURS]["first_bytes"]
-    note = f"{case}: our memory grew by {grown / 1e6:,.0f} MB after the first"
+    note = f"{case}: our memory grew by {grown / 1e6:,.0f} MB after the first {AT_ONCE}"
     return [
         row_of(
             case, peer, timings[OURS], timings[peer], floor_s, note=note,
@@ -160,11 +161,12 @@ def _hold(
 
 
 def main(name: str, model: str, seed: str, *paths: str) -> None:
-    """Print the most memory held after the first photograph, and after all."""
+    """Print the most memory held after the first photographs, and after all, in a process like a command's."""
+    keep_memory()
     find = find_by(name, Path(model) if model else None, int(seed))
-    find(Path(paths[0]))
+    _find_all(find, [Path(path) for path in paths[:AT_ONCE]])
     first = peak_bytes()
-    _find_all(find, [Path(path) for path in paths[1:]])
+    _find_all(find, [Path(path) for path in paths[AT_ONCE:]])
     print(json.dumps({"first_bytes": first, "bytes": peak_bytes()}))
 
 
