@@ -13,7 +13,7 @@ demo: $(INSTALLED)  ## train and test a small classifier and detector on images 
 	$(BIN)/sppnet demo --out demo
 
 test: $(INSTALLED)  ## run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 lint: $(INSTALLED)  ## check style and types
 	$(BIN)/ruff check src tests

@@ -1,6 +1,49 @@
-"""Lets tests import what they share (pictures, damage, readers), which pytest's importlib mode does not."""
+"""Lets tests import what they share (pictures, damage, readers), and shares the tests out over processes.
 
+pytest's importlib mode does not put this folder on the path. `make test` runs two processes of
+pytest-xdist: the tests of a file stay together, and files whose tests start processes and watch the
+clock follow one another in one of the two. Plain `pytest` runs everything in one process.
+"""
+
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER:  # before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+
+APART = {
+    f"test_{name}" for name in ("crash", "ray", "serve", "serve_load", "serve_slow", "supply", "torchrun")
+}
+"""Files of tests that start processes and watch the clock: one at a time, and first."""
+LONG = {"test_docs"}
+"""Begun next, so that nobody is left alone with it at the end."""
+
+
+def file_of(node: str) -> str:
+    return Path(node.partition("::")[0]).stem
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if WORKER:
+        items.sort(key=lambda item: [file_of(item.nodeid) in names for names in (APART, LONG)], reverse=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            name = file_of(nodeid)
+            return "apart" if name in APART else name
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
