@@ -161,7 +161,7 @@ def _hold(
 
 
 def main(name: str, model: str, seed: str, *paths: str) -> None:
-    """Print the most memory held after the first photographs, and after all, in a process like a command's."""
+    """Print the most memory held after the first photographs and after all, in a process like a command's."""
     keep_memory()
     find = find_by(name, Path(model) if model else None, int(seed))
     _find_all(find, [Path(path) for path in paths[:AT_ONCE]])
