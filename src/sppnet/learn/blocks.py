@@ -136,7 +136,8 @@ def _sweep_some(
             if tasks[k] == START:
                 counts[c] = _take_all(problem, state, k, first, len(rows), picks[c], steps[c])
             elif tasks[k] == LOOK:
-                state.base[k, first : first + len(rows)] = scores[c, : len(rows)]
+                for r in range(len(rows)):  # as one assignment of arrays it takes seconds to compile
+                    state.base[k, first + r] = scores[c, r]
                 counts[c] = 0
             elif counts[c] > 0:
                 random[0] = np.uint64(seed + block)

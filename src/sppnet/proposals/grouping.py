@@ -72,9 +72,11 @@ def _group(tree: Any, neighbours: Array, flags: tuple[bool, ...], pixels: int) -
     pairs = np.empty((8 * len(neighbours) + n, 2), np.int32)
     heap = np.empty(len(pairs), np.int64)
     seen = np.full(total, -1, np.int64)
-    entries, used = 0, 0
+    entries: Any = np.int64(0)  # every other type of an argument would be compiled anew
+    used: Any = np.int64(0)
     for i in range(len(neighbours)):
-        used = _enter(neighbours[i, 0], neighbours[i, 1], entries, pairs, heap, used, tree, flags, pixels)
+        first, second = np.int64(neighbours[i, 0]), np.int64(neighbours[i, 1])
+        used = _enter(first, second, entries, pairs, heap, used, tree, flags, pixels)
         entries += 1
     for union in range(n, total):
         a, b, used = _pop_living(heap, used, pairs, tree[4])
@@ -94,8 +96,9 @@ def _group(tree: Any, neighbours: Array, flags: tuple[bool, ...], pixels: int) -
 def _unite(a: int, b: int, union: int, tree: Any) -> None:
     boxes, sizes, histograms, rows, parents = tree
     parents[a] = parents[b] = union
-    boxes[union, :2] = np.minimum(boxes[a, :2], boxes[b, :2])
-    boxes[union, 2:] = np.maximum(boxes[a, 2:], boxes[b, 2:])
+    for i in range(2):
+        boxes[union, i] = min(boxes[a, i], boxes[b, i])
+        boxes[union, i + 2] = max(boxes[a, i + 2], boxes[b, i + 2])
     sizes[union], rows[union] = sizes[a] + sizes[b], rows[a]
     share = np.float32(sizes[a] / sizes[union])
     mean, other = histograms[rows[a]], histograms[rows[b]]
@@ -189,7 +192,7 @@ def _root(parents: Array, region: int) -> int:
 
 @_compiled
 def _enter(
-    a: int, b: int, entry: int, pairs: Array, heap: Array, used: int, tree: Any, flags: tuple[bool, ...],
+    a: Any, b: Any, entry: int, pairs: Array, heap: Array, used: int, tree: Any, flags: tuple[bool, ...],
     pixels: int,
 ) -> int:  # fmt: skip
     """The number of keys, one more."""
@@ -205,14 +208,14 @@ def _enter(
 
 
 @_compiled
-def _pop_living(heap: Array, used: int, pairs: Array, parents: Array) -> tuple[int, int, int]:
+def _pop_living(heap: Array, used: int, pairs: Array, parents: Array) -> tuple[Any, Any, int]:
     """The most similar two that are regions still, and the number of keys left."""
     while True:
         pair = pairs[_LAST_ENTRY - (heap[0] & _LAST_ENTRY)]
         used -= 1
         _sink(heap, used, heap[used])
         if parents[pair[0]] == pair[0] and parents[pair[1]] == pair[1]:
-            return pair[0], pair[1], used
+            return np.int64(pair[0]), np.int64(pair[1]), used
 
 
 @_compiled

@@ -102,16 +102,18 @@ def _smooth(planes: Array, half: Array, smoothed: Array) -> None:
     column = np.empty(width, np.float32)
     for c in range(channels):
         for y in range(height):
-            column[:] = half[0] * planes[c, y]
+            for x in range(width):  # as assignments of arrays these loops take seconds to compile
+                column[x] = half[0] * planes[c, y, x]
             for i in range(1, reach + 1):
                 above, below = planes[c, max(y - i, 0)], planes[c, min(y + i, height - 1)]
                 for x in range(width):
                     column[x] += half[i] * (above[x] + below[x])
-            padded[:reach] = column[0]
-            padded[reach : reach + width] = column
-            padded[reach + width :] = column[width - 1]
             row = smoothed[c, y]
-            row[:] = half[0] * column
+            for x in range(width):
+                row[x] = half[0] * column[x]
+                padded[reach + x] = column[x]
+            for x in range(reach):
+                padded[x], padded[reach + width + x] = column[0], column[width - 1]
             for i in range(1, reach + 1):
                 left, right = padded[reach - i :], padded[reach + i :]
                 for x in range(width):
