@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +90,23 @@ def answer(job: Job) -> Job:
     if pid == 0:
         child(job, job["log"])
     if "seconds" in job:
-        time.sleep(job["seconds"])
+        sleep_until(lambda: time.monotonic() - started > job["seconds"] or has_ended(pid))
         os.kill(pid, signal.SIGKILL)
     if "signal" in job:
-        while not Path(job["once"]).exists():
-            time.sleep(0.002)
+        sleep_until(Path(job["once"]).exists)
         os.kill(pid, job["signal"])
     _, status = os.waitpid(pid, 0)
     return {"code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - started}
+
+
+def sleep_until(happened: Callable[[], bool]) -> None:
+    while not happened():
+        time.sleep(0.002)
+
+
+def has_ended(pid: int) -> bool:
+    """Its exit code still waits to be taken, so its number is nobody else's yet."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 if __name__ == "__main__":
