@@ -6,8 +6,10 @@ So the last few large blocks whose tensors were freed are kept for the next ones
 """
 
 import math
+import mmap
 import threading
 import weakref
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -43,8 +45,16 @@ def _take(size: int) -> np.ndarray:
         block = min(fitting, key=lambda block: block.nbytes, default=None)
         if block is not None:
             _spare[:] = [spare for spare in _spare if spare is not block]
-    # numpy asks for huge pages, torch does not
-    return np.empty(size + _ALIGNMENT, np.uint8) if block is None else block
+    return _fresh(size + _ALIGNMENT) if block is None else block
+
+
+def _fresh(size: int) -> np.ndarray:
+    """Straight from the system, in huge pages where it has them: what malloc kept may lie in small ones."""
+    pages = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
 
 
 def _give_back(block: np.ndarray) -> None:
