@@ -195,7 +195,7 @@ def test_the_models_load_and_say_how_they_were_made(run):
     for name in ("best", "last"):
         classifier = Classifier.load(run / f"{name}.safetensors")
         assert classifier.classes == ("checks", "columns", "rows")
-        assert classifier.testing == Testing("full", 224, 64)
+        assert classifier.testing == Testing("full", 224, 64, 64)
         assert classifier.training["config"]["sizes"] == "64,48"
         assert classifier.training["config"]["images"] == 15
     assert Classifier.load(run / "last.safetensors").training["config"]["epoch"] == 3
@@ -410,7 +410,7 @@ def test_the_fixed_size_baseline_is_trained_and_tested_on_crops(data, tmp_path):
     result = train(data, tmp_path / "run", replace(TINY, levels=None, sizes="112", epochs=1))
     classifier = Classifier.load(result.model)
     assert classifier.network.fixed
-    assert classifier.testing == Testing("crop", 224, 112)
+    assert classifier.testing == Testing("crop", 224, 112, 112)
     assert result.validation.images == 9
 
 

@@ -225,6 +225,26 @@ def classifier() -> Classifier:
     return Classifier(network(), CLASSES, Testing("full", 64, 64))
 
 
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        pytest.param({}, {"views": "full", "scale_px": 146}, id="whole images as in training"),
+        pytest.param({"scale_px": 112}, {"views": "full", "scale_px": 112}, id="at another scale"),
+        pytest.param(
+            {"views": "crop"}, {"views": "crop", "scale_px": 256, "size_px": 128}, id="crops as in training"
+        ),
+        pytest.param({"views": "10"}, {"views": "10", "scale_px": 256}, id="ten views"),
+    ],
+)
+def test_a_classifier_of_small_views_sees_whole_images_small(asked, shown):
+    trained = Classifier(network(), CLASSES, Testing("full", 256, 128, 146))
+    assert trained.testing.asked(**asked).in_words() == shown
+    image = photograph(300, 200)
+    scale = {"views": shown["views"], "scale_px": shown["scale_px"]}
+    explicit = Classifier(network(), CLASSES, Testing("full", 999, 128))
+    assert torch.equal(trained.scores(image, **asked), explicit.scores(image, **scale))
+
+
 @pytest.mark.parametrize("views", ["crop", "full", "warp", "10"])
 @pytest.mark.parametrize("size_hw", [(1, 1), (20, 3000), (3000, 20), (2, 500)], ids=str)
 def test_images_of_any_size_and_shape(classifier, views, size_hw):

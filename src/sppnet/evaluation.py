@@ -1,6 +1,5 @@
 """Evaluation as one asks for it: the figures, and a page that tells of them if one is named."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def evaluate(
     watch = Timed(progress)
     result = judge_classifier(classifier, folder, watch, **how)
     if report is not None:
-        shown = {"data": folder.root, **vars(replace(classifier.testing, **how))}
+        shown = {"data": folder.root, **classifier.testing.asked(**how).in_words()}
         said = in_python("sppnet.evaluate", Name("classifier"), Name("folder"), report=report, **how)
         html = classification.evaluation_page(name_of(Path(report)), said, shown, result, watch.seconds)
         write_file(Path(report), html.encode("utf-8", "replace"))

@@ -51,10 +51,33 @@ class Testing:
 
     views: Views = "full"
     scale_px: int = SCALE_PX
+    """Shorter side before views are cut."""
     size_px: int = VIEW_PX
+    """Side that the views of "crop" and "warp" are resized to."""
+    scale_full_px: int = 0
+    """Shorter side of whole images, at which objects are as large as in training; 0: scale_px."""
 
     def __post_init__(self) -> None:
         check_views(self.views)
+
+    @property
+    def whole_px(self) -> int:
+        """Shorter side of an image that is shown whole."""
+        return self.scale_full_px or self.scale_px
+
+    @property
+    def shown_px(self) -> int:
+        """Shorter side of an image that is shown as these views ask."""
+        return self.whole_px if self.views == "full" else self.scale_px
+
+    def asked(self, **how: Any) -> "Testing":
+        """With other fields; a scale that is asked for holds for whole images too."""
+        return replace(self, **{"scale_full_px": 0, **how} if "scale_px" in how else how)
+
+    def in_words(self) -> dict[str, Any]:
+        """What decides how an image is shown, by name."""
+        size = {"size_px": self.size_px} if self.views in ("crop", "warp") else {}
+        return {"views": self.views, "scale_px": self.shown_px, **size}
 
 
 @dataclass(frozen=True)
@@ -131,11 +154,11 @@ class Classifier:
 
     def scores(self, image: ImageSource, **how: Any) -> Tensor:
         """(num_classes,): probabilities, or the margins of SVMs. how: fields of `Testing`, for this image."""
-        testing = replace(self.testing, **how)
+        testing = self.testing.asked(**how)
         with torch.inference_mode():
             self.network.eval()
             shown = [read_image(image)]
-            scores = score_images(self.network, shown, testing.views, testing.scale_px, testing.size_px)
+            scores = score_images(self.network, shown, testing.views, testing.shown_px, testing.size_px)
         return scores[0].cpu()
 
     def __call__(self, image: ImageSource, top: int = 5, **how: Any) -> Prediction:

@@ -101,6 +101,10 @@ class TrainingConfig:
         """Shorter side of images before views are cut, in training and testing."""
         return self.scale_px or (VIEW_PX if self.head == "svm" else 256)
 
+    def full_scale_px(self, size_px: int) -> int:
+        """Shorter side of whole images that show objects as large as a view of 224 made so small."""
+        return size_px * self.test_scale_px // VIEW_PX
+
     def to_json(self) -> dict[str, Any]:
         config = asdict(self)
         return {**config, "levels": None if self.levels is None else list(self.levels)}

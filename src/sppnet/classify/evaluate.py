@@ -32,7 +32,7 @@ def evaluate(
     Images that cannot be read are left out and named in the result.
     """
     progress = progress or Silent()
-    testing = replace(classifier.testing, **how)
+    testing = classifier.testing.asked(**how)
     labels = _labels(classifier, folder)
     progress.begin(f"evaluating ({testing.views})", len(folder))
     scores, known, paths, skipped = [], [], [], []
@@ -45,7 +45,7 @@ def evaluate(
                 shown = [image for _, image in readable]
                 scores.append(
                     score_images(
-                        classifier.network, shown, testing.views, testing.scale_px, testing.size_px
+                        classifier.network, shown, testing.views, testing.shown_px, testing.size_px
                     ).cpu()
                 )
             known += [labels[folder.labels[index]] for index, _ in readable]

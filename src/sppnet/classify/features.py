@@ -149,6 +149,6 @@ class SPPFeatures:
             classifier = Classifier.load(path)
             network = classifier.network
             levels = None if network.fixed else network.pyramid.levels
-            return network.trunk, levels, classifier.testing.scale_px
+            return network.trunk, levels, classifier.testing.whole_px
         detector = Detector.load(path)
         return detector.parts.trunk, detector.config.levels, detector.config.scales[0]

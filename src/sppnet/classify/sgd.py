@@ -23,7 +23,6 @@ from sppnet.data.folder import ImageFolder
 from sppnet.data.image import read_header
 from sppnet.data.loader import Batch, Damaged, ImageCache, batches, bucket_by_size, epoch_order
 from sppnet.errors import DataError, ImageError, SppnetError
-from sppnet.geometry.grid import VIEW_PX
 from sppnet.nn.network import SPPNet
 from sppnet.progress import Progress
 
@@ -206,8 +205,8 @@ class Trainer:
         return sizes
 
     def _full_scale(self, epoch: int) -> int:
-        """Shorter side of whole images: a crop of 224 from 256 at that size shows objects as large."""
-        return self.sizes.size(epoch) * self.config.test_scale_px // VIEW_PX
+        """Shorter side of whole images."""
+        return self.config.full_scale_px(self.sizes.size(epoch))
 
     def _batches(self, epoch: int, order: list[list[int]]) -> Iterator[Batch]:
         make = self._make_full if self.config.shape == "full" else self._make_square

@@ -117,7 +117,8 @@ def _train_layers(trainer: Trainer, val_images: ImageFolder, resume: bool, progr
     config, folder = trainer.config, trainer.folder
     size = config.schedule_of_sizes().size(0)
     shown = Testing("crop", config.test_scale_px, size)
-    testing = Testing("crop" if config.levels is None else "full", config.test_scale_px, size)
+    full = config.full_scale_px(size)
+    testing = Testing("crop" if config.levels is None else "full", config.test_scale_px, size, full)
     classes = trainer.train.classes
 
     def validate() -> tuple[float, float]:

@@ -135,8 +135,9 @@ def evaluate(
             rows,
         )
     if not no_report:
-        asked = {"data": data, "split": split or "all", **_testing(views, scale, size)}
-        report_evaluation(report, model, classifier, asked, result, seconds)
+        asked = {"data": data, "split": split or "all"}
+        shown = _testing(views, scale, size)
+        report_evaluation(report, model, classifier, asked, shown, result, seconds)
 
 
 @app.command()

@@ -30,14 +30,16 @@ def report_evaluation(
     model: Path,
     classifier: "Classifier",
     asked: Mapping[str, Any],
+    views: Mapping[str, Any],
     result: "ClassificationResult",
     seconds: Seconds,
 ) -> None:
-    """asked: what the command said of data and views; the classifier's own defaults fill the rest."""
+    """views: what the command said of them; the classifier's own defaults fill the rest."""
     from sppnet.report.classification import evaluation_page
     from sppnet.report.page import name_of
 
-    how = {"model": model, **vars(classifier.testing), **asked}
+    shown = classifier.testing.asked(**views).in_words()
+    how = {"model": model, **asked, **shown}
     if result.skipped:
         how["left out"] = len(result.skipped)
     html = evaluation_page(name_of(model), command(), how, result, seconds)

@@ -102,7 +102,7 @@ def _open(path: Path, scale: int | None, device: str) -> "tuple[Convolver, tuple
         scales = config.scales if scale is None else (scale,)
         return Convolver(model.parts.trunk, scales), config.levels, config.rule
     network = model.network
-    return Convolver(network.trunk, (scale or model.testing.scale_px,)), network.pyramid.levels, "paper"
+    return Convolver(network.trunk, (scale or model.testing.whole_px,)), network.pyramid.levels, "paper"
 
 
 def _save(picture: "Image.Image", out: Path) -> None:

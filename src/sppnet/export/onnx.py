@@ -150,7 +150,7 @@ def classifier_recipe(classifier: Classifier) -> Recipe:
             "pixels": "(batch, height, width, 3) uint8 RGB, resized as the views say",
             "scores": "probabilities" if probabilities else "margins of SVMs: above 0 for the class",
             "views": "warp" if network.fixed and testing.views == "full" else testing.views,
-            "scale_px": str(testing.scale_px),
+            "scale_px": str(testing.shown_px),
             "size_px": str(network.size if network.fixed else testing.size_px),
             **_known(network.trunk, classifier.classes, network.pyramid.levels),
         },

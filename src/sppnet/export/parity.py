@@ -33,7 +33,7 @@ BOXES = 60
 def check_classifier(classifier: Classifier, run: Run) -> None:
     """Raises ModelError naming the first size whose scores differ."""
     network, rng = classifier.network.eval(), np.random.default_rng(0)
-    trunk, scale = network.trunk, classifier.testing.scale_px
+    trunk, scale = network.trunk, classifier.testing.shown_px
     assert network.size is not None or not network.fixed
     sizes = [(network.size or 0,) * 2] if network.fixed else odd_sizes(scale)
     for number, size_hw in enumerate(sizes, 1):

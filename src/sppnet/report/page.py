@@ -39,7 +39,8 @@ p { margin: .5rem 0; overflow-wrap: anywhere; }
 .figures dt { color: var(--faint); font-size: .875rem; }
 .figures dd { margin: 0; font-size: 1.6rem; font-weight: 600; line-height: 1.3; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; min-width: min(100%, 16rem); font-variant-numeric: tabular-nums; margin: .75rem 0; }
+table { border-collapse: collapse; min-width: min(100%, 16rem); font-variant-numeric: tabular-nums;
+  margin: .75rem 0; }
 caption { text-align: left; padding-bottom: .35rem; font-size: .9rem; }
 th, td { text-align: right; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; white-space: nowrap; }

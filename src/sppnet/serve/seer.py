@@ -186,7 +186,7 @@ class SeeingClassifier:
         side = self.network.size or self.testing.size_px
         warped = self.network.fixed or self.testing.views == "warp"
         size_hw = (
-            (side, side) if warped else raster_size((image.shape[0], image.shape[1]), self.testing.scale_px)
+            (side, side) if warped else raster_size((image.shape[0], image.shape[1]), self.testing.whole_px)
         )
         self.convolver.scales = (min(size_hw),)
         return self.convolver(resize_to(image, size_hw))
