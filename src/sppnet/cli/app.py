@@ -27,7 +27,7 @@ from sppnet.errors import SppnetError
 from sppnet.heap import keep_memory
 
 app = typer.Typer(
-    help="Spatial pyramid pooling: classify images of any size, on a laptop CPU.",
+    help="Spatial pyramid pooling: classify images of any size and find objects in them, on a laptop CPU.",
     rich_markup_mode=None,  # plain help: rich would make it wait
     pretty_exceptions_enable=False,
     no_args_is_help=True,
