@@ -16,6 +16,7 @@ sys.path.insert(0, str(HERE))
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER:  # before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # kernels of two threads would spin on a core in use
 
 import pytest  # noqa: E402
 
