@@ -130,6 +130,19 @@ def test_components_are_the_directions_of_most_variance():
     assert find_components(cells, 99).shape == (6, 6)
 
 
+def test_components_are_found_where_torch_gives_up(monkeypatch):
+    """Its LAPACK does not converge on some matrices with hundreds of dead channels."""
+    torch.manual_seed(0)
+    cells = [torch.randn(50, 6) for _ in "ab"]
+    expected = find_components(cells, 4)
+
+    def fail(matrix):
+        raise torch.linalg.LinAlgError("linalg.eigh: The algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fail)
+    torch.testing.assert_close(find_components(cells, 4), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_features_are_reduced_cell_by_cell():
     features, components = torch.randn(6, 3, 5).half(), torch.randn(2, 6)
     reduced = reduce_channels(features, components)

@@ -55,11 +55,22 @@ def find_components(cells: Sequence[Tensor], count: int) -> Tensor:
     """(count, c): the directions in which the features of cells (m, c) differ most, the first first."""
     rows = torch.cat(list(cells)).double()
     rows -= rows.mean(0)
-    directions = torch.linalg.eigh(rows.T @ rows).eigenvectors.T.flip(0)[:count]
+    directions = _eigenvectors(rows.T @ rows).T.flip(0)[:count]
     # The sign of an eigenvector is anybody's choice: its largest number is positive here.
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     result: Tensor = (directions * largest.sign()).float()
     return result
+
+
+def _eigenvectors(symmetric: Tensor) -> Tensor:
+    """In columns, by rising eigenvalue."""
+    try:
+        vectors: Tensor = torch.linalg.eigh(symmetric).eigenvectors
+    except (
+        torch.linalg.LinAlgError
+    ):  # torch's LAPACK gives up on some with many dead channels, numpy's does not
+        vectors = torch.from_numpy(np.linalg.eigh(symmetric.cpu().numpy()).eigenvectors)
+    return vectors.to(symmetric.device)
 
 
 def draw_windows(
