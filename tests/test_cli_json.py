@@ -38,6 +38,7 @@ PRINT = {
 """Commands that print data: how they are run, and what of it must be there."""
 
 FILES = {
+    "detect compress",
     "features",
     "demo",
     "serve",

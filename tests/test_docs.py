@@ -32,8 +32,10 @@ import pytest
 import torch
 import torchvision
 
+from sppnet.benchmark.detect import random_detector
 from sppnet.data.annotated import open_annotated
 from sppnet.demo import generate, generate_scenes
+from sppnet.detect.config import DetectorConfig
 from sppnet.proposals.given import read_boxes
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +55,7 @@ REPLACED = {
     "fullgraph=True": 'fullgraph=True, backend="aot_eager"',
     "onnx --model runs/photos": "onnx --model runs/zf5",
     "onnx --model runs/street/": "onnx --model runs/own/",
+    "compress --model runs/street/": "compress --model runs/whole/",
 }
 DEMO = {"run": "runs/photos", "detector": "runs/street", "images/val": "photos", "scenes": "street"}
 """What `make demo` leaves, and what stands in its place here."""
@@ -152,6 +155,8 @@ def lay_out(home: Path) -> None:
     (home / "damaged.jpg").write_bytes((home / "photo.jpg").read_bytes()[:200])
     (home / "notes.txt").write_text("no image")
     (home / "docs").symlink_to(DOCS)
+    whole = DetectorConfig(trunk="zf5", width=0.125)
+    random_detector(whole).save(home / "runs" / "whole" / "detector.safetensors")
     for name, place in DEMO.items():
         (home / "demo" / name).parent.mkdir(parents=True, exist_ok=True)
         (home / "demo" / name).symlink_to(home / place)

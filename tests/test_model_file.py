@@ -73,7 +73,7 @@ def test_the_file_is_read_without_this_package(tmp_path):
     assert header["format"] == 1
     assert header["classes"] == ["Katze", "Hund 🐕"]
     assert "Hund 🐕" in text  # written out, for people who look into the file
-    assert header["testing"] == {"views": "crop", "scale_px": 240, "size_px": 64}
+    assert header["testing"] == {"views": "crop", "scale_px": 240, "size_px": 64, "scale_full_px": 0}
     assert header["network"]["levels"] == [1, 2]
     assert header["network"]["trunk"]["name"] == "zf5"
     assert header["normalisation"] == {"mean": [128 / 255] * 3, "std": [0.25] * 3}
