@@ -66,9 +66,7 @@ def _eigenvectors(symmetric: Tensor) -> Tensor:
     """In columns, by rising eigenvalue."""
     try:
         vectors: Tensor = torch.linalg.eigh(symmetric).eigenvectors
-    except (
-        torch.linalg.LinAlgError
-    ):  # torch's LAPACK gives up on some with many dead channels, numpy's does not
+    except RuntimeError:  # torch's LAPACK gives up on some with many dead channels, numpy's does not
         vectors = torch.from_numpy(np.linalg.eigh(symmetric.cpu().numpy()).eigenvectors)
     return vectors.to(symmetric.device)
 
