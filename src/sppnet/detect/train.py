@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sppnet import __version__
 from sppnet.data.annotated import AnnotatedImages, find_annotated_splits, open_annotated
+from sppnet.detect.balance import balance_scores
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector, Parts, make_vectoriser, own_tensors
 from sppnet.detect.examples import (
@@ -154,9 +155,9 @@ class _Training:
             vectoriser = StoredVectors(vectoriser, self.run.vectors)
         svm = self._train_svms(vectoriser, proposals)
         regressor = self._regress_boxes(vectoriser, proposals)
-        detector = Detector(
-            Parts(self.photos.classes, self.config, self.trunk, windows, head, svm, regressor)
-        )
+        parts = Parts(self.photos.classes, self.config, self.trunk, windows, head, svm, regressor)
+        svm = balance_scores(Detector(parts), self.photos, proposals, vectoriser, self.progress)
+        detector = Detector(replace(parts, svm=svm))
         trained = {"sppnet": __version__, "images": len(self.photos), "seconds": self.seconds}
         detector.save(self.run.model, trained)
         images = self.photos.images
