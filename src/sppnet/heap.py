@@ -14,8 +14,8 @@ SETTINGS = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 << 20
 def keep_memory() -> bool:
     """Let this process keep freed memory for what comes next; False where the C library is not glibc.
 
-    A third of the time of a convolution of a photograph is saved. The process stays as large as it ever was,
-    and so does every part of it, which is why only the command line does this by itself.
+    A third of the time of a convolution of a photograph is saved. The whole process stays as large as it
+    ever was, which is why only the command line and Ray's processes do this by themselves.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

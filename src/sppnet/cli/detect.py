@@ -176,7 +176,7 @@ def predict(
     model: Models,
     out: Annotated[Path | None, typer.Option(help="Folder for drawings: name.png of each image.")] = None,
     min_score: Annotated[
-        float, typer.Option(help="Surer ones only. SVMs say 0 where they are of two minds.")
+        float, typer.Option(help="Surer ones only. Training lays 0 where F1 is best, or above.")
     ] = 0.0,
     device: Device = None,
     as_json: Json = False,

@@ -38,9 +38,9 @@ def balance_scores(
     """
 
     def find(index: int) -> Detections:
-        boxes = training_boxes(photos.truth(index), proposals[index])
-        found, photo = vectoriser(photos.photo(index), boxes), photos.photo(index)
-        own = found.of_box[len(photos.truth(index).boxes) :]  # not the objects' own boxes
+        photo, truth = photos.photo(index), photos.truth(index)
+        found = vectoriser(photo, training_boxes(truth, proposals[index]))
+        own = found.of_box[len(truth.boxes) :]  # not the objects' own boxes
         vectors = BoxVectors(found.distinct, found.pooled, own)
         return detector.select([detector.judge(proposals[index], vectors, photo.size_hw, LEAST_SCORE)])
 

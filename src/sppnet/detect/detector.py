@@ -80,7 +80,7 @@ class Detector:
     def __call__(self, image: ImageSource, *, min_score: float = 0.0) -> Detections:
         """Objects in an image: a path, a PIL image, an array or a tensor, of any size; the surest first.
 
-        min_score: an SVM's; above 0 a window is rather of the class than not. Raises ImageError.
+        min_score: an SVM's margin, whose 0 training has set (`detect.balance`). Raises ImageError.
         """
         return self.detect(Photo(image, self.convolver), min_score)
 

@@ -13,7 +13,7 @@ from sppnet.report.page import shrink
 from sppnet.structures import Detections, overlaps
 
 LEAST_SCORE = 0.0
-"""What `detect predict` shows by default: SVMs say 0 where they are of two minds."""
+"""What `detect predict` shows by default."""
 LEAST_OVERLAP = 0.5
 
 RIGHT, WRONG, MISSED = 2, 5, 3
