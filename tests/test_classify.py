@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -184,8 +185,15 @@ def test_epochs_done_again_replace_those_on_the_board(tmp_path):
     assert [(scalar.step, scalar.value) for scalar in shown] == [(1, 0.25), (2, 0.5), (3, 0.5), (4, 0.5)]
 
 
+def test_a_board_needs_no_thread_that_ctrl_c_could_leave_waiting(tmp_path):
+    before = threading.active_count()
+    with Board(tmp_path, 0) as board:
+        board.add(dict.fromkeys(NAMES_ON_BOARD, 0.0) | {"epoch": 1})
+        assert threading.active_count() == before
+
+
 def test_a_run_without_tensorboard_has_its_other_files(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     train(data, tmp_path / "run", replace(TINY, epochs=1))
     assert not (tmp_path / "run" / "tensorboard").exists()
     assert len(rows_of(tmp_path / "run")) == 1
