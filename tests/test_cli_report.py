@@ -61,6 +61,15 @@ def test_training_a_classifier_writes_its_report(classifier):
     assert ">evaluating (full)<" in text
 
 
+def test_a_training_without_a_report_writes_none(photos, tmp_path):
+    options = ["--size", "48", "--scale", "224", "--epochs", "1", "--workers", "0", "--no-report"]
+    code, _, told = sppnet("classify", "train", photos, "--out", tmp_path / "run", *SMALL, *options)
+    assert code == 0, told
+    assert "report:" not in told
+    assert (tmp_path / "run/best.safetensors").exists()
+    assert not (tmp_path / "run/report.html").exists()
+
+
 def test_an_evaluation_lies_beside_the_model_and_leaves_the_training_s_report(classifier, photos):
     run, _ = classifier
     before = (run / "report.html").read_bytes()
@@ -160,7 +169,11 @@ def test_a_detector_trained_before_there_were_reports_has_one_without_curves(det
         _, tensors = run.load_stage(stage)
         run.save_stage(stage, {}, tensors)
     (run.root / "report.html").unlink()
-    code, _, told = sppnet("detect", "train", scenes, "--out", run.root, *detector[2], "--resume")
+    again = ("detect", "train", scenes, "--out", run.root, *detector[2], "--resume")
+    code, _, told = sppnet(*again, "--no-report")
+    assert (code, "report:" in told) == (0, False)
+    assert not (run.root / "report.html").exists()
+    code, _, told = sppnet(*again)
     assert code == 0, told
     text = (run.root / "report.html").read_text()
     assert "Fine-tuning" not in text

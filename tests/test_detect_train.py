@@ -193,16 +193,21 @@ def test_a_resumed_run_ends_in_the_same_model(trained, data, config, cache, tmp_
     assert_same_tensors(trained.model, again.model)
 
 
-@pytest.mark.parametrize("finetune", ["fc", "all"])
+@pytest.mark.parametrize(("finetune", "stops"), [("fc", (4, 6)), ("all", (4, 6, 8, 10, 11))])
 def test_fine_tuning_resumes_in_its_middle_and_at_its_end(
-    data, config, cache, tmp_path, monkeypatch, finetune
+    data, config, cache, tmp_path, monkeypatch, finetune, stops
 ):
-    """Stored are windows, proposals, tuning so far (three times), tuning, and what stands on it."""
+    """Stored are windows, proposals, tuning so far (three times), tuning, and what stands on it.
+
+    Where the trunk learns, that is the same again: trunk so far (three times), trunk, windows, proposals.
+    """
     images = open_annotated(data).take(range(9))
-    tuned = replace(config, finetune=finetune, layer="fc7", hidden=16, steps=3, rounds=1, most=40)
+    tuned = replace(
+        config, finetune=finetune, layer="fc7", hidden=16, steps=3, trunk_steps=3, rounds=1, most=40
+    )
     whole = train_detector(images, tmp_path / "whole", tuned, cache=cache)
     assert not list(tmp_path.glob("whole/stages/*so far*"))
-    for ended in (4, 6):
+    for ended in stops:
         with monkeypatch.context() as patch:
             stop_at(patch, ended)
             with pytest.raises(_Stopped):

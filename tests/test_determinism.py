@@ -122,7 +122,7 @@ def test_a_detector_trains_and_predicts_deterministically(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = DetectorConfig(
         trunk="zf5", width=0.0625, weights=str(data / "trunk.pth"), scales=(96,), most=40, rounds=1, hidden=8,
-        steps=3, finetune=finetune, device="cpu",
+        steps=3, trunk_steps=2, finetune=finetune, device="cpu",
     )  # fmt: skip
     trained = [train_detector(data / "scenes", tmp_path / name, config).detector for name in "ab"]
     found = [detector(image(), min_score=-10.0) for detector in trained]

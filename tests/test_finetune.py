@@ -211,6 +211,19 @@ def test_the_weights_of_the_lowest_error_are_kept(errors, best):
     assert not same(seen[0], seen[1])
 
 
+def test_the_weights_given_stay_if_no_step_makes_them_better():
+    module, seen = head(), []
+    given = bits(module)
+    errors = [0.1, 0.3, 0.2]
+    rows = finetune(
+        module, draw, steps=4, validate_every=2, validate_first=True, validate=scripted(module, errors, seen)
+    )
+    assert [(row.step, row.error) for row in rows] == [(0, 0.1), (2, 0.3), (4, 0.2)]
+    assert rows[0].loss is None
+    assert same(bits(module), given)
+    assert not same(seen[1], given)
+
+
 def test_without_validation_the_last_weights_stay():
     module, states = head(), []
     rows = finetune(module, draw, steps=5, validate_every=2, save=lambda state: states.append(bits(module)))

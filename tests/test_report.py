@@ -109,6 +109,11 @@ TUNING = [
     {"step": 10, "learning_rate": 0.01, "loss": 2.0, "error": 0.5},
     {"step": 20, "learning_rate": 0.01, "loss": 1.0, "error": 0.25},
 ]
+TRUNK_TUNING = [
+    {"step": 0, "learning_rate": 0.01, "loss": None, "error": 0.25},
+    {"step": 5, "learning_rate": 0.01, "loss": 0.75, "error": 0.25},
+    {"step": 10, "learning_rate": 0.01, "loss": 0.5, "error": 0.2},
+]
 MINING = [
     {"round": 1, "positives": 1200, "negatives": 3700, "joined": 3700, "dropped": 0},
     {"round": 2, "positives": 1200, "negatives": 4000, "joined": 300, "dropped": 100},
@@ -158,23 +163,26 @@ def test_an_evaluation_of_a_classifier_tells_how(judged):
 
 def test_a_detector_s_training_shows_what_it_learned_from_and_how():
     text = detection.training_page(
-        "runs/d", "sppnet detect train x", CONFIG, {EVIL: 3, "cat": 1200}, 0.917, 12, TUNING, MINING,
-        {"svm": 100.0, "boxes": 20.0},
+        "runs/d", "sppnet detect train x", CONFIG, {EVIL: 3, "cat": 1200}, 0.917, 12,
+        TUNING, TRUNK_TUNING, MINING, {"svm": 100.0, "boxes": 20.0},
     )  # fmt: skip
     reader = check_page(text)
     assert [one["aria-label"] for one in reader.all("svg")] == [
         "loss: training ends at 1",
         "error: held out ends at 25.0 %",
+        "loss: training ends at 0.5",
+        "error: held out ends at 20.0 %",
     ]
     for words in ("2 min 00 s", "objects1,203", "found by proposals91.7 %", "cat1,200", "21,2004,000300100"):
         assert words in reader.text, words
-    bare = check_page(detection.training_page("d", "sppnet", CONFIG, {"cat": 1}, 1, 1, [], [], {"svm": 1.0}))
+    bare = detection.training_page("d", "sppnet", CONFIG, {"cat": 1}, 1, 1, [], [], [], {"svm": 1.0})
+    bare = check_page(bare)
     assert "Fine-tuning" not in bare.text
     assert "Hard negatives" not in bare.text
     assert (
         "let go"
         not in check_page(
-            detection.training_page("d", "sppnet", CONFIG, {"cat": 1}, 1, 1, [], MINING[:1], {"svm": 1.0})
+            detection.training_page("d", "sppnet", CONFIG, {"cat": 1}, 1, 1, [], [], MINING[:1], {"svm": 1.0})
         ).text
     )
 

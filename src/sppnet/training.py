@@ -117,7 +117,8 @@ def _tell_detector(result: DetectorTraining, command: str) -> str:
     run = DetectorRun(result.model.parent)
     return detection.training_page(
         name_of(run.root), command, _config(run.config), result.objects, result.recall, result.images,
-        _rows(run, "tuning", "rows"), _rows(run, "svm", "rounds"), result.seconds, result.skipped,
+        _rows(run, "tuning", "rows"), _rows(run, "trunk", "rows"), _rows(run, "svm", "rounds"),
+        result.seconds, result.skipped,
     )  # fmt: skip
 
 

@@ -62,6 +62,7 @@ def train(
     workers: Annotated[int, typer.Option(help="Threads that read images.")] = 2,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    no_report: NoReport = False,
 ) -> None:
     """Train a classifier on a folder of class folders."""
     from sppnet.classify.config import TrainingConfig
@@ -77,7 +78,9 @@ def train(
         scale_px=scale, C=c, seed=seed, workers=workers, device=device,
     )  # fmt: skip
     with Bars() as bars:
-        result = train_classifier(data, out, config, resume=resume, progress=bars, command=command())
+        result = train_classifier(
+            data, out, config, resume=resume, progress=bars, report=not no_report, command=command()
+        )
     if result is None:  # another process of torchrun reports
         return
     validation = result.validation

@@ -86,6 +86,9 @@ def train(
     steps: Annotated[
         int | None, typer.Option(help="Of fine-tuning, a batch of windows each. Default: 1500.")
     ] = None,
+    trunk_steps: Annotated[
+        int | None, typer.Option(help="Of fine-tuning the trunk, after those. Default: 200.")
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Of fine-tuning, at the start. Default: 0.01.")
     ] = None,
@@ -105,6 +108,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, at its stage.")
     ] = False,
+    no_report: NoReport = False,
 ) -> None:
     """Train a detector on annotated images."""
     from sppnet.cli.output import Bars
@@ -116,15 +120,22 @@ def train(
         "trunk": trunk, "stride": stride, "width": width, "weights": weights,
         "scales": _integers("--scales", scales), "levels": _integers("--levels", levels),
         "rule": rule, "proposals": proposals, "most": most, "finetune": finetune, "layer": layer,
-        "hidden": hidden, "steps": steps, "learning_rate": learning_rate, "method": method, "loss": loss,
-        "C": c, "redundant": redundant, "seed": seed, "device": device,
+        "hidden": hidden, "steps": steps, "trunk_steps": trunk_steps, "learning_rate": learning_rate,
+        "method": method, "loss": loss, "C": c, "redundant": redundant, "seed": seed, "device": device,
     }  # fmt: skip
     # What is not given is the configuration's own default, so that it stands in one place.
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     config = DetectorConfig(**given)
     with Bars() as bars:
         result = train_detector(
-            data, out, config, split=split, resume=resume, progress=bars, command=command()
+            data,
+            out,
+            config,
+            split=split,
+            resume=resume,
+            progress=bars,
+            report=not no_report,
+            command=command(),
         )
     _tell_skipped(result.skipped)
     _tell_times(result.seconds, result.images)

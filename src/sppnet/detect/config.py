@@ -38,13 +38,15 @@ class DetectorConfig:
     most: int = 1000
     """Proposals of an image, at most."""
     finetune: Finetune = "auto"
-    """fc: new fc layers on frozen maps. all: through the pooling into the trunk. auto: fc; none for R-CNN."""
+    """fc: new fc layers on frozen maps. all: the trunk with them after that. auto: fc; none for R-CNN."""
     layer: Layer = "auto"
     """What SVMs stand on. auto: fc7, or pool without fc layers."""
     hidden: int = 512
     """Outputs of fc6 and fc7."""
     steps: int = 1500
-    """Of fine-tuning, a batch of windows each (`detect.tune`)."""
+    """Of fine-tuning the fc layers, a batch of windows each (`detect.tune`)."""
+    trunk_steps: int = 200
+    """Of fine-tuning the trunk with them after that, where it learns at all."""
     learning_rate: float = 1e-2
     """Of fine-tuning."""
     loss: Loss = "squared_hinge"
@@ -85,7 +87,7 @@ class DetectorConfig:
             raise ConfigError("the R-CNN baseline has no fine-tuning here; leave --finetune at none")
         if self.finetune == "all" and len(self.scales) > 1:
             raise ConfigError("fine-tuning all layers works at one scale; give one --scales")
-        for name in ("most", "steps", "rounds", "hidden"):
+        for name in ("most", "steps", "trunk_steps", "rounds", "hidden"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more; got {getattr(self, name)}")
         for name in ("positive", "negative", "redundant", "nms"):

@@ -1,7 +1,7 @@
 """From annotated photographs to a detector file, stage by stage."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from sppnet.detect.examples import (
 )
 from sppnet.detect.regress import learn_boxes
 from sppnet.detect.run import DetectorRun
-from sppnet.detect.tune import WindowsToTune, tune
+from sppnet.detect.tune import WindowsToTune, tune_layers, tune_trunk
 from sppnet.detect.vectors import RcnnVectors, StoredVectors, Vectoriser
 from sppnet.errors import ConfigError, DataError, ImageError
 from sppnet.features.cache import MapCache, recipe_of
@@ -146,8 +146,9 @@ class _Training:
         proposals = self._propose(windows)
         head = None
         if self.config.finetune != "none":
-            head = self._tune(proposals)
-        if self.config.finetune == "all":  # another trunk has other maps
+            head = self._tune_layers(proposals)
+        if head is not None and self.config.finetune == "all":  # another trunk has other maps
+            self._tune_trunk(head, proposals)
             windows = self._learn_windows(" again")
             proposals = self._propose(windows, " again")
         vectoriser = make_vectoriser(self.config, self.photos.convolver, head)
@@ -232,38 +233,48 @@ class _Training:
         self._store(f"proposals{again}", {}, tensors)
         return found
 
-    def _tune(self, proposals: list[Floats]) -> nn.Sequential:
-        """Fine-tuned fc layers, and with finetune="all" another trunk."""
+    def _tune_layers(self, proposals: list[Floats]) -> nn.Sequential:
+        """Fine-tuned fc layers."""
         stage = self._ended("tuning")
         if stage is not None:
-            return self._take_tuned(stage)
-        head = tune(
-            WindowsToTune(self.photos, proposals, self.config),
-            self._tuning_so_far(),
-            lambda state: self.run.save_stage("tuning so far", state.to_json(), state.tensors),
-            self.progress,
-        )
-        tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-        if self.config.finetune == "all":
-            tensors |= {f"trunk.{name}": tensor for name, tensor in self.trunk.state_dict().items()}
-            self._renew_maps()
-        last = self._tuning_so_far()
-        self._store("tuning", {} if last is None else last.to_json(), tensors)
-        self.run.drop_stage("tuning so far")
+            length = self.trunk.channels * count_bins(self.config.levels)
+            head = detection_head(length, self.config.hidden, len(self.photos.classes))
+            head.load_state_dict(own_tensors(stage.tensors, "head"))
+            return head.eval()
+        windows = WindowsToTune(self.photos, proposals, self.config)
+        head = tune_layers(windows, *self._so_far("tuning"), self.progress)
+        self._store_tuned("tuning", {"head": head})
         return head
 
-    def _tuning_so_far(self) -> TuningState | None:
-        stored = self.run.load_stage("tuning so far")
-        return None if stored is None else TuningState.from_json(*stored)
-
-    def _take_tuned(self, stage: "_Stage") -> nn.Sequential:
-        length = self.trunk.channels * count_bins(self.config.levels)
-        head = detection_head(length, self.config.hidden, len(self.photos.classes))
-        head.load_state_dict(own_tensors(stage.tensors, "head"))
-        if self.config.finetune == "all":
+    def _tune_trunk(self, head: nn.Sequential, proposals: list[Floats]) -> None:
+        """Trunk and fc layers fine-tuned further, in place."""
+        stage = self._ended("trunk")
+        if stage is not None:
+            head.load_state_dict(own_tensors(stage.tensors, "head"))
             self.trunk.load_state_dict(own_tensors(stage.tensors, "trunk"))
-            self._renew_maps()
-        return head.eval()
+        else:
+            windows = WindowsToTune(self.photos, proposals, self.config)
+            tune_trunk(windows, head, *self._so_far("trunk"), self.progress)
+            self._store_tuned("trunk", {"head": head, "trunk": self.trunk})
+        self._renew_maps()
+
+    def _so_far(self, stage: str) -> tuple[TuningState | None, Callable[[TuningState], None]]:
+        """Where a fine-tuning that was stopped stands, and what keeps that."""
+        name = f"{stage} so far"
+        stored = self.run.load_stage(name)
+        state = None if stored is None else TuningState.from_json(*stored)
+        return state, lambda state: self.run.save_stage(name, state.to_json(), state.tensors)
+
+    def _store_tuned(self, name: str, modules: dict[str, nn.Module]) -> None:
+        """The end of a fine-tuning, with how its error fell."""
+        state, _ = self._so_far(name)
+        tensors = {
+            f"{part}.{key}": tensor
+            for part, module in modules.items()
+            for key, tensor in module.state_dict().items()
+        }
+        self._store(name, {} if state is None else state.to_json(), tensors)
+        self.run.drop_stage(f"{name} so far")
 
     def _renew_maps(self) -> None:
         """The trunk is another now, so its maps are."""

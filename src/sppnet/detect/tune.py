@@ -1,4 +1,4 @@
-"""Fine-tuning on windows of the training photographs: the fc layers, or the trunk as well."""
+"""Fine-tuning on windows of the training photographs: new fc layers, and then the trunk with them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from sppnet.detect.config import DetectorConfig
 from sppnet.detect.examples import TrainingPhotos, match_boxes, training_boxes
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import count_bins
-from sppnet.learn.finetune import Standardise, TuningState, best_row, detection_head, finetune
+from sppnet.learn.finetune import Measured, Standardise, TuningState, best_row, detection_head, finetune
 from sppnet.learn.sampling import ImageWindows, WindowSampler
 from sppnet.progress import Progress
 from sppnet.structures import Floats, GroundTruth
@@ -23,18 +23,23 @@ from sppnet.threads import in_order
 HELD_OUT = 0.1
 """Share of the photographs on whose windows the best weights are chosen."""
 
-BATCH = 512
-"""Windows of a step, from IMAGES photographs: a quarter positive, as in the paper's 128."""
+BATCH, IMAGES = 512, 16
+"""Windows of a step, and the photographs they are of: a quarter positive, as in the paper's 128."""
 
-IMAGES = 16
-IMAGES_WITH_TRUNK = 2
+BATCH_WITH_TRUNK, IMAGES_WITH_TRUNK = 128, 2
 """Convolving with gradients takes seconds and gigabytes a photograph."""
+
+RATE_WITH_TRUNK = 0.1
+"""Of the rate that new layers begin with: those that learn on with the trunk have learnt already."""
 
 NEGATIVE = (0.0, 0.5)
 """The paper draws its negatives from overlaps of 0.1 on; windows of nothing at all are needed too where no
 SVM with mined negatives comes after."""
 
 VALIDATIONS = 10
+VALIDATED = 4
+"""Steps' worth of held-out windows that the error is measured on."""
+
 SAMPLED = 64
 """Photographs that the scale of the vectors is measured on."""
 
@@ -49,6 +54,8 @@ class WindowsToTune:
     proposals: Sequence[Floats]
     config: DetectorConfig
     train: WindowSampler = field(init=False)
+    train_trunk: WindowSampler = field(init=False)
+    """For steps in which the trunk learns as well: more windows of fewer photographs."""
     held_out: WindowSampler | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,25 +65,31 @@ class WindowsToTune:
         labels = [_labels_of(nearest, self.photos.truth(index)) for index, (_, nearest) in enumerate(matched)]
         kept = _kept_for_training(len(self.photos), self.config.seed)
         overlaps = [overlap for overlap, _ in matched]
-        object.__setattr__(self, "train", self._sampler(overlaps, labels, kept))
-        held = self._sampler(overlaps, labels, ~kept) if not kept.all() else None
+        held = self._sampler(overlaps, labels, ~kept, BATCH, IMAGES) if not kept.all() else None
+        few = self._sampler(overlaps, labels, kept, BATCH_WITH_TRUNK, IMAGES_WITH_TRUNK)
+        object.__setattr__(self, "train", self._sampler(overlaps, labels, kept, BATCH, IMAGES))
+        object.__setattr__(self, "train_trunk", few)
         object.__setattr__(self, "held_out", held)
 
     def boxes(self, index: int) -> Floats:
         return training_boxes(self.photos.truth(index), self.proposals[index])
 
     def _sampler(
-        self, overlaps: list[Floats], labels: list[npt.NDArray[np.int64]], kept: npt.NDArray[np.bool_]
+        self,
+        overlaps: list[Floats],
+        labels: list[npt.NDArray[np.int64]],
+        kept: npt.NDArray[np.bool_],
+        batch: int,
+        images: int,
     ) -> WindowSampler:
         """Of the kept photographs; the others have no windows in it."""
-        with_trunk = self.config.finetune == "all"
         return WindowSampler(
             [overlap if keep else overlap[:0] for overlap, keep in zip(overlaps, kept, strict=True)],
             [label if keep else label[:0] for label, keep in zip(labels, kept, strict=True)],
             len(self.photos.classes),
             negative=NEGATIVE,
-            batch_size=BATCH * (IMAGES_WITH_TRUNK if with_trunk else IMAGES) // IMAGES,
-            images_per_batch=IMAGES_WITH_TRUNK if with_trunk else IMAGES,
+            batch_size=batch,
+            images_per_batch=images,
             seed=self.config.seed,
         )
 
@@ -97,62 +110,85 @@ class WindowsToTune:
 MapsOf = Callable[[int], FeatureMaps]
 
 
-def tune(
-    windows: WindowsToTune,
-    start: TuningState | None,
-    save: Callable[[TuningState], None],
-    progress: Progress,
-) -> nn.Sequential:
-    """A head fine-tuned on windows, chosen by held-out photographs; with "all" the trunk learns too."""
-    config, photos = windows.config, windows.photos
-    body = photos.convolver.trunk.body
-    with_trunk = config.finetune == "all"
+Save = Callable[[TuningState], None]
 
-    def frozen(index: int) -> FeatureMaps:
+
+def tune_layers(
+    windows: WindowsToTune, start: TuningState | None, save: Save, progress: Progress
+) -> nn.Sequential:
+    """New fc layers, learnt on windows of frozen maps and chosen by held-out photographs."""
+    config, photos = windows.config, windows.photos
+
+    def maps_of(index: int) -> FeatureMaps:
         return photos.photo(index).maps
 
-    def learning(index: int) -> FeatureMaps:
-        return _maps_with_gradients(photos, index)
-
-    maps_of = learning if with_trunk else frozen
-    extra = list(body.parameters()) if with_trunk else []
-    for parameter in extra:
-        parameter.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         length = photos.convolver.trunk.channels * count_bins(config.levels)
         head = detection_head(length, config.hidden, len(photos.classes))
-        _measure_scale(head, windows, frozen)
-        every = max(1, math.ceil(config.steps / VALIDATIONS))
-        progress.begin("fine-tuning", config.steps)
-        first = 0 if start is None else start.step
-        progress.advance(first)
-        # Ahead on a thread of its own; not where the trunk learns, whose next maps wait for this step's.
-        drawn = in_order(
-            lambda step: windows.draw(windows.train, step, maps_of),
-            range(first, config.steps),
-            workers=0 if with_trunk else 1,
-            ahead=1,
+        _measure_scale(head, windows, maps_of)
+        first = _begin("fine-tuning", config.steps, start, progress)
+        drawn = in_order(  # ahead, on a thread of its own
+            lambda step: windows.draw(windows.train, step, maps_of), range(first, config.steps), 1, ahead=1
         )
         rows = finetune(
             head,
             lambda step: next(drawn),
             steps=config.steps,
             learning_rate=config.learning_rate,
-            extra_parameters=extra,
             validate=_validation(windows, head, maps_of),
-            validate_every=every,
+            validate_every=math.ceil(config.steps / VALIDATIONS),
             seed=config.seed,
             start=start,
             save=save,
             progress=lambda done, _: progress.advance(),
         )
+    _tell_best(rows, progress)
+    return head
+
+
+def tune_trunk(
+    windows: WindowsToTune, head: nn.Sequential, start: TuningState | None, save: Save, progress: Progress
+) -> None:
+    """Trunk and fc layers together, through the pooling; in place, and no worse on held-out photographs."""
+    config, photos = windows.config, windows.photos
+
+    def maps_of(index: int) -> FeatureMaps:
+        return _maps_with_gradients(photos, index)
+
+    body = photos.convolver.trunk.body.requires_grad_(True)
+    _begin("fine-tuning the trunk", config.trunk_steps, start, progress)
+    with torch.random.fork_rng(devices=[]):
+        rows = finetune(
+            head,
+            lambda step: windows.draw(windows.train_trunk, step, maps_of),
+            steps=config.trunk_steps,
+            learning_rate=RATE_WITH_TRUNK * config.learning_rate,
+            extra_parameters=body.parameters(),
+            validate=_validation(windows, head, maps_of),
+            validate_every=math.ceil(config.trunk_steps / VALIDATIONS),
+            validate_first=True,
+            seed=config.seed,
+            start=start,
+            save=save,
+            progress=lambda done, _: progress.advance(),
+        )
+    body.requires_grad_(False)
+    _tell_best(rows, progress)
+
+
+def _begin(stage: str, steps: int, start: TuningState | None, progress: Progress) -> int:
+    """Steps done already."""
+    done = 0 if start is None else start.step
+    progress.begin(stage, steps)
+    progress.advance(done)
+    return done
+
+
+def _tell_best(rows: Sequence[Measured], progress: Progress) -> None:
     best = best_row(rows)
     if best is not None:
         progress.advance(0, note=f"held-out error {best.error:.3f}")
-    for parameter in extra:
-        parameter.requires_grad_(False)
-    return head
 
 
 # --- pieces --------------------------------------------------------------------------------------
@@ -192,7 +228,7 @@ def _validation(windows: WindowsToTune, head: nn.Module, maps_of: MapsOf) -> Cal
     @torch.no_grad()
     def error() -> float:
         right, total = np.zeros(2), np.zeros(2)
-        for step in range(min(4, sampler.steps_per_epoch)):
+        for step in range(min(VALIDATED, sampler.steps_per_epoch)):
             vectors, labels = windows.draw(sampler, step, maps_of)
             hits = (head(vectors).argmax(1) == labels).numpy()
             background = labels.numpy() == sampler.num_classes

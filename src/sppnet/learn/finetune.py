@@ -40,8 +40,8 @@ class Measured:
     """Steps done."""
     learning_rate: float
     """Of the last of them."""
-    loss: float
-    """Mean over the steps since the row before."""
+    loss: float | None
+    """Mean over the steps since the row before; None where there were none."""
     error: float | None
     """What `validate` said; None without it."""
 
@@ -154,6 +154,7 @@ def finetune(
     extra_rate: float = 0.1,
     validate: Callable[[], float] | None = None,
     validate_every: int = 500,
+    validate_first: bool = False,
     seed: int = 0,
     start: TuningState | None = None,
     save: Callable[[TuningState], None] | None = None,
@@ -168,6 +169,7 @@ def finetune(
     extra_parameters: of the trunk that `draw` pools from, at `extra_rate` times the learning rate.
     validate: the share of held-out windows that the head gets wrong, or any error; the lowest is best. It
         is called every `validate_every` steps and after the last, with the head in evaluation mode.
+    validate_first: before the first step too, so that what was given stays if nothing is better.
     start: a state that an earlier call gave to `save`; the training then goes on to the same bits.
     save: called with the state after every validation; it must write or copy the tensors at once.
     progress: called with (steps done, steps in all).
@@ -180,6 +182,8 @@ def finetune(
     run = _Run(head, list(extra_parameters), extra_rate, options)
     if start is not None:
         run.load(start)
+    elif validate_first:
+        run.measure(-1, 0.0, validate)
     total = 0.0
     for step in range(run.state.step, steps):
         total += run.learn(step, draw)
@@ -255,7 +259,7 @@ class _Run:
                     f"the validation error after {step + 1} steps is no number; check what measures it"
                 )
         since = step + 1 - self.state.step
-        row = Measured(step + 1, self.options.rate(step), total / since, error)
+        row = Measured(step + 1, self.options.rate(max(step, 0)), total / since if since else None, error)
         self.state = TuningState((*self.state.rows, row), self.state.tensors)
         if best_row(self.state.rows) is row:
             self._keep_best()

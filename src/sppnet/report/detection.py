@@ -40,6 +40,7 @@ def training_page(
     recall: float,
     images: int,
     tuning: Sequence[Mapping[str, Any]],
+    trunk_tuning: Sequence[Mapping[str, Any]],
     mining: Sequence[Mapping[str, Any]],
     seconds: Mapping[str, float],
     skipped: Sequence[str] = (),
@@ -47,8 +48,8 @@ def training_page(
     """The page of a training.
 
     run: its name. objects: of every class. recall: of the proposals, as a share of 1. images: that were
-    trained on. tuning: rows of `learn.finetune.Measured` as JSON, none without fine-tuning. mining: rows of
-    `learn.mining.MiningRound`. seconds: of every stage. skipped: why images were left out.
+    trained on. tuning, trunk_tuning: rows of `learn.finetune.Measured` as JSON, none without fine-tuning.
+    mining: rows of `learn.mining.MiningRound`. seconds: of every stage. skipped: why images were left out.
     """
     lead = f"Training of a detector of {', '.join(objects)}, by sppnet {__version__}."
     shown = {
@@ -66,6 +67,7 @@ def training_page(
         page.section("Time", page.times(seconds)),
         page.section("What it learned from", *_learned_from(objects, recall)),
         page.section("Fine-tuning", *_curves(tuning)),
+        page.section("Fine-tuning the trunk", *_curves(trunk_tuning)),
         page.section("Hard negatives", *_rounds(mining)),
         _left_out(skipped),
     ]
@@ -127,7 +129,7 @@ def _rounds(mining: Sequence[Mapping[str, Any]]) -> list[Html]:
 def _curves(tuning: Sequence[Mapping[str, Any]]) -> list[Html]:
     if not tuning:
         return []
-    loss = Series("training", [(row["step"], row["loss"]) for row in tuning])
+    loss = Series("training", [(row["step"], row["loss"]) for row in tuning if row["loss"] is not None])
     error = Series("held out", [(row["step"], row["error"]) for row in tuning if row["error"] is not None])
     charts = (
         (line_chart("loss", "step", [loss]), "Mean cross-entropy since the point before."),
