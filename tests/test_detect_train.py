@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sppnet.data.annotated import AnnotatedImages, open_annotated
+from sppnet.data.annotated import AnnotatedImages, default_split, open_annotated
 from sppnet.detect import train as train_module
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
 from sppnet.detect.examples import _merge_signs
 from sppnet.detect.run import DetectorRun
-from sppnet.detect.train import default_split, train_detector
+from sppnet.detect.train import train_detector
 from sppnet.errors import ConfigError, DataError, ModelError
 from sppnet.nn.trunks import load_trunk
 from sppnet.structures import GroundTruth, overlaps

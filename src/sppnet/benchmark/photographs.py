@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from sppnet.benchmark.pool import IMAGE_HW
-from sppnet.data.annotated import is_annotated, open_annotated
+from sppnet.data.annotated import default_split, is_annotated, open_annotated
 from sppnet.data.files import find_images
 from sppnet.demo import generate_scenes
-from sppnet.detect.train import default_split
 from sppnet.errors import ConfigError
 from sppnet.metrics.recall import recall_curve
 from sppnet.structures import Floats, GroundTruth

@@ -159,9 +159,8 @@ def evaluate(
     """Measure a detector, or two as one, on annotated images."""
     from sppnet.cli.output import Bars, print_json
     from sppnet.cli.reports import report_detector_evaluation
-    from sppnet.data.annotated import open_annotated
+    from sppnet.data.annotated import default_split, open_annotated
     from sppnet.detect.evaluate import evaluate_detector
-    from sppnet.detect.train import default_split
     from sppnet.progress import Timed
 
     detector = _open(model, device)

@@ -75,9 +75,12 @@ class AnnotatedImages:
             self.problems,
         )
 
-    def counts(self) -> dict[str, int]:
-        """Objects of every class, in the order of `classes`; difficult ones and crowds count."""
-        totals = Counter(label for truth in self.truths for label in truth.labels.tolist())
+    def counts(self, plain: bool = False) -> dict[str, int]:
+        """Objects of every class, in the order of `classes`; plain: without difficult ones and crowds."""
+        totals: Counter[int] = Counter()
+        for truth in self.truths:
+            odd = (truth.difficult | truth.crowd) if plain else np.zeros(len(truth.labels), np.bool_)
+            totals.update(truth.labels[~odd].tolist())
         return {name: totals[label] for label, name in enumerate(self.classes)}
 
 
@@ -111,6 +114,15 @@ def find_annotated_splits(data: str | Path) -> tuple[str, ...]:
     Empty for a data set without splits. Raises DataError if `data` is no annotated data set.
     """
     return _offered(find_source(data))
+
+
+def default_split(data: str | Path, wanted: tuple[str, ...] = ("trainval", "train")) -> str | None:
+    """The first of the wanted splits that a data set has; None if it has no splits."""
+    offered = find_annotated_splits(data)
+    found = next((name for name in wanted if name in offered), None)
+    if found is None and offered:
+        raise DataError(f"{data} has the splits {', '.join(offered)}; choose one with --split")
+    return found
 
 
 def open_splits(data: str | Path) -> dict[str, AnnotatedImages]:

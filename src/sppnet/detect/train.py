@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sppnet import __version__
-from sppnet.data.annotated import AnnotatedImages, find_annotated_splits, open_annotated
+from sppnet.data.annotated import AnnotatedImages, default_split, open_annotated
 from sppnet.detect.balance import balance_scores
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector, Parts, make_vectoriser, own_tensors
@@ -93,15 +92,6 @@ def train_detector(
         return training.run_stages()
 
 
-def default_split(data: str | Path, wanted: tuple[str, ...] = ("trainval", "train")) -> str | None:
-    """The first of the wanted splits that a data set has; None if it has no splits."""
-    offered = find_annotated_splits(data)
-    found = next((name for name in wanted if name in offered), None)
-    if found is None and offered:
-        raise DataError(f"{data} has the splits {', '.join(offered)}; choose one with --split")
-    return found
-
-
 def _check_objects(images: AnnotatedImages) -> None:
     counts = images.counts()
     without = [name for name, count in counts.items() if not count]
@@ -110,13 +100,6 @@ def _check_objects(images: AnnotatedImages) -> None:
             f"no objects of {', '.join(without)} in the {len(images)} images to train on; "
             "leave those classes out of classes.txt, or choose another split"
         )
-
-
-def _count_plain(images: AnnotatedImages) -> dict[str, int]:
-    """Objects of every class that are neither difficult nor crowds."""
-    labels = np.concatenate([truth.labels[~(truth.difficult | truth.crowd)] for truth in images.truths])
-    counts = np.bincount(labels, minlength=len(images.classes)).tolist()
-    return dict(zip(images.classes, counts, strict=True))
 
 
 class _Training:
@@ -163,7 +146,7 @@ class _Training:
         detector.save(self.run.model, trained)
         images = self.photos.images
         return DetectorTraining(
-            self.run.model, detector, len(images), self.skipped, self.seconds, _count_plain(images),
+            self.run.model, detector, len(images), self.skipped, self.seconds, images.counts(plain=True),
             recall_curve(proposals, images.truths, (self.config.most,), (0.5,)).at(self.config.most, 0.5),
         )  # fmt: skip
 
