@@ -252,24 +252,27 @@ def test_filters_of_a_folder(model, tmp_path, monkeypatch, capsys):
     assert len(printed.splitlines()) == 4
 
 
-def test_a_pyramid_and_bins_go_where_they_are_asked(model, tmp_path, monkeypatch, capsys):
-    image, drawn = paint(tmp_path / "a.png", {(1, 1): (255, 0, 0)}), tmp_path / "p" / "a.png"
-    _, printed, _ = sppnet(
-        monkeypatch,
-        capsys,
-        "visualize",
-        "pyramid",
-        image,
-        "--model",
-        model,
-        "--box",
-        "0,0,50,50",
-        "--out",
-        drawn,
-    )
-    assert printed == f"{drawn}\n"
-    _, printed, _ = sppnet(monkeypatch, capsys, "visualize", "bins", "--out", tmp_path / "b.png")
-    assert (read_image(tmp_path / "b.png") == np.array(draw_bins(10, 4))).all()
+def test_a_pyramid_and_bins_go_where_they_are_asked_or_here(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    image = paint(tmp_path / "a.png", {(1, 1): (255, 0, 0)})
+    pyramid = ("visualize", "pyramid", image, "--model", model, "--box", "0,0,50,50")
+    _, printed, _ = sppnet(monkeypatch, capsys, *pyramid, "--out", "p/a.png")
+    assert printed == "p/a.png\n"
+    _, printed, _ = sppnet(monkeypatch, capsys, *pyramid)
+    assert printed == "pyramid.png\n"
+    assert Path("pyramid.png").read_bytes() == Path("p/a.png").read_bytes()
+    _, printed, _ = sppnet(monkeypatch, capsys, "visualize", "bins", "--size", "9")
+    assert printed == "bins.png\n"
+    assert (read_image("bins.png") == np.array(draw_bins(9, 4))).all()
+
+
+def test_a_picture_never_takes_the_place_of_the_image(model, tmp_path, monkeypatch, capsys):
+    image = paint(tmp_path / "a.png", {(1, 1): (255, 0, 0)})
+    before = image.read_bytes()
+    command = ("visualize", "pyramid", image, "--model", model, "--out", tmp_path / "." / "a.png")
+    code, printed, _ = sppnet(monkeypatch, capsys, *command)
+    assert (printed, image.read_bytes()) == ("", before)
+    assert "a.png is the image itself; choose another --out" in str(code)
 
 
 @pytest.mark.parametrize(

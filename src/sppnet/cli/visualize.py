@@ -60,17 +60,20 @@ def filters(
 def pyramid(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     model: Model,
-    out: Annotated[Path, typer.Option(help="The picture, such as pyramid.png.")],
     box: Annotated[
         str | None, typer.Option(help="A window, x0,y0,x1,y1 in pixels. Default: the whole image.")
     ] = None,
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("pyramid.png"),
     scale: Scale = None,
     device: Device = "auto",
 ) -> None:
     """Draw the feature cells of a window, the bins of each level, and which cells won them."""
     from sppnet.data.image import read_image
+    from sppnet.errors import ConfigError
     from sppnet.report.pyramid import draw_pyramid
 
+    if out.exists() and out.samefile(image):
+        raise ConfigError(f"{out} is the image itself; choose another --out for the picture")
     corners = None if box is None else _corners(box)
     convolver, levels, rule = _open(model, scale, device)
     pixels = read_image(image)
@@ -80,9 +83,9 @@ def pyramid(
 
 @app.command()
 def bins(
-    out: Annotated[Path, typer.Option(help="The picture, such as bins.png.")],
     size: Annotated[int, typer.Option(min=1, max=64, help="Cells of a side.")] = 10,
     level: Annotated[int, typer.Option(min=1, max=64, help="Bins of a side.")] = 4,
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("bins.png"),
 ) -> None:
     """Draw the bins of the paper's training rule beside the exact ones."""
     from sppnet.report.bins import draw_bins
