@@ -53,6 +53,13 @@ def test_images_and_truths_go_together(tmp_path):
     assert len(images.take([])) == 0
 
 
+def test_plain_objects_are_neither_difficult_nor_crowds():
+    truth = GroundTruth([[0, 0, 9, 9]] * 4, [0, 0, 1, 1], [False, True, False, False], [False] * 3 + [True])
+    images = AnnotatedImages(Path(), ("cat", "dog", "hen"), (Path("a"),), (truth,), ())
+    assert images.counts() == {"cat": 2, "dog": 2, "hen": 0}
+    assert images.counts(plain=True) == {"cat": 1, "dog": 1, "hen": 0}
+
+
 @pytest.mark.parametrize(
     ("truths", "message"),
     [

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sppnet.data.annotated import AnnotatedImages, default_split, open_annotated
+from sppnet.data.annotated import default_split, open_annotated
 from sppnet.detect import train as train_module
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
@@ -19,7 +19,7 @@ from sppnet.detect.run import DetectorRun
 from sppnet.detect.train import train_detector
 from sppnet.errors import ConfigError, DataError, ModelError
 from sppnet.nn.trunks import load_trunk
-from sppnet.structures import GroundTruth, overlaps
+from sppnet.structures import overlaps
 
 COLOURS = {"red": (230, 40, 40), "green": (40, 210, 60)}
 IMAGES = 24
@@ -109,12 +109,6 @@ def test_it_tells_what_it_was_trained_on(trained):
     (first, second) = DetectorRun(trained.model.parent).load_stage("svm")[0]["rounds"]
     assert first["positives"] == second["positives"] >= sum(trained.objects.values())
     assert second["negatives"] == first["negatives"] + second["joined"]
-
-
-def test_difficult_objects_are_not_counted():
-    truth = GroundTruth([[0, 0, 9, 9]] * 4, [0, 0, 1, 1], [False, True, False, False], [False] * 3 + [True])
-    images = AnnotatedImages(Path(), ("cat", "dog", "hen"), (Path("a"),), (truth,), ())
-    assert train_module._count_plain(images) == {"cat": 1, "dog": 1, "hen": 0}
 
 
 def test_the_run_folder_holds_all_there_is_to_know(trained, config, data):
