@@ -16,6 +16,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from sppnet.learn.descent import shuffle
 from sppnet.learn.products import add_four, add_one, dot_four, dot_four_exactly, dot_one
 
 Array = npt.NDArray[Any]
@@ -208,7 +209,7 @@ def _descend(
     size = min(BLOCK, len(problem.rows) - first)
     for p in range(count):
         scores[picks[p]] = state.base[k, first + picks[p]] + picked[p] + bias
-    _shuffle(picks, count, random)
+    shuffle(picks, count, random)
     moved = 0
     for p in range(count):
         r = picks[p]
@@ -262,16 +263,3 @@ def _apply(rows: Array, state: State, classes: Array, picks: Array, counts: Arra
                 add_four(rows, picks[c], steps[c], state.change, classes[c], low, high)
             elif counts[c] == 1:
                 add_one(rows, picks[c, 0], steps[c, 0], state.change, classes[c], low, high)
-
-
-@_compiled
-def _shuffle(order: Array, count: int, random: Array) -> None:
-    """The first `count` in a new order; `random` is the state of a splitmix64 generator."""
-    for last in range(count - 1, 0, -1):
-        random[0] += np.uint64(0x9E3779B97F4A7C15)
-        bits = random[0]
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        bits = bits ^ (bits >> np.uint64(31))
-        other = np.int64(bits % np.uint64(last + 1))
-        order[last], order[other] = order[other], order[last]

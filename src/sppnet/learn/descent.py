@@ -118,7 +118,7 @@ def _descend(
     highest, lowest = np.inf, -np.inf
     while sweeps < max_sweeps:
         sweeps += 1
-        _shuffle(order, active, random)
+        shuffle(order, active, random)
         top, bottom = -np.inf, np.inf
         place = 0
         while place < active:
@@ -163,7 +163,7 @@ def _measure(
 
 
 @_compiled
-def _shuffle(order: Array, count: int, random: Array) -> None:
+def shuffle(order: Array, count: int, random: Array) -> None:
     """The first `count` in a new order; `random` is the state of a splitmix64 generator."""
     for last in range(count - 1, 0, -1):
         random[0] += np.uint64(0x9E3779B97F4A7C15)
