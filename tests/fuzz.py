@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 READERS = ("image", "voc", "coco", "yolo", "model", "weights", "boxes", "maps")
 
-PACKAGES = ("sppnet", "PIL", "yaml")
+PACKAGES = ("sppnet", "PIL", "yaml", "torch._weights_only_unpickler")
 """Whose branches guide the search."""
 
 SLOW_SECONDS = 5.0

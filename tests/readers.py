@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -206,25 +208,50 @@ def model_seeds() -> list[bytes]:
     return [*found, tiny]
 
 
+PICKLED = b"pickle:"
+"""Before a pickle without the file around it."""
+
+
 def read_foreign_weights(data: bytes, folder: Path) -> None:
+    """A file; or a pickle, which is put into a sound torch file."""
+    if data.startswith(PICKLED):
+        data = torch_file(data.removeprefix(PICKLED))
     for suffix in (".safetensors", ".pth"):
         with refusing():
             state = read_weights(place(folder, f"weights{suffix}", data))
             assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
 
 
-def weights_seeds() -> list[bytes]:
-    import io
+def torch_file(pickled: bytes) -> bytes:
+    """With two stores of numbers for the tensors of the pickle."""
+    stream = BytesIO()
+    parts = {
+        "data.pkl": pickled,
+        "byteorder": b"little",
+        "data/0": bytes(24),
+        "data/1": bytes(2),
+        "version": b"3\n",
+    }
+    with ZipFile(stream, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(f"archive/{name}", content)
+    return stream.getvalue()
 
+
+def weights_seeds() -> list[bytes]:
     state = {"module.a": torch.zeros(2, 3), "module.b": torch.ones(1, dtype=torch.float16)}
     found = [save(state)]
     for content, options in (
         (state, {}),
+        ({"state_dict": state, "epoch": 3}, {}),
         ({"state_dict": state, "epoch": 3}, {"_use_new_zipfile_serialization": False}),
     ):
-        stream = io.BytesIO()
+        stream = BytesIO()
         torch.save(content, stream, **options)
         found.append(stream.getvalue())
+        if not options:
+            with ZipFile(stream) as archive:
+                found.append(PICKLED + archive.read("archive/data.pkl"))
     return found
 
 

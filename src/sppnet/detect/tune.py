@@ -55,7 +55,7 @@ class WindowsToTune:
     config: DetectorConfig
     train: WindowSampler = field(init=False)
     train_trunk: WindowSampler = field(init=False)
-    """For steps in which the trunk learns as well: more windows of fewer photographs."""
+    """For steps in which the trunk learns too: of fewer photographs, and more windows of each."""
     held_out: WindowSampler | None = field(init=False)
 
     def __post_init__(self) -> None:
