@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -36,6 +37,23 @@ def assert_same(found, expected):
     for one, other in zip(found.maps, expected.maps, strict=True):
         assert one.dtype == other.dtype
         assert torch.equal(one, other)
+
+
+def write_entry(path, described, *maps):
+    """An entry whose checksum is right."""
+    numbers = b"".join(one.numpy().tobytes() for one in maps)
+    text = json.dumps({**described, "crc32": zlib.crc32(json.dumps(described).encode() + numbers)})
+    save_file({str(i): one for i, one in enumerate(maps)}, path, {"maps": text})
+
+
+def flip(path, place):
+    """The lowest bit of a byte."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+ONE = torch.zeros(1, 1, 1)
 
 
 class Made:
@@ -89,19 +107,19 @@ def test_entries_are_named_by_content_and_recipe(tmp_path):
         pytest.param(lambda path: save_file({}, path, {"maps": "[]"}), id="header of another kind"),
         pytest.param(lambda path: save_file({}, path, {"maps": "{}"}), id="header without sizes"),
         pytest.param(
-            lambda path: save_file(
-                {}, path, {"maps": json.dumps({"size_hw": [1, 1], "sizes_hw": [[9, 9]], "grid": [1, 1, 1]})}
-            ),
+            lambda path: write_entry(path, {"size_hw": [1, 1], "sizes_hw": [[9, 9]], "grid": [1, 1, 1]}),
             id="maps missing",
         ),
         pytest.param(
-            lambda path: save_file(
-                {"0": torch.zeros(1, 1, 1)},
-                path,
-                {"maps": json.dumps({"size_hw": [1, 1], "sizes_hw": [[9, 9]], "grid": [0, 0, 0]})},
-            ),
+            lambda path: write_entry(path, {"size_hw": [1, 1], "sizes_hw": [[9, 9]], "grid": [0, 0, 0]}, ONE),
             id="a grid that cannot be",
         ),
+        pytest.param(
+            lambda path: write_entry(path, {"size_hw": [1, 1], "sizes_hw": [[9, 0]], "grid": [1, 1, 1]}, ONE),
+            id="an image without width",
+        ),
+        pytest.param(lambda path: flip(path, -1), id="a bit in a number"),
+        pytest.param(lambda path: flip(path, path.read_bytes().index(b"100]")), id="a bit in a size"),
     ],
 )
 def test_a_damaged_entry_is_made_again(tmp_path, caplog, damage):

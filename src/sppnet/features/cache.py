@@ -1,10 +1,10 @@
 """Feature maps on disk: convolved once, read as often as a training asks for them.
 
 An entry is one safetensors file, named after the image's bytes and the recipe of the maps. It may
-be deleted at any moment; one that cannot be read is made again. The folder has a size it does not
-exceed: entries of other recipes make room, oldest first, and when those are gone new maps are not
-kept. (Throwing out one's own entries would empty the cache on every pass over a data set that is
-larger than it.)
+be deleted at any moment; one that cannot be read, or whose checksum is wrong, is made again. The
+folder has a size it does not exceed: entries of other recipes make room, oldest first, and when
+those are gone new maps are not kept. (Throwing out one's own entries would empty the cache on every
+pass over a data set that is larger than it.)
 """
 
 import hashlib
@@ -12,13 +12,15 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 16 << 30
 """Maps of mobilenet_v2:18 at stride 16 and one scale take 1.6 MB a photograph, at five scales 11 MB."""
 
-FORMAT = 1
+FORMAT = 2
 
 
 def cache_folder() -> Path:
@@ -118,21 +120,33 @@ def _size_of(path: Path) -> int:
 
 
 def _encoded(maps: FeatureMaps) -> bytes:
-    described = {
+    described: dict[str, Any] = {
         "size_hw": maps.size_hw,
         "sizes_hw": maps.sizes_hw,
         "grid": [maps.grid.stride, maps.grid.center0, maps.grid.receptive_field],
     }
-    tensors = {str(index): tensor.cpu().contiguous() for index, tensor in enumerate(maps.maps)}
-    return save(tensors, {"maps": json.dumps(described)})
+    tensors = [tensor.cpu().contiguous() for tensor in maps.maps]
+    described["crc32"] = _checksum(described, tensors)
+    named = {str(index): tensor for index, tensor in enumerate(tensors)}
+    return save(named, {"maps": json.dumps(described)})
 
 
 def _read(path: Path) -> FeatureMaps:
     with safe_open(path, "pt") as file:
         described: dict[str, Any] = json.loads((file.metadata() or {})["maps"])
         tensors = tuple(file.get_tensor(str(index)) for index in range(len(described["sizes_hw"])))
+    if described.pop("crc32") != _checksum(described, tensors):
+        raise ValueError("its checksum is wrong")
     stride, center0, receptive_field = described["grid"]
     height, width = described["size_hw"]
     sizes = tuple((int(h), int(w)) for h, w in described["sizes_hw"])
     grid = CellGrid(stride=stride, center0=center0, receptive_field=receptive_field)
     return FeatureMaps((height, width), sizes, tensors, grid)
+
+
+def _checksum(described: Mapping[str, Any], tensors: Sequence[Tensor]) -> int:
+    """Of an entry's content: a bit that flipped in a number would otherwise be a feature."""
+    checksum = zlib.crc32(json.dumps(described).encode())
+    for tensor in tensors:
+        checksum = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, checksum)
+    return checksum

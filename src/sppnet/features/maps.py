@@ -56,6 +56,8 @@ class FeatureMaps:
     def __post_init__(self) -> None:
         if not self.maps or len(self.maps) != len(self.sizes_hw):
             raise GeometryError(f"{len(self.sizes_hw)} scales need as many maps; got {len(self.maps)}")
+        if min(side for size in (self.size_hw, *self.sizes_hw) for side in size) < 1:
+            raise GeometryError(f"images have sides of 1 or more; got {self.size_hw} and {self.sizes_hw}")
 
     @property
     def channels(self) -> int:
