@@ -24,7 +24,7 @@ from sppnet.structures import overlaps
 COLOURS = {"red": (230, 40, 40), "green": (40, 210, 60)}
 IMAGES = 24
 BROKEN = "05.png"
-STAGES = ["windows", "proposals", "svm", "boxes"]
+STAGES = ["windows", "proposals", "svm", "boxes", "scores"]
 
 
 def draw_scene(index):

@@ -140,8 +140,7 @@ class _Training:
         svm = self._train_svms(vectoriser, proposals)
         regressor = self._regress_boxes(vectoriser, proposals)
         parts = Parts(self.photos.classes, self.config, self.trunk, windows, head, svm, regressor)
-        svm = balance_scores(Detector(parts), self.photos, proposals, vectoriser, self.progress)
-        detector = Detector(replace(parts, svm=svm))
+        detector = Detector(replace(parts, svm=self._balance(Detector(parts), vectoriser, proposals)))
         trained = {"sppnet": __version__, "images": len(self.photos), "seconds": self.seconds}
         detector.save(self.run.model, trained)
         images = self.photos.images
@@ -296,6 +295,15 @@ class _Training:
         regressor = learn_boxes(self.photos, proposals, vectoriser, self.config, self.progress)
         self._store("boxes", {}, {"weight": regressor.weight, "bias": regressor.bias})
         return regressor
+
+    def _balance(self, detector: Detector, vectoriser: Vectoriser, proposals: list[Floats]) -> LinearSVM:
+        """The SVMs with 0 where one would want it."""
+        svm, stage = detector.parts.svm, self._ended("scores")
+        if stage is not None:
+            return replace(svm, bias=stage.tensors["bias"])
+        svm = balance_scores(detector, self.photos, proposals, vectoriser, self.progress)
+        self._store("scores", {}, {"bias": svm.bias})
+        return svm
 
     # --- keeping books ---------------------------------------------------------------------------
 
