@@ -7,7 +7,7 @@ import pytest
 
 from sppnet.benchmark import svm
 from sppnet.benchmark.rows import to_json
-from sppnet.errors import ConfigError
+from sppnet.errors import ConfigError, SppnetError
 
 
 def test_both_sides_reach_one_objective_in_processes_of_their_own():
@@ -32,13 +32,18 @@ def test_vectors_are_like_those_of_a_detector():
     assert (nearest == labels).mean() > 0.5  # something can be learned
 
 
-def test_other_objectives_stop_the_benchmark(monkeypatch):
+@pytest.mark.parametrize(("ours", "refused"), [(2.01, True), (1.99, False)])
+def test_worse_objectives_of_ours_stop_the_benchmark(monkeypatch, ours, refused):
+    """Better ones took us longer, and nobody else."""
     told = {"seconds": 1.0, "floor_s": 1.0, "bytes": 1}
     monkeypatch.setattr(
-        svm, "_fit_apart", lambda side, *_: {**told, "objectives": [1.0, 2.01 if side == "ours" else 2.0]}
+        svm, "_fit_apart", lambda side, *_: {**told, "objectives": [1.0, ours if side == "ours" else 2.0]}
     )
-    with pytest.raises(RuntimeError, match=r"differ by 0\.50%"):
-        svm.run(vectors=80, length=4, classes=3)
+    if refused:
+        with pytest.raises(SppnetError, match=r"fit_svm is 0\.50% above that of sklearn"):
+            svm.run(vectors=80, length=4, classes=3)
+    else:
+        assert len(svm.run(vectors=80, length=4, classes=3)) == 2
 
 
 def test_a_fit_that_fails_says_why(tmp_path):
