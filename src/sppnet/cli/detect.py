@@ -128,15 +128,9 @@ def train(
     config = DetectorConfig(**given)
     with Bars() as bars:
         result = train_detector(
-            data,
-            out,
-            config,
-            split=split,
-            resume=resume,
-            progress=bars,
-            report=not no_report,
-            command=command(),
-        )
+            data, out, config, split=split, resume=resume, progress=bars,
+            report=not no_report, command=command(),
+        )  # fmt: skip
     _tell_skipped(result.skipped)
     _tell_times(result.seconds, result.images)
     tell_report(result.report)

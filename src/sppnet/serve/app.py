@@ -162,7 +162,7 @@ class Server:
     ) -> dict[str, Any]:
         """Objects in an image: its file is the body. Several go as file parts of a form.
 
-        min_score: of this score and above; training lays 0 where F1 is best on its photographs.
+        min_score: of this score and above; training lays 0 where F1 is best, or above.
         overlap: of two boxes of a class that overlap more, the surer stays; by default the model's.
         """
         return await self._answer(request, Question(min_score=min_score, overlap=overlap))
