@@ -1,12 +1,11 @@
-"""Whole maps, a plane at a time, against the definition."""
+"""Whole maps by the CPU kernel, against the definition."""
 
 import numba
 import pytest
 import torch
 
-from sppnet.errors import ConfigError
 from sppnet.ops import pyramid_pool
-from sppnet.ops.pooling import choose, using
+from sppnet.ops.pooling import using
 
 LEVELS = [(1, 2, 3, 6), (6, 3, 2, 1), (4, 6), (1,), (5, 3), (7, 1)]
 SIZES = [(1, 1), (2, 5), (13, 13), (6, 9), (40, 23)]
@@ -15,18 +14,13 @@ SIZES = [(1, 1), (2, 5), (13, 13), (6, 9), (40, 23)]
 def both(features, levels, grad):
     """Vectors and gradients by this kernel and by the definition."""
     results = []
-    for name in ("whole", "definition"):
+    for name in ("cpu", "definition"):
         leaf = features.clone().requires_grad_()
         with using(name):
             vectors = pyramid_pool(leaf, None, levels)
             (slope,) = torch.autograd.grad(vectors, leaf, grad)
         results.append((vectors.detach(), slope))
     return results
-
-
-@pytest.fixture(autouse=True)
-def any_size(monkeypatch):
-    monkeypatch.setattr("sppnet.ops.pooling.WHOLE_CELLS", 0)
 
 
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
@@ -56,23 +50,3 @@ def test_planes_beyond_a_task_and_any_threads_give_the_same():
     assert all(torch.equal(vectors, other[0]) and torch.equal(slope, other[1]) for other in results)
     (_, _), (true, _) = both(features, (1, 2, 3, 6), grad)
     assert torch.equal(vectors, true)
-
-
-@pytest.mark.parametrize(
-    ("features", "whole", "chosen"),
-    [
-        pytest.param(torch.zeros(1, 1, 30, 30), True, "whole", id="a large map"),
-        pytest.param(torch.zeros(1, 1, 30, 30), False, "cpu", id="windows"),
-        pytest.param(torch.zeros(1, 1, 13, 13), True, "cpu", id="a small map"),
-        pytest.param(torch.zeros(1, 1, 30, 30).bfloat16(), True, "cpu", id="16 bits"),
-        pytest.param(torch.zeros(1, 30, 30, 9).movedim(3, 1), True, "cpu", id="channels last"),
-    ],
-)
-def test_it_is_chosen_for_large_whole_maps(features, whole, chosen, monkeypatch):
-    monkeypatch.undo()
-    assert choose(features, whole).name == chosen
-
-
-def test_windows_are_refused():
-    with using("whole"), pytest.raises(ConfigError, match="forced, but it takes no windows"):
-        pyramid_pool(torch.zeros(1, 1, 30, 30), torch.tensor([[0, 0, 3, 3]]))

@@ -18,8 +18,6 @@ from torch import Tensor
 from sppnet.geometry.grid import bin_edges
 from sppnet.ops.lanes import (
     LANES,
-    LINE_BYTES,
-    SQUARE,
     larger_of_four,
     rank_lanes,
     rank_square,
@@ -27,6 +25,7 @@ from sppnet.ops.lanes import (
     unrank_lanes,
     unrank_square,
 )
+from sppnet.ops.llvm import LINE_BYTES, SQUARE
 from sppnet.ops.plan import filling_order, plan_levels
 
 BITS = {

@@ -130,8 +130,6 @@ class Implementation:
     """Why it cannot take these features, or None if it can."""
     because: str
     """Why it is chosen when it can."""
-    takes_windows: bool = True
-    """False: it pools whole maps, nothing else."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +146,6 @@ def _load_cpu() -> ModuleType:
     return cpu
 
 
-def _load_whole() -> ModuleType:
-    from sppnet.ops import whole
-
-    return whole
-
-
 def _load_gpu() -> ModuleType:
     from sppnet.ops import gpu
 
@@ -162,15 +154,6 @@ def _load_gpu() -> ModuleType:
 
 def _cpu_refuses(features: Tensor) -> str | None:
     return _kernel_refuses(features, "cpu")
-
-
-def _whole_refuses(features: Tensor) -> str | None:
-    refusal = _kernel_refuses(features, "cpu")
-    if refusal is None and features.dtype.itemsize < 4:
-        return f"no kernel for {features.dtype}"
-    if refusal is None and features.shape[2] * features.shape[3] < WHOLE_CELLS:
-        return f"maps of less than {WHOLE_CELLS} cells"
-    return refusal or (None if features.is_contiguous() else "features are not contiguous")
 
 
 def _gpu_refuses(features: Tensor) -> str | None:
@@ -185,15 +168,7 @@ def _kernel_refuses(features: Tensor, device: str) -> str | None:
     return None if known else f"no kernel for {features.dtype}"
 
 
-WHOLE_CELLS = 500
-"""On smaller maps the kernel for windows is the faster. 32 maps of 256 channels, one thread, ms forward, and
-with backward, by the kernel for windows and by that for whole maps: 13×13 3.6, 17 and 8.7, 33; 24×24 9.7, 56
-and 9.6, 40; 40×60 34, 279 and 19, 80."""
-
 IMPLEMENTATIONS = {
-    "whole": Implementation(
-        _load_whole, _whole_refuses, "whole maps of 32 or 64 bits on the CPU: a plane at a time", False
-    ),
     "cpu": Implementation(
         _load_cpu, _cpu_refuses, "floating-point features on the CPU: numba kernel, all cores"
     ),
@@ -218,20 +193,16 @@ def using(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-def choose(features: Tensor, whole: bool = False) -> Choice:
-    """Which implementation pools windows of these features, or the whole maps, and why."""
+def choose(features: Tensor) -> Choice:
+    """Which implementation pools these features, and why."""
     forced = _forced.get()
     if forced is not None:
         refusal = IMPLEMENTATIONS[forced].refuses(features)
-        if not whole and not IMPLEMENTATIONS[forced].takes_windows:
-            refusal = "it takes no windows"
         if refusal:
             raise ConfigError(f"the {forced} implementation was forced, but {refusal}")
         return Choice(forced, "forced by sppnet.ops.using")
     refusals: list[str] = []
     for name, implementation in IMPLEMENTATIONS.items():
-        if not whole and not implementation.takes_windows:
-            continue
         refusal = implementation.refuses(features)
         if refusal is None:
             return Choice(name, "; ".join([implementation.because, *refusals]))
@@ -244,7 +215,7 @@ def choose(features: Tensor, whole: bool = False) -> Choice:
 
 @torch.library.custom_op("sppnet::pyramid_pool", mutates_args=())
 def _pool(features: Tensor, cells: Tensor | None, levels: Sequence[int]) -> Tensor:
-    module = IMPLEMENTATIONS[choose(features, cells is None).name].load()
+    module = IMPLEMENTATIONS[choose(features).name].load()
     return cast(Tensor, module.pool(features, _check_cells(features, cells), tuple(levels)))
 
 
@@ -256,7 +227,7 @@ def _(features: Tensor, cells: Tensor | None, levels: Sequence[int]) -> Tensor:
 
 @torch.library.custom_op("sppnet::pyramid_pool_backward", mutates_args=())
 def _pool_backward(grad: Tensor, features: Tensor, cells: Tensor | None, levels: Sequence[int]) -> Tensor:
-    module = IMPLEMENTATIONS[choose(features, cells is None).name].load()
+    module = IMPLEMENTATIONS[choose(features).name].load()
     return cast(Tensor, module.pool_backward(grad, features, _check_cells(features, cells), tuple(levels)))
 
 
