@@ -81,6 +81,7 @@ def test_every_case_is_measured_and_told():
         "20 windows, 8 channels, bfloat16",
         "20 windows, 16 channels",
         "20 windows, 8 channels, forward and backward",
+        "20 windows, 8 channels, five scales",
     ]  # fmt: skip
     assert heard.total == len(rows)
     assert [row.peer for row in rows].count(pool.ROI_POOL) == 3

@@ -1,8 +1,8 @@
 """Pooling the proposals of one photograph: `pyramid_pool` beside what torch and torchvision offer.
 
-The feature map is that of a 500×375 photograph at the paper's one scale, 688, in ZF-5. All ways
-get the same windows in cells, already mapped, and allocate their own results. That the results
-are equal is checked before anything is timed.
+The feature map is that of a 500×375 photograph at the paper's one scale, 688, in ZF-5, or those at its
+five. All ways get the same windows in cells, already mapped, and allocate their own results. That the
+results are equal is checked before anything is timed.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,15 @@ from torch import Tensor
 from torchvision.ops import roi_pool
 
 from sppnet.benchmark.rows import Row, compare
-from sppnet.geometry.grid import CellGrid, IntArray, boxes_to_cells, scaled_size
-from sppnet.ops import pyramid_pool
+from sppnet.geometry.grid import CellGrid, IntArray, boxes_to_cells, choose_scales, scaled_size
+from sppnet.ops import pool_maps, pyramid_pool
 from sppnet.progress import Progress, Silent
 
 LEVELS = (1, 2, 3, 6)
 IMAGE_HW = (375, 500)
 SCALE_PX = 688
-MAP_HW = (42, 56)
+MAPS_HW = {480: (29, 39), 576: (35, 47), SCALE_PX: (42, 56), 864: (53, 71), 1200: (74, 99)}
+"""By the shorter side of the photograph: the paper's five scales in ZF-5."""
 GRID = CellGrid(stride=16, center0=20, receptive_field=139)
 """ZF-5 of the released code."""
 
@@ -69,6 +70,9 @@ def run(
     cells = torch.from_numpy(map_boxes(boxes))
     features = draw_features(channels, seed)
     cases = _cases(features, cells, rounds)
+    cases[f"{len(boxes)} windows, {channels} channels, five scales"] = partial(
+        _five_scales, boxes=boxes, channels=channels, rounds=rounds, seed=seed
+    )
     progress.begin("timing", len(cases))
     rows = []
     for case, measure in cases.items():
@@ -126,17 +130,17 @@ def _spread_boxes(count: int, generator: np.random.Generator) -> npt.NDArray[np.
     return boxes
 
 
-def map_boxes(boxes: npt.NDArray[np.floating]) -> IntArray:
-    """Boxes of the photograph as cells (n, 4) of its feature map."""
-    height, width = scaled_size(IMAGE_HW, SCALE_PX)
+def map_boxes(boxes: npt.NDArray[np.floating], scale_px: int = SCALE_PX) -> IntArray:
+    """Boxes of the photograph as cells (n, 4) of its feature map at a scale."""
+    height, width = scaled_size(IMAGE_HW, scale_px)
     scale = np.array([width / IMAGE_HW[1], height / IMAGE_HW[0]] * 2)
-    return boxes_to_cells(boxes * scale, GRID, MAP_HW)
+    return boxes_to_cells(boxes * scale, GRID, MAPS_HW[scale_px])
 
 
-def draw_features(channels: int, seed: int = 0) -> Tensor:
-    """Features (1, channels, 42, 56) such as follow a ReLU: about half of them 0."""
+def draw_features(channels: int, seed: int = 0, scale_px: int = SCALE_PX) -> Tensor:
+    """Features (1, channels, h, w) such as follow a ReLU: about half of them 0."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(1, channels, *MAP_HW, generator=generator).relu()
+    return torch.randn(1, channels, *MAPS_HW[scale_px], generator=generator).relu()
 
 
 # --- cases ---------------------------------------------------------------------------------------
@@ -165,6 +169,25 @@ def _half_precision(case: str, features: Tensor, cells: Tensor, rounds: int) -> 
     # Rounding keeps the order of numbers, so it may come before or after the maximum.
     require_equal(ours(), joined(peer()).bfloat16(), ROI_POOL)
     return compare(case, ours, f"{ROI_POOL}, in float32", peer, _filling(ours()), rounds)
+
+
+def _five_scales(case: str, boxes: npt.NDArray[np.floating], channels: int, rounds: int, seed: int) -> Row:
+    """Every window at the scale that brings it nearest to 224×224 pixels."""
+    maps = [draw_features(channels, seed, scale) for scale in MAPS_HW]
+    at = choose_scales(boxes, IMAGE_HW, tuple(MAPS_HW))
+    chosen = [np.flatnonzero(at == index) for index in range(len(maps))]
+    parts = [map_boxes(boxes[rows], scale) for rows, scale in zip(chosen, MAPS_HW, strict=True)]
+    cells = np.empty((len(boxes), 5), np.int64)
+    for index, (rows, part) in enumerate(zip(chosen, parts, strict=True)):
+        cells[rows, 0], cells[rows, 1:] = index, part
+    rois = [as_rois(torch.from_numpy(part)) for part in parts]
+    ours = partial(pool_maps, [features[0] for features in maps], cells, LEVELS)
+
+    def peer() -> list[list[Tensor]]:
+        return [roi_pools(features, own) for features, own in zip(maps, rois, strict=True)]
+
+    require_equal(ours()[np.concatenate(chosen)], torch.cat([joined(grids) for grids in peer()]), ROI_POOL)
+    return compare(case, ours, f"{ROI_POOL}, for each scale", peer, _filling(ours()), rounds)
 
 
 def _training(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:

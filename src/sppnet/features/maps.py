@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from sppnet.errors import GeometryError
@@ -18,11 +17,9 @@ from sppnet.geometry.grid import (
     CellGrid,
     MappingRule,
     boxes_to_cells,
-    check_levels,
     choose_scales,
-    count_bins,
 )
-from sppnet.ops.pooling import pyramid_pool
+from sppnet.ops.pooling import pool_maps
 
 Boxes = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
@@ -73,15 +70,7 @@ class FeatureMaps:
 
         at: (n,) index of the scale of each; by default the best one (`choose_scales`).
         """
-        boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-        if at is None:
-            at = choose_scales(boxes, self.size_hw, self.scales_px, rule)
-        cells = np.empty((len(boxes), 5), np.int64)
-        cells[:, 0] = at
-        for index in range(len(self.maps)):
-            chosen = np.flatnonzero(at == index)
-            cells[chosen, 1:] = self._cells_at(index, boxes[chosen], rule)
-        distinct, of_box = np.unique(cells, axis=0, return_inverse=True)
+        distinct, of_box = np.unique(self._cells(boxes, rule, at), axis=0, return_inverse=True)
         return Windows(distinct, of_box.reshape(-1))
 
     def pool(
@@ -92,28 +81,26 @@ class FeatureMaps:
         at: IntArray | None = None,
     ) -> Tensor:
         """Vectors (n, c × bins) of boxes (n, 4), one a box: `pool_windows` where repeats may be shared."""
-        windows = self.windows(boxes, rule, at)
-        vectors = self.pool_windows(windows, levels)
-        return vectors if len(windows) == len(boxes) and _in_order(windows) else vectors[windows.of_box]
+        return pool_maps(self.maps, self._cells(boxes, rule, at), levels)
 
     def pool_windows(self, windows: Windows, levels: Sequence[int] = (1, 2, 3, 6)) -> Tensor:
         """Vectors (u, c × bins), one a distinct window."""
-        check_levels(levels)
-        parts = []
-        for index, features in enumerate(self.maps):  # windows are sorted by map
-            cells = windows.cells[windows.cells[:, 0] == index, 1:]
-            if len(cells):
-                parts.append(pyramid_pool(features[None], np.ascontiguousarray(cells), levels))
-        if not parts:
-            return self.maps[0].new_empty(0, self.channels * count_bins(levels))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return pool_maps(self.maps, windows.cells, levels)
+
+    def _cells(self, boxes: Boxes, rule: MappingRule, at: IntArray | None) -> IntArray:
+        """(n, 5) of boxes, as in `Windows.cells`."""
+        boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+        if at is None:
+            at = choose_scales(boxes, self.size_hw, self.scales_px, rule)
+        cells = np.empty((len(boxes), 5), np.int64)
+        cells[:, 0] = at
+        for index in range(len(self.maps)):
+            chosen = np.flatnonzero(at == index)
+            cells[chosen, 1:] = self._cells_at(index, boxes[chosen], rule)
+        return cells
 
     def _cells_at(self, index: int, boxes: Boxes, rule: MappingRule) -> IntArray:
         (height, width), (scaled_height, scaled_width) = self.size_hw, self.sizes_hw[index]
         ratio = np.array([scaled_width / width, scaled_height / height] * 2)
         map_hw = self.maps[index].shape[1], self.maps[index].shape[2]
         return boxes_to_cells(boxes * ratio, self.grid, map_hw, rule)
-
-
-def _in_order(windows: Windows) -> bool:
-    return bool((windows.of_box == np.arange(len(windows.of_box))).all())

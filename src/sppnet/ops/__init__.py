@@ -2,5 +2,6 @@
 
 from sppnet.ops.pooling import Choice as Choice
 from sppnet.ops.pooling import choose as choose
+from sppnet.ops.pooling import pool_maps as pool_maps
 from sppnet.ops.pooling import pyramid_pool as pyramid_pool
 from sppnet.ops.pooling import using as using

@@ -9,7 +9,7 @@ on the same cells follow one another and are pooled once.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,11 +68,33 @@ def kernel_running() -> Iterator[None]:
 
 def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
     """features (b, c, h, w) float, cells (n, 5) → (n, c × bins)."""
-    batch, channels, height, width = features.shape
-    vectors = memory.empty((len(cells), channels * count_bins(levels)), features.dtype)
+    vectors = _empty_vectors(len(cells), features.shape[1], features.dtype, levels)
     windows = cells.contiguous().numpy()  # another layout would be compiled anew
+    _pool_into(vectors, features, windows, *_sorted(windows, len(features)), levels)
+    return vectors
+
+
+def pool_maps(maps: Sequence[Tensor], cells: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """maps (c, h, w) of one dtype and any sizes, cells (n, 5) with the map's index first → (n, c × bins)."""
+    vectors = _empty_vectors(len(cells), len(maps[0]), maps[0].dtype, levels)
+    windows = cells.contiguous().numpy()
+    order, starts = _sorted(windows, len(maps))
+    for features, start, end in zip(maps, starts[:-1], starts[1:], strict=True):
+        if start < end:
+            _pool_into(vectors, features[None], windows, order[start:end], np.array([0, end - start]), levels)
+    return vectors
+
+
+def _empty_vectors(count: int, channels: int, dtype: torch.dtype, levels: tuple[int, ...]) -> Tensor:
+    return memory.empty((count, channels * count_bins(levels)), dtype)
+
+
+def _pool_into(
+    vectors: Tensor, features: Tensor, windows: Array, order: Array, starts: Array, levels: tuple[int, ...]
+) -> None:
+    """Those rows of the vectors whose windows are listed in `order`, map after map."""
+    batch, channels, height, width = features.shape
     bits, last = flat_bits(features)
-    order, starts = _sorted(windows, batch)
     with kernel_running():
         _pool(
             bits,
@@ -87,7 +109,6 @@ def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
             _count_parts(batch, channels),
             vectors.view(BITS[features.dtype]).view(-1).numpy(),
         )
-    return vectors
 
 
 def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sppnet.errors import ConfigError, GeometryError, did_you_mean
@@ -58,6 +59,29 @@ def pyramid_pool(
     return cast(Tensor, torch.ops.sppnet.pyramid_pool(features, windows, list(checked)))
 
 
+def pool_maps(maps: Sequence[Tensor], cells: Cells, levels: Sequence[int] = (1, 2, 3, 6)) -> Tensor:
+    """Pool windows of maps of several sizes, as `pyramid_pool` pools those of each.
+
+    maps: (c, h, w) each, of one dtype and device. cells: (n, 5), the map's index first.
+    Returns (n, c × bins), in the order of `cells`. Raises GeometryError for cells outside their map.
+    """
+    checked = check_levels(levels)
+    windows = _as_indices(torch.as_tensor(cells), maps[0])
+    chosen = [(windows[:, 0] == index).nonzero()[:, 0] for index in range(len(maps))]
+    if sum(map(len, chosen)) != len(windows):
+        raise GeometryError(f"cells name maps {windows[:, 0].unique().tolist()}; there are {len(maps)}")
+    parts = [F.pad(windows[rows, 1:], (1, 0)) for rows in chosen]
+    learning = torch.is_grad_enabled() and any(features.requires_grad for features in maps)
+    if choose(maps[0]).name == "cpu" and not learning:
+        for features, part in zip(maps, parts, strict=True):
+            _check_cells(features[None], part)
+        return cast(Tensor, _load_cpu().pool_maps(maps, windows, checked))
+    vectors = [
+        pyramid_pool(features[None], part, checked) for features, part in zip(maps, parts, strict=True)
+    ]
+    return torch.cat(vectors)[torch.cat(chosen).argsort()]
+
+
 # --- windows -------------------------------------------------------------------------------------
 
 
@@ -82,7 +106,7 @@ def _list_windows(features: Tensor, cells: Windows) -> Tensor | None:
         raise GeometryError(
             f"cells must be {features.shape[0]} tensors (n, 4), one for each map; got shapes {shapes}"
         )
-    rows = [torch.nn.functional.pad(part, (1, 0), value=index) for index, part in enumerate(parts)]
+    rows = [F.pad(part, (1, 0), value=index) for index, part in enumerate(parts)]
     return _as_indices(torch.cat(rows) if rows else torch.empty(0, 5, dtype=torch.int64), features)
 
 
