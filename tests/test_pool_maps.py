@@ -90,3 +90,26 @@ def test_nothing_is_recorded_where_no_gradient_is_wanted():
 def test_windows_outside_their_map_are_refused(cell, message):
     with pytest.raises(GeometryError, match=message):
         pool_maps(make_maps(), np.array([(0, 0, 0, 12, 9), cell]))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param([], id="none"),
+        pytest.param([(3, 5, 5), (4, 5, 5)], id="other channels"),
+        pytest.param([(1, 3, 5, 5)], id="a batch"),
+    ],
+)
+def test_maps_that_do_not_fit_together_are_refused(shapes):
+    with pytest.raises(GeometryError, match=r"maps must be \(c, h, w\) of the same c"):
+        pool_maps([torch.zeros(shape) for shape in shapes], np.zeros((0, 5), np.int64))
+
+
+def test_maps_of_two_dtypes_are_refused():
+    with pytest.raises(GeometryError, match="same c, dtype"):
+        pool_maps([torch.zeros(3, 5, 5), torch.zeros(3, 5, 5).double()], np.zeros((0, 5), np.int64))
+
+
+def test_cells_without_the_maps_index_are_refused():
+    with pytest.raises(GeometryError, match=r"cells must be \(n, 5\)"):
+        pool_maps(make_maps(), np.array([[0, 0, 1, 1]]))

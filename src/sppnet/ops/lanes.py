@@ -1,4 +1,4 @@
-"""Sixty-four channels at a time: the few vector operations of the kernel for windows (see `llvm`)."""
+"""Sixty-four channels at a time: the few vector operations of the CPU kernels (see `llvm`)."""
 
 from typing import Any
 

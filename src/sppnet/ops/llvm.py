@@ -1,9 +1,9 @@
 """What the CPU kernels' vector instructions are built of: LLVM, by llvmlite.
 
 Numba turns scalar loops into vector instructions only when it can prove a lot about them, and in the
-short loops of pooling it cannot (eight times slower in a trial of the same algorithm). So `lanes` and
-`floats` say what is wanted, on vectors of a fixed length; LLVM cuts them to what the processor has
-(SSE, AVX2, AVX-512, NEON).
+short loops of pooling it cannot (eight times slower in a trial of the same algorithm). So `lanes` says what
+is wanted, on vectors of a fixed length; LLVM cuts them to what the processor has (SSE, AVX2, AVX-512,
+NEON).
 
 Arrays are flat and contiguous, offsets count elements, and nothing is checked. Numba's cache of
 compiled kernels watches the file of each kernel: after a change here, touch those that use it.

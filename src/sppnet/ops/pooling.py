@@ -63,10 +63,17 @@ def pool_maps(maps: Sequence[Tensor], cells: Cells, levels: Sequence[int] = (1, 
     """Pool windows of maps of several sizes, as `pyramid_pool` pools those of each.
 
     maps: (c, h, w) each, of one dtype and device. cells: (n, 5), the map's index first.
-    Returns (n, c × bins), in the order of `cells`. Raises GeometryError for cells outside their map.
+    Returns (n, c × bins), in the order of `cells`. Raises GeometryError for maps that differ in more than
+    their size, and for cells outside their map.
     """
     checked = check_levels(levels)
+    kinds = {(each.ndim, len(each), each.dtype, each.device) for each in maps}
+    if len(kinds) != 1 or maps[0].ndim != 3:
+        shapes = [(tuple(each.shape), each.dtype) for each in maps]
+        raise GeometryError(f"maps must be (c, h, w) of the same c, dtype and device; got {shapes}")
     windows = _as_indices(torch.as_tensor(cells), maps[0])
+    if windows.ndim != 2 or windows.shape[1] != 5:
+        raise GeometryError(f"cells must be (n, 5), the map's index first; got {tuple(windows.shape)}")
     chosen = [(windows[:, 0] == index).nonzero()[:, 0] for index in range(len(maps))]
     if sum(map(len, chosen)) != len(windows):
         raise GeometryError(f"cells name maps {windows[:, 0].unique().tolist()}; there are {len(maps)}")
