@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import sppnet
-from sppnet import progress, training
+from sppnet import training
 from sppnet.data.folder import open_folder
 from sppnet.demo import generate, generate_scenes
 from sppnet.nn.trunks import load_trunk
-from sppnet.progress import Silent, Timed
 from sppnet.report.call import Name, in_python
 
 SMALL = {"trunk": "zf5", "width": 0.0625, "hidden": 16, "device": "cpu"}
@@ -150,25 +149,3 @@ def test_an_evaluation_in_python_writes_the_page_that_is_asked_for(classifier, p
 )
 def test_a_call_is_written(call, written):
     assert call == written
-
-
-def test_a_stage_that_comes_twice_is_timed_in_all(monkeypatch):
-    now = iter([0.0, 10.0, 10.0, 13.0, 13.0, 20.0])
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
-    told = []
-
-    class Told(Silent):
-        def begin(self, stage, total):
-            told.append((stage, total))
-
-        def advance(self, steps=1, note=""):
-            told.append((steps, note))
-
-    watch = Timed(Told())
-    assert watch.seconds == {}
-    watch.begin("a", 3)
-    watch.advance(2, "so far")
-    watch.begin("b", 1)
-    watch.begin("a", 1)
-    assert watch.seconds == {"a": 17.0, "b": 3.0}
-    assert told == [("a", 3), (2, "so far"), ("b", 1), ("a", 1)]

@@ -1,7 +1,10 @@
 """How long work tells whoever waits for it where it stands."""
 
 import time
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+Result = TypeVar("Result")
 
 
 class Progress(Protocol):
@@ -19,6 +22,14 @@ class Silent:
 
     def begin(self, stage: str, total: int) -> None: ...
     def advance(self, steps: int = 1, note: str = "") -> None: ...
+
+
+def counted(results: Iterable[Result], stage: str, total: int, progress: Progress) -> Iterator[Result]:
+    """The same results; each is a step of the stage, done when the next is asked for."""
+    progress.begin(stage, total)
+    for result in results:
+        yield result
+        progress.advance()
 
 
 class Timed:

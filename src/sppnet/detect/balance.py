@@ -16,7 +16,7 @@ from sppnet.detect.examples import TrainingPhotos, training_boxes
 from sppnet.detect.vectors import BoxVectors, Vectoriser
 from sppnet.learn.svm import LinearSVM
 from sppnet.metrics.detection import Curve, judge_detections
-from sppnet.progress import Progress
+from sppnet.progress import Progress, counted
 from sppnet.structures import Detections, Floats
 from sppnet.threads import in_order
 
@@ -47,11 +47,7 @@ def balance_scores(
     chosen = choose_photographs(photos)
     if not chosen:
         return detector.parts.svm
-    found = []
-    progress.begin("balancing scores", len(chosen))
-    for detections in in_order(find, chosen):
-        found.append(detections)
-        progress.advance()
+    found = list(counted(in_order(find, chosen), "balancing scores", len(chosen), progress))
     truths = [photos.truth(index) for index in chosen]
     curves = judge_detections(found, truths, photos.classes).curves
     zeros = [min(0.0, best_score(curves[name])) for name in photos.classes]

@@ -15,7 +15,7 @@ from sppnet.features.cache import MapCache
 from sppnet.features.photo import Photo
 from sppnet.metrics.coco import CocoResult, judge_coco
 from sppnet.metrics.detection import DetectionResult, JudgedPhoto, judge_detections
-from sppnet.progress import Progress, Silent
+from sppnet.progress import Progress, Silent, counted
 from sppnet.structures import Detections, GroundTruth
 from sppnet.threads import in_order
 
@@ -39,16 +39,14 @@ def evaluate_detector(
     """
     _check_metric(metric)
     truths = match_classes(images, detector.classes)
-    progress = progress or Silent()
-    progress.begin("detecting", len(images))
+    detected = in_order(lambda path: _detect(detector, path, cache), images.paths)
+    every = counted(detected, "detecting", len(images), progress or Silent())
     photos, skipped = [], []
-    every = in_order(lambda path: _detect(detector, path, cache), images.paths)
     for path, truth, found in zip(images.paths, truths, every, strict=True):
         if isinstance(found, ImageError):
             skipped.append(str(found))
         else:
             photos.append(JudgedPhoto(path, truth, found))
-        progress.advance()
     if not photos:
         raise DataError(f"none of the {len(images)} images of {images.root} could be read")
     seen, known = [photo.found for photo in photos], [photo.truth for photo in photos]

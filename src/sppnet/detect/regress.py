@@ -11,7 +11,7 @@ from sppnet.detect.examples import TrainingPhotos, match_boxes
 from sppnet.detect.vectors import Vectoriser
 from sppnet.errors import DataError
 from sppnet.learn.ridge import BoxRegressor, fit_boxes, mean_length_scale
-from sppnet.progress import Progress
+from sppnet.progress import Progress, counted
 from sppnet.structures import Floats
 from sppnet.threads import in_order
 
@@ -54,12 +54,8 @@ def learn_boxes(
     def draw(index: int) -> Lesson | None:
         return draw_lesson(photos, index, proposals[index], vectoriser, config.seed)
 
-    lessons = []
-    progress.begin("box regression", len(photos))
-    for lesson in in_order(draw, range(len(photos))):
-        if lesson is not None:
-            lessons.append(lesson)
-        progress.advance()
+    every = counted(in_order(draw, range(len(photos))), "box regression", len(photos), progress)
+    lessons = [lesson for lesson in every if lesson is not None]
     if not lessons:
         raise DataError("no proposal overlaps an object by half; propose more windows (--most)")
     rows = np.concatenate([lesson.vectors for lesson in lessons])

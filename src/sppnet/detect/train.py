@@ -21,11 +21,12 @@ from sppnet.detect.examples import (
     split_boxes,
     training_boxes,
 )
+from sppnet.detect.propose import convolve_photos, learn_windows, propose_windows
 from sppnet.detect.regress import learn_boxes
 from sppnet.detect.run import DetectorRun
 from sppnet.detect.tune import WindowsToTune, tune_layers, tune_trunk
 from sppnet.detect.vectors import RcnnVectors, StoredVectors, Vectoriser
-from sppnet.errors import ConfigError, DataError, ImageError
+from sppnet.errors import ConfigError, DataError
 from sppnet.features.cache import MapCache, recipe_of
 from sppnet.features.convolve import Convolver
 from sppnet.geometry.grid import count_bins
@@ -38,12 +39,9 @@ from sppnet.nn.device import find_device
 from sppnet.nn.trunks import Trunk, load_trunk
 from sppnet.progress import Progress, Silent
 from sppnet.proposals.learned import WindowHead
-from sppnet.proposals.lessons import WindowSample, draw_cells, draw_windows, find_components, train_head
-from sppnet.proposals.proposers import LearnedWindows, make_proposer
 from sppnet.proposals.windows import WindowConfig
 from sppnet.runs import held
 from sppnet.structures import Floats
-from sppnet.threads import in_order
 
 
 @dataclass(frozen=True)
@@ -159,57 +157,18 @@ class _Training:
             self._leave_out(stage.header["skipped"])
             return _window_head(stage, self.trunk.channels) if learned else None
         config = WindowConfig(seed=self.config.seed)
-        cells, skipped = self._convolve_all()
+        cells, skipped = convolve_photos(self.photos, config.seed, self.progress)
         self._leave_out(skipped)
-        head = self._train_windows(cells, config) if learned else None
+        head = learn_windows(self.photos, cells, config, self.progress) if learned else None
         header = {"skipped": skipped, "windows": config.to_json()}
         self._store(f"windows{again}", header, {} if head is None else head.state_dict())
         return head
-
-    def _convolve_all(self) -> tuple[list[Tensor], dict[str, str]]:
-        """Cells of every photograph's map, and which photographs could not be read, with the reason."""
-        cells, skipped = [], {}
-        self.progress.begin("convolving photographs", len(self.photos))
-        for index, drawn in enumerate(in_order(self._draw_cells, range(len(self.photos)))):
-            if isinstance(drawn, ImageError):
-                skipped[str(index)] = str(drawn)
-            else:
-                cells.append(drawn)
-            self.progress.advance()
-        return cells, skipped
-
-    def _draw_cells(self, index: int) -> Tensor | ImageError:
-        try:
-            return draw_cells(self.photos.photo(index).maps, self.config.seed, index)
-        except ImageError as error:
-            return error
-
-    def _train_windows(self, cells: list[Tensor], config: WindowConfig) -> WindowHead:
-        components = find_components(cells, config.channels)
-
-        def draw(index: int) -> WindowSample:
-            maps, truth = self.photos.photo(index).maps, self.photos.truth(index)
-            return draw_windows(maps, truth, components, config, index)
-
-        samples = []
-        self.progress.begin("drawing windows", len(self.photos))
-        for sample in in_order(draw, range(len(self.photos))):
-            samples.append(sample)
-            self.progress.advance()
-        return train_head(samples, components, config, self.progress)
 
     def _propose(self, windows: WindowHead | None, again: str = "") -> list[Floats]:
         stage = self._ended(f"proposals{again}")
         if stage is not None:
             return split_boxes(stage.tensors["boxes"].numpy(), stage.tensors["counts"].numpy())
-        most, kind = self.config.most, self.config.proposals
-        proposer = make_proposer(kind, most) if windows is None else LearnedWindows(windows, most)
-        self.progress.begin("proposing windows", len(self.photos))
-        found = []
-        every = in_order(lambda index: proposer(self.photos.photo(index)).boxes, range(len(self.photos)))
-        for proposed in every:
-            found.append(proposed)
-            self.progress.advance()
+        found = propose_windows(self.photos, windows, self.config, self.progress)
         boxes, counts = joined_boxes(found)
         tensors = {"boxes": torch.from_numpy(boxes), "counts": torch.from_numpy(counts)}
         self._store(f"proposals{again}", {}, tensors)

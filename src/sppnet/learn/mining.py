@@ -19,7 +19,7 @@ from torch import Tensor
 from sppnet.errors import ConfigError, DataError
 from sppnet.learn.objective import Loss
 from sppnet.learn.svm import LinearSVM, fit_svm
-from sppnet.progress import Progress, Silent
+from sppnet.progress import Progress, Silent, counted
 from sppnet.threads import in_order
 
 Signs = npt.NDArray[np.int8]
@@ -131,8 +131,8 @@ def _gather(
     """All positives, and the first negatives."""
     rng = np.random.default_rng(config.seed)
     store: _Store | None = None
-    progress.begin("mining, round 1", images)
-    for image, candidates in enumerate(in_order(source, range(images))):
+    every = counted(in_order(source, range(images)), "mining, round 1", images, progress)
+    for image, candidates in enumerate(every):
         if store is None:
             store = _Store(candidates.vectors.shape[1], len(classes), config.max_bytes)
         positive = (candidates.signs > 0).any(axis=1)
@@ -141,7 +141,6 @@ def _gather(
         store.add_positives(image, candidates, np.flatnonzero(positive))
         if len(store) < store.limit // 2:  # the rest is for positives to come, and for hard negatives
             store.add(image, candidates, np.sort(drawn))
-        progress.advance()
     if store is None:
         raise DataError("there are no images to train on")
     store.fix_scale()

@@ -1,0 +1,53 @@
+"""What is told of work as it goes on."""
+
+import pytest
+
+from sppnet import progress
+from sppnet.progress import Silent, Timed, counted
+
+
+class Told(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.all = []
+
+    def begin(self, stage, total):
+        self.all.append((stage, total))
+
+    def advance(self, steps=1, note=""):
+        self.all.append((steps, note))
+
+
+def test_a_stage_that_comes_twice_is_timed_in_all(monkeypatch):
+    now = iter([0.0, 10.0, 10.0, 13.0, 13.0, 20.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
+    told = Told()
+    watch = Timed(told)
+    assert watch.seconds == {}
+    watch.begin("a", 3)
+    watch.advance(2, "so far")
+    watch.begin("b", 1)
+    watch.begin("a", 1)
+    assert watch.seconds == {"a": 17.0, "b": 3.0}
+    assert told.all == [("a", 3), (2, "so far"), ("b", 1), ("a", 1)]
+
+
+def test_results_are_counted_once_they_have_been_used():
+    told = Told()
+    every = counted(iter("xyz"), "letters", 3, told)
+    assert next(every) == "x"
+    assert told.all == [("letters", 3)]
+    assert list(every) == ["y", "z"]
+    assert told.all == [("letters", 3), *[(1, "")] * 3]
+
+
+def test_a_result_that_fails_is_not_counted():
+    def results():
+        yield 1
+        raise OSError("gone")
+
+    told, seen = Told(), []
+    with pytest.raises(OSError, match="gone"):
+        seen.extend(counted(results(), "numbers", 2, told))
+    assert told.all == [("numbers", 2), (1, "")]
