@@ -8,7 +8,8 @@ from torch import nn
 from sppnet.benchmark import rcnn
 from sppnet.benchmark.floor import PRODUCT, large_product, multiply_adds
 from sppnet.benchmark.rows import Timing
-from sppnet.errors import ConfigError
+from sppnet.errors import ConfigError, ModelError
+from sppnet.nn.trunks import load_trunk
 
 FEW = {"width": 0.0625, "windows": 6, "crops": 2, "hidden": 8, "ranks": (4, 2), "classes": 3, "rounds": 1}
 
@@ -56,6 +57,11 @@ def test_nothing_is_refused(name):
         rcnn.run(**{**FEW, name: 0})
 
 
+def test_the_trunk_is_that_of_the_stride_asked_for():
+    with pytest.raises(ModelError, match="zf5 has no stage of stride 64"):
+        rcnn.run(stride=64, **FEW)
+
+
 def test_multiply_adds_are_counted():
     layers = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Flatten(), nn.Linear(5 * 4 * 4, 7))
     with torch.inference_mode():
@@ -64,7 +70,7 @@ def test_multiply_adds_are_counted():
 
 
 def test_layers_of_lower_rank_take_and_give_as_many_numbers():
-    network = rcnn._Networks("zf5", 0.0625, (64,), 16, (4, 2), 3)
+    network = rcnn._Networks(load_trunk("zf5", width=0.0625), (64,), 16, (4, 2), 3)
     vectors = torch.rand(5, network.head.fc6.in_features)
     assert network.cheap(vectors).shape == network.head(vectors).shape == (5, 4)
     count = (

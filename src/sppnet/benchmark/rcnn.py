@@ -26,7 +26,7 @@ from sppnet.geometry.grid import count_bins
 from sppnet.learn.finetune import detection_head
 from sppnet.learn.lowrank import split_head
 from sppnet.nn.network import FIXED_LEVEL
-from sppnet.nn.trunks import load_trunk
+from sppnet.nn.trunks import Trunk, load_trunk
 from sppnet.progress import Progress
 from sppnet.proposals.selective_search import selective_search
 from sppnet.structures import Floats
@@ -56,6 +56,7 @@ class Way:
 def run(
     trunk: str = "zf5",
     width: float = 1.0,
+    stride: int | None = None,
     image: ImageSource | None = None,
     windows: int = 2000,
     crops: int = 2 * CROPS_AT_ONCE,
@@ -69,16 +70,18 @@ def run(
 ) -> list[Row]:
     """Time every way.
 
+    trunk, width, stride: as `load_trunk` takes them.
     image: with boxes of our selective search, at most `windows`; by default noise of 500×375, boxes drawn.
     crops: how many of R-CNN's are timed. hidden, ranks: outputs of fc6 and fc7, and what is left of them
-    by truncated SVD. Raises ConfigError for fewer than one of anything, ImageError for the image.
+    by truncated SVD.
+    Raises ConfigError for fewer than one of anything, ModelError for the trunk, ImageError for the image.
     """
     if min(windows, crops, hidden, *ranks, classes, rounds) < 1:
         raise ConfigError("windows, crops, hidden, ranks, classes and rounds must be 1 or more")
     torch.manual_seed(seed)
     subject = _find_subject(image, windows, seed)
     crops = min(crops, len(subject.boxes))
-    network = _Networks(trunk, width, tuple(scales), hidden, ranks, classes)
+    network = _Networks(load_trunk(trunk, width=width, stride=stride), tuple(scales), hidden, ranks, classes)
     ways = _our_ways(network, subject)
     calls: dict[str, Callable[[], object]] = {name: way.call for name, way in ways.items()}
     calls |= _peer_calls(network, subject, crops)
@@ -120,23 +123,16 @@ class _Networks:
     """One trunk at one and at several scales, and the layers behind it."""
 
     def __init__(
-        self,
-        trunk: str,
-        width: float,
-        scales: tuple[int, ...],
-        hidden: int,
-        ranks: tuple[int, int],
-        classes: int,
+        self, trunk: Trunk, scales: tuple[int, ...], hidden: int, ranks: tuple[int, int], classes: int
     ) -> None:
-        made = load_trunk(trunk, width=width)
-        self.name, self.ranks = trunk, ranks
-        self.one, self.several = Convolver(made), Convolver(made, scales)
+        self.name, self.ranks = trunk.name, ranks
+        self.one, self.several = Convolver(trunk), Convolver(trunk, scales)
         self.spp = SppVectors(LEVELS)
         self.rcnn = RcnnVectors(self.one, (FIXED_LEVEL,))  # its networks have no pyramid
-        length = made.channels * count_bins(LEVELS)
+        length = trunk.channels * count_bins(LEVELS)
         self.head = detection_head(length, hidden, classes).eval()
         self.cheap = split_head(self.head, ranks)
-        self.crop_length = made.channels * FIXED_LEVEL**2
+        self.crop_length = trunk.channels * FIXED_LEVEL**2
         self.crop_head = detection_head(self.crop_length, hidden, classes).eval()
         self.svms = nn.Linear(length, classes)
 

@@ -83,6 +83,7 @@ def whole_map(
 @app.command()
 def rcnn(
     trunk: Annotated[str, typer.Option(help="The network of both sides.")] = "zf5",
+    stride: Annotated[int | None, typer.Option(help="Image pixels a cell of its map.")] = None,
     image: Annotated[
         Path | None, typer.Option(help="With selective search's boxes, instead of noise and drawn ones.")
     ] = None,
@@ -98,8 +99,8 @@ def rcnn(
 
     with Bars() as bars:
         rows = bench.run(
-            trunk, image=image, windows=windows, crops=crops, ranks=_read_ranks(ranks), rounds=rounds,
-            progress=bars,
+            trunk, stride=stride, image=image, windows=windows, crops=crops, ranks=_read_ranks(ranks),
+            rounds=rounds, progress=bars,
         )  # fmt: skip
     _print("rcnn", rows, as_json)
 
