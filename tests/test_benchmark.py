@@ -59,6 +59,7 @@ def test_a_row_carries_both_sides_and_the_floor():
     row = compare("nothing", lambda: 1, "sums", lambda: sum(range(20_000)), lambda: None, rounds=3)
     assert (row.case, row.peer) == ("nothing", "sums")
     assert row.ratio == row.peer_s / row.ours_s > 1
+    assert row.ratio_spread[0] <= row.ratio <= row.ratio_spread[1]
 
 
 class Listener:

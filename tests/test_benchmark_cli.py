@@ -1,4 +1,4 @@
-"""`sppnet benchmark`: one table, with what stands below it."""
+"""`sppnet benchmark`: tables, with what stands below them."""
 
 import importlib
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from sppnet.benchmark.rows import Row
 from sppnet.cli import benchmark, main
-from sppnet.errors import MissingExtraError
+from sppnet.errors import MissingExtraError, SppnetError
 
 ROW = Row(
     case="few", peer="a loop", ours_s=0.5, ours_q1_s=0.25, ours_q3_s=1.0, peer_s=2.0, peer_q1_s=1.5,
@@ -50,16 +50,31 @@ def made_up(monkeypatch):
     )
 
 
+TIMED = [name for name in benchmark.EVERY if name not in ("proposals", "gpu")]
+
+
 @pytest.mark.usefixtures("made_up")
-def test_all_is_one_table(inside):
+def test_all_is_a_table_each(inside):
     code, printed, said = inside("all")
     assert code == 0
-    assert [line.split(":")[0] for line in printed.splitlines() if ": few" in line] == [
-        name for name in benchmark.EVERY if name not in ("proposals", "gpu")
-    ]
-    assert printed.count("case ") == printed.count("and a note") == 1
+    assert [line.split(":")[0] for line in printed.splitlines() if "medians" in line] == TIMED
+    assert printed.count("few ") == printed.count("and a note") == len(TIMED)
+    assert "few    500.00  2,000.0   4.0×   1.5–10.0    125.00  a loop" in printed
     assert "proposals is left out" in said
     assert "no GPU" in said
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_one_that_fails_leaves_the_others(inside, monkeypatch, options):
+    def failing(progress):
+        raise SppnetError("nothing to compare")
+
+    monkeypatch.setattr(importlib.import_module("sppnet.benchmark.svm"), "run", failing)
+    code, printed, said = inside("all", *options)
+    assert code == 1
+    assert printed.count("and a note") == len(TIMED) - 1
+    assert "svm failed: nothing to compare" in said
 
 
 @pytest.mark.usefixtures("made_up")

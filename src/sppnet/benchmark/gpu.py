@@ -60,11 +60,11 @@ def run(
     features = draw_features(channels, seed).to(where)
     cases: dict[str, Callable[[], Row]] = {}
     for name, part in {
-        f"{windows} windows, {channels} channels": _forward,
+        f"{windows:,} windows, {channels} channels": _forward,
         f"{min(windows, TRAINING_WINDOWS)} windows, {channels} channels, forward and backward": _training,
     }.items():
         cases[name] = partial(part, name, features, cells, rounds)
-    name = f"image to vectors of {windows} windows, zf5"
+    name = f"image to vectors of {windows:,} windows, zf5"
     cases[name] = partial(_rcnn, name, width, boxes, where, max(1, rounds // 5))
     progress.begin("timing", len(cases))
     rows = []

@@ -70,7 +70,7 @@ def run(
     cells = torch.from_numpy(map_boxes(boxes))
     features = draw_features(channels, seed)
     cases = _cases(features, cells, rounds)
-    cases[f"{len(boxes)} windows, {channels} channels, five scales"] = partial(
+    cases[f"{len(boxes):,} windows, {channels} channels, five scales"] = partial(
         _five_scales, boxes=boxes, channels=channels, rounds=rounds, seed=seed
     )
     progress.begin("timing", len(cases))
@@ -86,17 +86,17 @@ def _cases(features: Tensor, cells: Tensor, rounds: int) -> dict[str, Callable[[
     count, channels = len(cells), features.shape[1]
     few = cells[:: max(1, count // TRAINING_WINDOWS)][:TRAINING_WINDOWS].contiguous()
     wide = torch.cat([features, features.flip(1)], 1)
-    what = f"{count} windows, {channels} channels"
+    what = f"{count:,} windows, {channels} channels"
     return {
         what: partial(_forward, features=features, cells=cells, rounds=rounds),
         f"{what}, beside a loop": partial(
             _against_loop, features=features, cells=cells, rounds=max(1, rounds // 5)
         ),
         f"{what}, bfloat16": partial(_half_precision, features=features, cells=cells, rounds=rounds),
-        f"{count} windows, {2 * channels} channels": partial(
+        f"{count:,} windows, {2 * channels} channels": partial(
             _forward, features=wide, cells=cells, rounds=max(1, rounds // 2)
         ),
-        f"{len(few)} windows, {channels} channels, forward and backward": partial(
+        f"{len(few):,} windows, {channels} channels, forward and backward": partial(
             _training, features=features, cells=few, rounds=rounds
         ),
     }

@@ -57,6 +57,11 @@ class Row:
         """How many times as long the peer takes."""
         return self.peer_s / self.ours_s
 
+    @property
+    def ratio_spread(self) -> tuple[float, float]:
+        """The ratio of the peer's lower quartile to our upper one, and the other way round."""
+        return self.peer_q1_s / self.ours_q3_s, self.peer_q3_s / self.ours_q1_s
+
 
 def time_in_turns(
     calls: Mapping[str, Call],

@@ -1,6 +1,5 @@
 """sppnet benchmark …"""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -167,52 +166,56 @@ def train(
 def gpu(rounds: Rounds = 15, as_json: Json = False) -> None:
     """Pool windows on a CUDA device, and image to vectors; says "no GPU" where there is none."""
     from sppnet.benchmark import gpu as bench
-    from sppnet.cli.output import Bars, notes
+    from sppnet.cli.output import Bars
 
     with Bars() as bars:
         rows = bench.run(rounds=rounds, progress=bars)
-    if rows or as_json:
-        _print("gpu", rows, as_json)
-    else:
-        notes.print("no GPU")
+    _print("gpu", rows, as_json)
 
 
 @app.command("all")
 def everything(as_json: Json = False) -> None:
-    """Every benchmark with its defaults, in one table: some minutes, and 8 GB."""
+    """Every benchmark with its defaults, a table each: some twenty minutes, and 8 GB."""
     from importlib import import_module
 
     from sppnet.benchmark.rows import to_json
     from sppnet.cli.output import Bars, notes, print_json
-    from sppnet.errors import MissingExtraError
+    from sppnet.errors import MissingExtraError, SppnetError
 
-    measured: dict[str, list[Row]] = {}
-    with Bars() as bars:
-        for name in EVERY:
-            try:
-                measured[name] = import_module(f"sppnet.benchmark.{name}").run(progress=bars)
-            except MissingExtraError as error:
-                notes.print(f"{name} is left out: {error}")
+    told, failed = [], False
+    for name in EVERY:
+        try:
+            with Bars() as bars:
+                rows = import_module(f"sppnet.benchmark.{name}").run(progress=bars)
+        except SppnetError as error:  # the others are worth their minutes all the same
+            missing = isinstance(error, MissingExtraError)
+            notes.print(f"{name} {'is left out' if missing else 'failed'}: {error}")
+            failed |= not missing
+            continue
+        if as_json:
+            told.append(to_json(name, rows))
+        else:
+            _print(name, rows, as_json=False)
     if as_json:
-        print_json([to_json(name, rows) for name, rows in measured.items()])
-        return
-    rows = [replace(row, case=f"{name}: {row.case}") for name, rows in measured.items() for row in rows]
-    _print("all", rows, as_json=False)
-    if not measured["gpu"]:
-        notes.print("no GPU")
+        print_json(told)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _print(name: str, rows: "Sequence[Row]", as_json: bool) -> None:
     from sppnet.benchmark.rows import to_json
-    from sppnet.cli.output import print_json, print_table
+    from sppnet.cli.output import notes, print_json, print_table
 
     if as_json:
         print_json(to_json(name, rows))
         return
-    columns = ["case", "ours ms", "peer ms", "ratio", "floor ms"]
+    if not rows:
+        notes.print("no GPU")
+        return
+    columns = ["case", "ours ms", "peer ms", "ratio", "quartiles", "floor ms"]
     table = [
         [row.case, f"{row.ours_s * 1e3:,.2f}", f"{row.peer_s * 1e3:,.1f}", f"{row.ratio:.1f}×",
-         f"{row.floor_s * 1e3:,.2f}"]
+         "–".join(f"{end:.1f}" for end in row.ratio_spread), f"{row.floor_s * 1e3:,.2f}"]
         for row in rows
     ]  # fmt: skip
     if any(row.ours_bytes is not None for row in rows):
@@ -221,7 +224,8 @@ def _print(name: str, rows: "Sequence[Row]", as_json: bool) -> None:
             cells += [_gigabytes(row.ours_bytes), _gigabytes(row.peer_bytes)]
     for cells, row in zip(table, rows, strict=True):
         cells.append(row.peer)
-    print_table(f"{name}: medians, both sides timed in turn in this run", [*columns, "peer"], table)
+    title = f"{name}: medians, both sides timed in turn in this run"
+    print_table(title, [*columns, "peer"], table, words=("peer",))
     for note in dict.fromkeys(row.note for row in rows if row.note):
         typer.echo(note)
 

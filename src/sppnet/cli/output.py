@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Collection
 from types import TracebackType
 from typing import Any
 
@@ -71,11 +72,12 @@ def print_json(data: Any) -> None:
     sys.stdout.write("\n")
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table on standard output; the first column is text, the others are numbers."""
+def print_table(title: str, columns: list[str], rows: list[list[str]], words: Collection[str] = ()) -> None:
+    """A table on standard output; the first column and those named `words` are text, the others numbers."""
     table = Table(box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
+    for column in columns:
+        text = column == columns[0] or column in words
+        table.add_column(column, justify="left" if text else "right", no_wrap=not text)
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
