@@ -129,15 +129,14 @@ class Outcome:
     """Processes that are there when the work is done."""
 
 
-def kill_a_worker(host: int, folder: Path, outcome: Outcome) -> None:
+def kill_a_worker(host: subprocess.Popen[str], folder: Path, outcome: Outcome) -> None:
     """As soon as the first part is written: the others are being worked on, or wait."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        busy = [each for each in descendants(host) if title_of(each) == "ray::MapBatches(Block)"]
+    while host.poll() is None and not (folder / "found").exists():
+        busy = [each for each in descendants(host.pid) if title_of(each) == "ray::MapBatches(Block)"]
         if busy and list(folder.glob(".*.unfinished/images-*")):
             outcome.killed.append(title_of(busy[0]))
             os.kill(busy[0], signal.SIGKILL)
-            outcome.listened_at = addresses_listened_at([host, *descendants(host)])
+            outcome.listened_at = addresses_listened_at([host.pid, *descendants(host.pid)])
             return
         time.sleep(0.01)
 
@@ -157,9 +156,9 @@ def outcome(home) -> Outcome:
         cwd=home, env=environment, stdout=subprocess.PIPE, stderr=told, text=True,
     ) as host:  # fmt: skip
         try:
-            kill_a_worker(host.pid, home, result)
+            kill_a_worker(host, home, result)
             started = descendants(host.pid)
-            result.printed, _ = host.communicate(timeout=180)
+            result.printed, _ = host.communicate(timeout=600)
         finally:
             host.kill()  # what it started ends with it
     result.told = (home / "told").read_text()
