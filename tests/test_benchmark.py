@@ -9,6 +9,7 @@ import torch
 
 from sppnet.benchmark import pool
 from sppnet.benchmark.rows import Row, compare, time_in_turns, to_json
+from told import Told
 
 ROW = Row(
     case="few",
@@ -41,13 +42,13 @@ def test_calls_take_turns_in_both_orders():
 
 
 def test_a_quick_call_is_repeated_in_its_turn_and_a_slow_one_is_not():
-    called, heard = [], Listener()
+    called, told = [], Told()
     quick, slow = (lambda: called.append("quick")), (lambda: (called.append("slow"), time.sleep(0.02)))
-    time_in_turns({"quick": quick, "slow": slow}, rounds=2, turn_s=0.01, progress=heard)
+    time_in_turns({"quick": quick, "slow": slow}, rounds=2, turn_s=0.01, progress=told)
     assert called.count("slow") == 3
     assert called.count("quick") > 30
     assert called.index("quick") == 1, "the first round goes backwards"
-    assert len(heard.notes) == heard.total == 6, "a turn is told once"
+    assert ([steps for _, steps in told.stages], told.done) == ([6], 6), "a turn is told once"
 
 
 def test_one_round_is_its_own_quartiles():
@@ -62,21 +63,10 @@ def test_a_row_carries_both_sides_and_the_floor():
     assert row.ratio_spread[0] <= row.ratio <= row.ratio_spread[1]
 
 
-class Listener:
-    def __init__(self):
-        self.total, self.notes = 0, []
-
-    def begin(self, stage, total):
-        self.total = total
-
-    def advance(self, steps=1, note=""):
-        self.notes.append(note)
-
-
 def test_every_case_is_measured_and_told():
-    heard = Listener()
-    rows = pool.run(windows=20, channels=8, rounds=1, progress=heard)
-    assert [row.case for row in rows] == heard.notes == [
+    told = Told()
+    rows = pool.run(windows=20, channels=8, rounds=1, progress=told)
+    assert [row.case for row in rows] == [note for _, note in told.advances] == [
         "20 windows, 8 channels",
         "20 windows, 8 channels, beside a loop",
         "20 windows, 8 channels, bfloat16",
@@ -84,7 +74,7 @@ def test_every_case_is_measured_and_told():
         "20 windows, 8 channels, forward and backward",
         "20 windows, 8 channels, five scales",
     ]  # fmt: skip
-    assert heard.total == len(rows)
+    assert (told.stages, told.done) == ([("timing", len(rows))], len(rows))
     assert [row.peer for row in rows].count(pool.ROI_POOL) == 3
     assert all(min(row.ours_s, row.peer_s, row.floor_s) > 0 for row in rows)
 

@@ -12,6 +12,7 @@ from sppnet.cli.app import main
 from sppnet.data.check import SideRange, check_folder
 from sppnet.data.check_marks import BoxRange, check_annotated
 from sppnet.errors import DataError
+from told import Told
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -87,9 +88,9 @@ def test_a_report_is_plain_json(troubled):
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_progress_counts_every_image(troubled, workers):
-    steps = []
-    assert check_folder(troubled, workers, lambda *step: steps.append(step)) == check_folder(troubled)
-    assert steps == [(i, 11) for i in range(1, 12)]
+    told = Told()
+    assert check_folder(troubled, workers, told) == check_folder(troubled)
+    assert (told.stages, told.done) == ([("reading", 11)], 11)
 
 
 def test_a_folder_without_splits_or_trouble(tmp_path):
@@ -196,9 +197,9 @@ def test_annotated_images_are_reported(annotated):
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_progress_counts_every_annotated_image(annotated, workers):
-    steps = []
-    check_annotated(annotated, workers, lambda *step: steps.append(step))
-    assert steps == [(i, 6) for i in range(1, 7)]
+    told = Told()
+    check_annotated(annotated, workers, told)
+    assert (told.stages, told.done) == ([("reading", 6)], 6)
 
 
 def test_the_command_tells_annotated_images_from_classes(annotated, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from sppnet.cli.app import main
 from sppnet.data.annotated import find_annotated_splits, open_annotated
 from sppnet.data.convert import convert_annotated
 from sppnet.errors import ConfigError, DataError
+from told import Told
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 LAYOUTS = ("voc", "coco", "yolo")
@@ -177,12 +178,12 @@ def test_links_lead_to_the_originals(tmp_path):
 def test_damaged_images_are_left_out_and_named(tmp_path):
     origin = make_coco(tmp_path / "origin")
     (origin / "train/train-b 2.jpg").write_bytes(b"no image")
-    steps = []
-    result = convert_annotated(origin, "voc", tmp_path / "out", progress=lambda *step: steps.append(step))
+    told = Told()
+    result = convert_annotated(origin, "voc", tmp_path / "out", progress=told)
     assert result.splits == {"train": 2, "val": 3}
     (sentence,) = result.skipped
     assert "train-b 2.jpg is not an image" in sentence
-    assert steps == [(i, 6) for i in range(1, 7)]
+    assert (told.stages, told.done) == ([("writing", 6)], 6)
 
 
 @pytest.mark.parametrize(

@@ -11,25 +11,16 @@ from sppnet.data.annotated import open_annotated
 from sppnet.data.folder import open_folder
 from sppnet.data.image import read_header
 from sppnet.detect.detector import Detector
-from sppnet.progress import Silent
-
-
-class Stages(Silent):
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def begin(self, stage: str, total: int) -> None:
-        assert total > 0
-        self.names.append(stage)
+from told import Told
 
 
 @pytest.fixture(scope="module")
 def small_demo(tmp_path_factory):
-    """Its result, its folder, and the stages it told of."""
+    """Its result, its folder, and what was told of it."""
     pytest.importorskip("matplotlib")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    out, stages = tmp_path_factory.mktemp("demo"), Stages()
+    out, told = tmp_path_factory.mktemp("demo"), Told()
     (out / "images" / "train" / "of an earlier demo").mkdir(parents=True)
     (out / "run").mkdir()
     (out / "run" / "config.json").write_text("of an earlier demo")
@@ -41,9 +32,9 @@ def small_demo(tmp_path_factory):
         patch.setattr(demo, "SCENES", {"train": 8, "test": 7})
         patch.setattr(demo, "SCENE_SCALES", (160,))
         patch.setattr(demo, "DRAWN_SCENES", 2)
-        result = demo.run(out, epochs=1, images_per_class=4, progress=stages)
+        result = demo.run(out, epochs=1, images_per_class=4, progress=told)
     torch.set_num_threads(threads)
-    return result, out, stages
+    return result, out, told
 
 
 def test_rows_tell_how_it_was_tested_and_how_well(small_demo):
@@ -169,8 +160,10 @@ def test_every_object_of_a_scene_is_marked_where_it_is(tmp_path):
 
 
 def test_it_tells_of_every_stage(small_demo):
-    _, _, stages = small_demo
-    drawn = [name for name in stages.names if name.startswith(("drawing images", "drawing scenes"))]
+    _, _, told = small_demo
+    assert all(steps > 0 for _, steps in told.stages)
+    names = [name for name, _ in told.stages]
+    drawn = [name for name in names if name.startswith(("drawing images", "drawing scenes"))]
     assert len(drawn) == 4
-    assert stages.names[-1] == "detecting"
-    assert sum(name.startswith("epoch 1/1") for name in stages.names) == 1
+    assert names[-1] == "detecting"
+    assert sum(name.startswith("epoch 1/1") for name in names) == 1

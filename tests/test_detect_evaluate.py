@@ -14,8 +14,8 @@ from sppnet.detect.detector import Candidates, Detector
 from sppnet.detect.ensemble import Ensemble
 from sppnet.detect.evaluate import evaluate_detector, match_classes
 from sppnet.errors import ConfigError, DataError, MissingExtraError
-from sppnet.progress import Silent
 from sppnet.structures import Detections, GroundTruth
+from told import Told
 
 CAT, DOG = (2, 2, 30, 20), (40, 8, 60, 50)
 
@@ -80,17 +80,12 @@ def test_what_is_missed_or_wrong_costs(images, answers, cat, dog):
 
 def test_a_damaged_image_is_left_out_with_its_objects(images):
     images.paths[0].write_bytes(images.paths[0].read_bytes()[:40])
-    stages: list[tuple[str, int]] = []
-
-    class Told(Silent):
-        def begin(self, stage: str, total: int) -> None:
-            stages.append((stage, total))
-
-    result = evaluate_detector(Knowing(("cat", "dog"), EVERYTHING), images, progress=Told())
+    told = Told()
+    result = evaluate_detector(Knowing(("cat", "dog"), EVERYTHING), images, progress=told)
     assert (result.map, result.images) == (1.0, 1)
     (reason,) = result.skipped
     assert "one.png" in reason
-    assert stages == [("detecting", 2)]
+    assert (told.stages, told.done) == ([("detecting", 2)], 2)
 
 
 def test_none_of_the_images_can_be_read(images):

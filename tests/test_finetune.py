@@ -10,6 +10,7 @@ from torch import nn
 
 from sppnet.errors import ConfigError, DataError, ModelError, SppnetError
 from sppnet.learn.finetune import BIAS_RATE, TuningState, best_row, detection_head, finetune
+from told import Told
 
 D, K = 12, 3
 CENTRES = torch.randn(K + 1, D, generator=torch.Generator().manual_seed(9)) * 2
@@ -107,16 +108,17 @@ def test_updates_are_those_of_the_rule():
 def test_it_learns():
     module = head()
     before = held_out(module.eval())()
-    calls = []
+    told = Told()
     rows = finetune(
         module, draw, steps=150, learning_rate=0.05, validate=held_out(module), validate_every=60,
-        progress=lambda done, total: calls.append((done, total)),
+        progress=told,
     )  # fmt: skip
     assert before > 0.4  # unlearnt, it is right by chance alone
     assert held_out(module)() == best_row(rows).error < 0.05
     assert rows[-1].loss < 0.5 * math.log(K + 1)
     assert [row.step for row in rows] == [60, 120, 150]
-    assert calls == [(step + 1, 150) for step in range(150)]
+    assert told.advances == [(1, "")] * 150
+    assert told.stages == []  # it is the caller's
     assert not module.training
 
 

@@ -111,12 +111,6 @@ def test_corrected_boxes_lie_nearer_to_their_objects():
     assert after < 0.2 * before
 
 
-def test_the_progress_is_told():
-    calls = []
-    fit_boxes(*problem(TALL), NAMES, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 2), (2, 2)]
-
-
 # --- few windows, many images --------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from sppnet.learn import gram as gram_module
 from sppnet.learn.choice import choose_C
 from sppnet.learn.gram import gram_matrix
 from sppnet.learn.svm import LinearSVM, fit_svm
+from told import Told
 
 TALL, WIDE = (240, 12), (60, 400)
 SIZES = [pytest.param(TALL, id="more vectors than dimensions"), pytest.param(WIDE, id="fewer")]
@@ -258,10 +259,10 @@ def test_vectors_of_any_kind_give_the_same(make):
 
 def test_progress_counts_classes_and_changes_nothing():
     vectors, labels = blobs((100, 8), k=25)
-    calls = []
-    svm = fit_svm(vectors, labels, progress=lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (25, 25)
-    assert [done for done, _ in calls] == sorted({done for done, _ in calls})
+    told = Told()
+    svm = fit_svm(vectors, labels, progress=told)
+    assert told.stages == [("training SVMs", 25)]
+    assert told.done == 25
     assert torch.equal(svm.weight, fit_svm(vectors, labels).weight)
 
 
@@ -360,12 +361,11 @@ def test_a_value_that_is_too_small_is_not_chosen():
 def test_a_class_of_one_vector_is_never_held_out():
     vectors, labels = blobs((41, 5), k=2, apart=20.0)
     labels[0] = 2
-    calls = []
-    chosen = choose_C(
-        vectors, labels, [1.0], folds=4, progress=lambda done, total: calls.append((done, total))
-    )
+    told = Told()
+    chosen = choose_C(vectors, labels, [1.0], folds=4, progress=told)
     assert chosen.accuracy[1.0] > 0.9
-    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert told.stages == [("choosing C", 4)]
+    assert told.advances == [*[(1, "")] * 4, (0, "C = 1")]
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,10 @@ def train_svm(
     gram = gram_matrix(vectors) if len(vectors) <= vectors.shape[1] else None
     cost = config.C
     if cost is None:
-        progress.begin("choosing C", 1)
-        cost = choose_C(vectors, labels, seed=config.seed, gram=gram).C
-        progress.advance(note=f"C = {cost:g}")
-    progress.begin("training SVMs", 1)
-    svm = fit_svm(vectors, labels, C=cost, seed=config.seed, gram=gram, classes=folder.classes)
-    progress.advance()
+        cost = choose_C(vectors, labels, seed=config.seed, gram=gram, progress=progress).C
+    svm = fit_svm(
+        vectors, labels, C=cost, seed=config.seed, gram=gram, classes=folder.classes, progress=progress
+    )
     head = network.head
     assert isinstance(head, VectorSVM)
     with torch.no_grad():

@@ -26,14 +26,7 @@ def check(
     from sppnet.data.check_marks import check_annotated
 
     with Bars() as bars:
-        bars.begin("reading", 0)
-
-        def follow(done: int, total: int) -> None:
-            bars.total = total
-            bars.drawn.update(bars.task, total=total)
-            bars.advance()
-
-        report = (check_annotated if is_annotated(data) else check_folder)(data, progress=follow)
+        report = (check_annotated if is_annotated(data) else check_folder)(data, progress=bars)
     if as_json:
         print_json(report.to_json())
     else:

@@ -26,14 +26,7 @@ def convert(
     from sppnet.data.convert import convert_annotated
 
     with Bars() as bars:
-        bars.begin("converting", 0)
-
-        def follow(done: int, total: int) -> None:
-            bars.total = total
-            bars.drawn.update(bars.task, total=total)
-            bars.advance()
-
-        result = convert_annotated(data, to, out, split, link, follow)
+        result = convert_annotated(data, to, out, split, link, bars)
     if as_json:
         print_json({"out": str(out), **asdict(result)})
         return

@@ -6,7 +6,7 @@ Every image is decoded, on threads. Nothing is changed: the report names the fil
 import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from sppnet.data.files import is_image_name, walk_files
 from sppnet.data.folder import existing_folder, find_splits, list_classes
 from sppnet.data.image import read_header, read_image
 from sppnet.errors import DataError, ImageError
+from sppnet.progress import Progress, Silent, counted
 from sppnet.threads import in_order
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,6 @@ class Finding:
 def check_folder(root: str | Path, workers: int = 2, progress: Progress | None = None) -> FolderReport:
     """Reads every image of ROOT/class/ or ROOT/split/class/ and reports on them.
 
-    progress: called with (images done, images in all) after each, on the calling thread.
     Raises DataError if ROOT is no folder or holds no folders of images.
     """
     here = existing_folder(root)
@@ -112,12 +110,8 @@ def check_folder(root: str | Path, workers: int = 2, progress: Progress | None =
 
 def examine_all(entries: Sequence[Entry], workers: int, progress: Progress | None) -> list[Finding]:
     """Decodes every image, on threads."""
-    findings: list[Finding] = []
-    for finding in in_order(_examine, (entry.path for entry in entries), workers, ahead=workers):
-        findings.append(finding)
-        if progress is not None:
-            progress(len(findings), len(entries))
-    return findings
+    findings = in_order(_examine, (entry.path for entry in entries), workers, ahead=workers)
+    return list(counted(findings, "reading", len(entries), progress or Silent()))
 
 
 def _examine(path: Path) -> Finding:

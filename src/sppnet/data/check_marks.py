@@ -17,7 +17,6 @@ from sppnet.data.check import (
     Duplicates,
     Entry,
     Finding,
-    Progress,
     SideRange,
     examine_all,
     find_damaged,
@@ -27,6 +26,7 @@ from sppnet.data.check import (
     side_range,
 )
 from sppnet.data.marks import ROUNDING_PX
+from sppnet.progress import Progress
 from sppnet.structures import GroundTruth, areas
 
 
@@ -81,7 +81,6 @@ class AnnotatedReport:
 def check_annotated(data: str | Path, workers: int = 2, progress: Progress | None = None) -> AnnotatedReport:
     """Reads every image of a VOC, COCO or YOLO data set and reports on it.
 
-    progress: called with (images done, images in all) after each, on the calling thread.
     Raises DataError as `open_annotated` does.
     """
     source, sets = find_source(data), open_splits(data)

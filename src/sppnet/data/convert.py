@@ -18,10 +18,10 @@ import yaml
 from sppnet.data.annotated import AnnotatedImages, find_source, open_annotated, open_splits
 from sppnet.data.image import read_header
 from sppnet.errors import ConfigError, ImageError
+from sppnet.progress import Progress, Silent
 from sppnet.structures import GroundTruth
 
 Layout = Literal["voc", "coco", "yolo"]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,6 @@ def convert_annotated(
 
     split: only this one; None keeps all there are apart from each other.
     link: make symbolic links to the images and not copies.
-    progress: called with (images done, images in all).
     Raises DataError if `data` cannot be read, ConfigError for an `out` that is not empty or within
     `data`. Nothing is ever written into `data`.
     """
@@ -72,7 +71,7 @@ def convert_annotated(
     _check_target(target, source.root)
     sets, left_out = _read_splits(data, split)
     skipped: list[str] = []
-    parts = _place_images(sets, to, target, link, skipped, progress)
+    parts = _place_images(sets, to, target, link, skipped, progress or Silent())
     classes = next(iter(sets.values())).classes
     notes = [note for images in sets.values() for note in images.problems]
     kept = {name: [_fit_layout(item, to) for item in items] for name, items in parts.items()}
@@ -111,9 +110,9 @@ def _place_images(
     target: Path,
     link: bool,
     skipped: list[str],
-    progress: Progress | None,
+    progress: Progress,
 ) -> Parts:
-    total, done = sum(map(len, sets.values())), 0
+    progress.begin("writing", sum(map(len, sets.values())))
     taken: set[str] = set()
     parts: Parts = {}
     for split, images in sets.items():
@@ -130,9 +129,7 @@ def _place_images(
                 new = folder / _free_name(path.relative_to(images.root), taken)
                 _place(path, new, link)
                 items.append(_Item(new, size_hw, truth))
-            done += 1
-            if progress is not None:
-                progress(done, total)
+            progress.advance()
     return parts
 
 

@@ -141,7 +141,7 @@ def tune_layers(
             seed=config.seed,
             start=start,
             save=save,
-            progress=lambda done, _: progress.advance(),
+            progress=progress,
         )
     _tell_best(rows, progress)
     return head
@@ -171,7 +171,7 @@ def tune_trunk(
             seed=config.seed,
             start=start,
             save=save,
-            progress=lambda done, _: progress.advance(),
+            progress=progress,
         )
     body.requires_grad_(False)
     _tell_best(rows, progress)

@@ -1,6 +1,6 @@
 """The C of linear SVMs, chosen by how well they label vectors they have not seen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from sppnet.learn.gram import checked_gram, gram_matrix, one_thread
 from sppnet.learn.objective import FitOptions, Loss
 from sppnet.learn.svm import solve_by_gram, solve_by_rows, weigh
 from sppnet.learn.targets import Vectors, as_rows, as_signs, check_sides
+from sppnet.progress import Progress, Silent
 
 Array = npt.NDArray[Any]
-Progress = Callable[[int, int], None]
 
 C_VALUES = (0.01, 0.1, 1.0, 10.0, 100.0)
 """What `choose_C` tries."""
@@ -50,7 +50,7 @@ def choose_C(
     """The C that labels held-out vectors best; of equally good ones the smallest.
 
     Every class is dealt out evenly to `folds` parts, each of which is held out once. A class of one
-    vector is never held out. The other parameters are those of `fit_svm`; progress counts fits.
+    vector is never held out. The other parameters are those of `fit_svm`; progress is told of every fit.
     """
     rows = as_rows(vectors)
     names, signs = as_signs(labels, len(rows), None)
@@ -67,14 +67,17 @@ def choose_C(
         gram = gram_matrix(torch.from_numpy(rows))
     table = checked_gram(gram, len(rows))
     parts = _deal(signs.argmax(axis=0), folds, seed)
+    progress = progress or Silent()
+    progress.begin("choosing C", folds * len(options))
     right = np.zeros(len(options), np.int64)
     for part in range(folds):
         for index, option in enumerate(options):
             right[index] += _count_right(rows, table, signs, parts == part, option)
-            if progress is not None:
-                progress(part * len(options) + index + 1, folds * len(options))
+            progress.advance()
     accuracy = right / np.count_nonzero(parts >= 0)
-    return ChosenC(tried[int(accuracy.argmax())], dict(zip(tried, accuracy.tolist(), strict=True)))
+    best = tried[int(accuracy.argmax())]
+    progress.advance(0, note=f"C = {best:g}")
+    return ChosenC(best, dict(zip(tried, accuracy.tolist(), strict=True)))
 
 
 def _deal(labels: Array, folds: int, seed: int) -> Array:
@@ -97,10 +100,10 @@ def _count_right(rows: Array, gram: Array | None, signs: Array, held: Array, opt
     used = np.where(held, 0, signs).astype(np.int8)
     dual = np.zeros(used.shape)
     if gram is None:
-        _, weights, biases = solve_by_rows(rows, used, options, dual)
+        _, weights, biases = solve_by_rows(rows, used, options, dual, Silent())
         table = rows
     else:
-        solve_by_gram(gram, used, options, dual)
+        solve_by_gram(gram, used, options, dual, Silent())
         weights, biases = weigh(None, used, dual, options.bias_multiplier)
         table = gram
     with one_thread():

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from sppnet.errors import ConfigError, DataError, ModelError, SppnetError
 from sppnet.nn.network import build_head
+from sppnet.progress import Progress, Silent
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]
 """Of a step: vectors (m, d), and labels (m,) from 0, where the number of classes stands for background."""
 
-Progress = Callable[[int, int], None]
 
 FC8_DEVIATION = 0.01
 """Of the new layer's normal distribution (paper section 4.1)."""
@@ -172,7 +172,7 @@ def finetune(
     validate_first: before the first step too, so that what was given stays if nothing is better.
     start: a state that an earlier call gave to `save`; the training then goes on to the same bits.
     save: called with the state after every validation; it must write or copy the tensors at once.
-    progress: called with (steps done, steps in all).
+    progress: told of every step, of a stage that the caller began.
     Raises SppnetError where the loss or the error is no number, and ModelError for a state of another head.
     """
     options = _Options(
@@ -184,7 +184,7 @@ def finetune(
         run.load(start)
     elif validate_first:
         run.measure(-1, 0.0, validate)
-    total = 0.0
+    progress, total = progress or Silent(), 0.0
     for step in range(run.state.step, steps):
         total += run.learn(step, draw)
         if (step + 1) % validate_every == 0 or step + 1 == steps:
@@ -192,8 +192,7 @@ def finetune(
             total = 0.0
             if save is not None:
                 save(run.state)
-        if progress is not None:
-            progress(step + 1, steps)
+        progress.advance()
     run.take_best()
     return run.state.rows
 

@@ -11,7 +11,7 @@ It is made of pieces in float32 that are summed in float64, so the vectors are n
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,6 @@ from sppnet.learn.targets import Vectors
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Progress = Callable[[int, int], None]
 
 LEAST_WINDOWS = 10
 """A class with fewer has its boxes left alone: they would say more about one object than about the class."""
@@ -113,7 +112,6 @@ def fit_boxes(
     alpha: float | None = DEFAULT_ALPHA,
     regularise_bias: bool = True,
     groups: npt.ArrayLike | None = None,
-    progress: Progress | None = None,
 ) -> BoxRegressor:
     """A ridge regression a class, from the vectors of windows to their objects' boxes.
 
@@ -127,7 +125,6 @@ def fit_boxes(
     groups: (n,) integers; windows of one group, say their image, are left out together. Those of one object
         are alike: on photographs of VOC the IoU with the object rose from 0.664 to 0.711 with alpha 1,000,
         to 0.721 with one chosen by images, and only to 0.701 with one chosen by windows.
-    progress: called with (classes done, classes in all).
     Takes 20·min(n, d)² bytes for a class of n windows. Raises DataError for vectors that do not fit or are
     not finite, GeometryError for empty boxes.
     """
@@ -146,8 +143,6 @@ def fit_boxes(
         if len(own) >= LEAST_WINDOWS:
             windows = _Windows(rows, own, None if regularise_bias else _mean(rows, own))
             weight[label], bias[label], alphas[label] = _fit_class(windows, deltas[own], alpha, dealt[own])
-        if progress:
-            progress(label + 1, len(classes))
     return BoxRegressor(weight, bias, tuple(classes), tuple(alphas))
 
 

@@ -13,7 +13,7 @@ costs n of them.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +32,12 @@ from sppnet.learn.targets import Vectors, as_rows, as_signs, check_sides, first_
 
 # Two threads must not enter some of numba's threading layers at once: one lock for all kernels.
 from sppnet.ops.cpu import kernel_running
+from sppnet.progress import Progress, Silent
 
 Array = npt.NDArray[Any]
-Progress = Callable[[int, int], None]
 
 CLASSES_PER_THREAD = 4
-"""Classes solved on a Gram matrix between two calls of `progress`, a thread."""
+"""Classes solved on a Gram matrix between two steps of `progress`, a thread."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ def fit_svm(
     classes: names, for errors and for the result; by default "0", "1", …
     start: (m, k) `fit.dual` of an earlier fit whose vectors are the first m of these.
     gram: `gram_matrix(vectors)`, if it is at hand; by default it is made where that is the faster way.
-    progress: called with (classes done, classes in all), on the calling thread.
+    progress: told of every class that is done.
     Raises DataError for vectors that are not finite, and for a class without positives or negatives.
     """
     options = FitOptions(C, loss, positive_weight, bias_multiplier, tolerance, max_sweeps, seed)
@@ -108,6 +108,8 @@ def fit_svm(
     if gram is None and pays(len(rows), rows.shape[1], len(names)):
         gram = gram_matrix(torch.from_numpy(rows))
     table, dual = checked_gram(gram, len(rows)), first_dual(start, signs)
+    progress = progress or Silent()
+    progress.begin("training SVMs", len(names))
     if table is None:
         record, weight, bias = solve_by_rows(rows, signs, options, dual, progress)
     else:
@@ -118,7 +120,7 @@ def fit_svm(
 
 
 def solve_by_rows(
-    rows: Array, signs: Array, options: FitOptions, dual: Array, progress: Progress | None = None
+    rows: Array, signs: Array, options: FitOptions, dual: Array, progress: Progress
 ) -> tuple[FitRecord, Tensor, Tensor]:
     """How it went, weights (k, d) and biases (k,); dual (k, n) to begin at is written over."""
     fit = Fit(rows, signs, options, dual)
@@ -129,7 +131,7 @@ def solve_by_rows(
 
 
 def solve_by_gram(
-    gram: Array, signs: Array, options: FitOptions, dual: Array, progress: Progress | None = None
+    gram: Array, signs: Array, options: FitOptions, dual: Array, progress: Progress
 ) -> FitRecord:
     """How it went; dual (k, n) to begin at is written over, and `weigh` makes weights of it."""
     k = len(signs)
@@ -144,8 +146,7 @@ def solve_by_gram(
                 gram, signs[part], costs[part], squared, options.bias_multiplier, dual[part], seed,
                 options.tolerance, options.max_sweeps, report[part],
             )  # fmt: skip
-        if progress is not None:
-            progress(min(first + batch, k), k)
+        progress.advance(min(batch, k - first))
     return FitRecord(dual.T, report[:, 0], report[:, 1], report[:, 2].astype(np.int64))
 
 

@@ -5,7 +5,6 @@ small; then a sweep scores all its rows exactly, those left out too, and the gap
 part in the sweeps of the others, so that rows are read once for both.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numba as nb
@@ -16,9 +15,9 @@ from sppnet.learn import blocks
 from sppnet.learn.blocks import DESCEND, LOOK, START, WAIT, Problem, State
 from sppnet.learn.objective import FitOptions
 from sppnet.ops.cpu import kernel_running
+from sppnet.progress import Progress
 
 Array = npt.NDArray[Any]
-Progress = Callable[[int, int], None]
 
 PATIENCE = 30
 """Sweeps after which a look is due, whatever the estimate: `change` may have become large beside what is
@@ -48,16 +47,15 @@ class Fit:
         self.looked = np.zeros(k, np.int64)  # sweeps at the last look
         self.random = np.random.default_rng(options.seed)
 
-    def run(self, progress: Progress | None = None) -> None:
-        """Sweep until every class is done; progress is told how many are, whenever one is."""
+    def run(self, progress: Progress) -> None:
+        """Sweep until every class is done; progress is told of each."""
         told = 0
         while len(classes := np.flatnonzero(self.tasks != WAIT)):
             self._sweep(classes)
             for k in classes.tolist():
                 self._judge(k)
             done = int(np.count_nonzero(self.tasks == WAIT))
-            if progress is not None and done > told:
-                progress(done, len(self.tasks))
+            progress.advance(done - told)
             told = done
 
     def _sweep(self, classes: Array) -> None:
