@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from sppnet.arrays import Doubles
 from sppnet.classify.classifier import Classifier
 from sppnet.classify.config import TrainingConfig
 from sppnet.data.annotated import open_annotated
@@ -156,7 +156,7 @@ def _draw_scenes(detector: Detector, out: Path) -> list[Path]:
 
 # --- the images ----------------------------------------------------------------------------------
 
-Plane = npt.NDArray[np.float64]
+Plane = Doubles
 Pattern = Callable[[Plane, Plane], Plane]
 """Coordinates x and y in periods of the pattern → its height, −1 to 1."""
 

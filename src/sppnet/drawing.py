@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from sppnet.arrays import Doubles
 from sppnet.errors import GeometryError, ImageError
 
 T = TypeVar("T")
@@ -98,7 +99,7 @@ def _colour(red: float, green: float, blue: float) -> Colour:
 # --- boxes ---------------------------------------------------------------------------------------
 
 
-def _corners(box: npt.NDArray[np.float64], shape: tuple[int, ...]) -> Corners:
+def _corners(box: Doubles, shape: tuple[int, ...]) -> Corners:
     """The pixels a box touches; clipped before they become integers, since a box may be of any size."""
     height, width = shape[:2]
     x0, y0, x1, y1 = np.clip(box, 0, [width, height, width, height]).tolist()
@@ -207,7 +208,7 @@ def _check_image(image: npt.NDArray[np.uint8]) -> None:
         raise ImageError(f"to draw on, an image must be (h, w, 3) uint8; got {image.shape} {image.dtype}")
 
 
-def _check_boxes(boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def _check_boxes(boxes: npt.ArrayLike) -> Doubles:
     array = np.array(boxes, np.float64)
     array = array.reshape(0, 4) if array.size == 0 else array
     if array.ndim != 2 or array.shape[1] != 4:

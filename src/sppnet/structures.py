@@ -14,15 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from sppnet.arrays import Array, Flags, Floats, Ints
 from sppnet.drawing import draw_boxes
 from sppnet.errors import DataError, ImageError, MissingExtraError
 
 Drawable: TypeAlias = str | Path | Image.Image | npt.NDArray[np.uint8]
 """A path, a PIL image, or an array (h, w, 3) uint8 RGB."""
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +211,7 @@ def _rows(index: Any) -> Any:
     return [int(index)] if isinstance(index, int | np.integer) else index
 
 
-def _column(name: str, values: Sequence[Any] | npt.NDArray[Any], kind: Any, n: int) -> Any:
+def _column(name: str, values: Sequence[Any] | Array, kind: Any, n: int) -> Any:
     array = np.array(values, dtype=kind)
     if array.shape != (n,):
         raise DataError(f"{n} boxes need {name} of shape ({n},); got {array.shape}")

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sppnet.arrays import Doubles
 from sppnet.benchmark.pool import (
     IMAGE_HW,
     LEVELS,
@@ -89,7 +89,7 @@ def _training(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
     return _timed(case, ours, ROI_POOL, peer, lambda: (vectors.fill_(1), result.fill_(1)), rounds)
 
 
-def _rcnn(case: str, width: float, boxes: npt.NDArray[np.float64], device: torch.device, rounds: int) -> Row:
+def _rcnn(case: str, width: float, boxes: Doubles, device: torch.device, rounds: int) -> Row:
     """One convolution and all windows pooled, beside the convolution of as many crops, cut out already."""
     torch.manual_seed(0)
     trunk = load_trunk("zf5", width=width).eval().requires_grad_(False).to(device)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from sppnet.arrays import Floats
 from sppnet.benchmark.pool import IMAGE_HW
 from sppnet.data.annotated import default_split, is_annotated, open_annotated
 from sppnet.data.files import find_images
 from sppnet.demo import generate_scenes
 from sppnet.errors import ConfigError
 from sppnet.metrics.recall import recall_curve
-from sppnet.structures import Floats, GroundTruth
+from sppnet.structures import GroundTruth
 
 RECALL_AT = 2000
 """Boxes an image."""

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_pool
 
+from sppnet.arrays import Doubles, Ints, Reals
 from sppnet.benchmark.rows import Row, compare
-from sppnet.geometry.grid import CellGrid, IntArray, boxes_to_cells, choose_scales, scaled_size
+from sppnet.geometry.grid import CellGrid, boxes_to_cells, choose_scales, scaled_size
 from sppnet.ops import pool_maps, pyramid_pool
 from sppnet.progress import Progress, Silent
 
@@ -56,7 +56,7 @@ def run(
     windows: int = 2000,
     channels: int = 256,
     rounds: int = 15,
-    boxes: npt.NDArray[np.floating] | None = None,
+    boxes: Reals | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Row]:
@@ -105,7 +105,7 @@ def _cases(features: Tensor, cells: Tensor, rounds: int) -> dict[str, Callable[[
 # --- what is pooled ------------------------------------------------------------------------------
 
 
-def draw_boxes(count: int, seed: int = 0) -> npt.NDArray[np.float64]:
+def draw_boxes(count: int, seed: int = 0) -> Doubles:
     """Boxes (count, 4) xyxy, spread over a photograph of 500×375 and repeated as selective search's are."""
     generator = np.random.default_rng(seed)
     boxes = _spread_boxes(count, generator)
@@ -116,7 +116,7 @@ def draw_boxes(count: int, seed: int = 0) -> npt.NDArray[np.float64]:
     return generator.permutation(boxes)
 
 
-def _spread_boxes(count: int, generator: np.random.Generator) -> npt.NDArray[np.float64]:
+def _spread_boxes(count: int, generator: np.random.Generator) -> Doubles:
     size, aspect, left, top = (
         np.interp(generator.random(count), PROBABILITIES, quantiles)
         for quantiles in (SIZES, ASPECTS, LEFTS, TOPS)
@@ -126,11 +126,11 @@ def _spread_boxes(count: int, generator: np.random.Generator) -> npt.NDArray[np.
     across = np.clip(side * 2 ** (aspect / 2), 1, width)
     down = np.clip(side * 2 ** (-aspect / 2), 1, height)
     x0, y0 = left * (width - across), top * (height - down)
-    boxes: npt.NDArray[np.float64] = np.rint(np.stack([x0, y0, x0 + across, y0 + down], 1))
+    boxes: Doubles = np.rint(np.stack([x0, y0, x0 + across, y0 + down], 1))
     return boxes
 
 
-def map_boxes(boxes: npt.NDArray[np.floating], scale_px: int = SCALE_PX) -> IntArray:
+def map_boxes(boxes: Reals, scale_px: int = SCALE_PX) -> Ints:
     """Boxes of the photograph as cells (n, 4) of its feature map at a scale."""
     height, width = scaled_size(IMAGE_HW, scale_px)
     scale = np.array([width / IMAGE_HW[1], height / IMAGE_HW[0]] * 2)
@@ -171,7 +171,7 @@ def _half_precision(case: str, features: Tensor, cells: Tensor, rounds: int) -> 
     return compare(case, ours, f"{ROI_POOL}, in float32", peer, _filling(ours()), rounds)
 
 
-def _five_scales(case: str, boxes: npt.NDArray[np.floating], channels: int, rounds: int, seed: int) -> Row:
+def _five_scales(case: str, boxes: Reals, channels: int, rounds: int, seed: int) -> Row:
     """Every window at the scale that brings it nearest to 224×224 pixels."""
     maps = [draw_features(channels, seed, scale) for scale in MAPS_HW]
     at = choose_scales(boxes, IMAGE_HW, tuple(MAPS_HW))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sppnet.arrays import Floats
 from sppnet.benchmark.detect import GEMM, random_detector
 from sppnet.benchmark.floor import PRODUCT, large_product, multiply_adds
 from sppnet.benchmark.photographs import IOUS, Photographs, gather
@@ -23,7 +24,6 @@ from sppnet.progress import Progress
 from sppnet.proposals.learned import WindowHead
 from sppnet.proposals.opencv import opencv_search
 from sppnet.proposals.selective_search import selective_search
-from sppnet.structures import Floats
 
 OURS, PEER, LEARNED, COPY = "ours", "OpenCV's selective search, fast", "learned", "a copy of the pixels"
 MOST_LEARNED = 1000

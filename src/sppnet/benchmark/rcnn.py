@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sppnet.arrays import Floats
 from sppnet.benchmark.floor import PRODUCT, large_product, multiply_adds
 from sppnet.benchmark.pool import IMAGE_HW, LEVELS, draw_boxes
 from sppnet.benchmark.rows import Row, Timing, row_of, time_in_turns
@@ -29,7 +30,6 @@ from sppnet.nn.network import FIXED_LEVEL
 from sppnet.nn.trunks import Trunk, load_trunk
 from sppnet.progress import Progress
 from sppnet.proposals.selective_search import selective_search
-from sppnet.structures import Floats
 
 CROPS, CROPS_FC, GEMM = "crops", "fc of crops", "a large product"
 

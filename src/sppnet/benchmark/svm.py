@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Array
 from sppnet.benchmark.apart import peak_bytes, run_apart
 from sppnet.benchmark.rows import Row, row_of, summarise
 from sppnet.errors import ConfigError, SppnetError
 from sppnet.progress import Progress, Silent
 
-Array = npt.NDArray[Any]
 Fits = list[dict[str, Any]]
 Fit = Callable[[Array, Array], tuple[Array, Array]]
 

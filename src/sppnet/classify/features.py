@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from sppnet.arrays import Floats
 from sppnet.classify.classifier import KIND as CLASSIFIER
 from sppnet.classify.classifier import Classifier
 from sppnet.data.image import ImageSource, read_image
@@ -28,7 +29,7 @@ TRUNK = "mobilenet_v2:18"
 LEVELS = (1, 2, 3, 6)
 PARAMETERS = ("trunk", "weights", "levels", "scale_px", "model", "device")
 
-Vectors: TypeAlias = npt.NDArray[np.float32]
+Vectors: TypeAlias = Floats
 Source: TypeAlias = tuple[Trunk, tuple[int, ...] | None, int]
 """A trunk, and the levels and the scale it was used with."""
 

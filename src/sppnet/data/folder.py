@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Ints
 from sppnet.data.files import is_hidden, is_image_name, walk_files
 from sppnet.data.files import natural_key as natural_key
 from sppnet.errors import ConfigError, DataError, did_you_mean
@@ -39,7 +39,7 @@ class ImageFolder:
     root: Path
     classes: tuple[str, ...]
     paths: tuple[Path, ...]
-    labels: npt.NDArray[np.int64]
+    labels: Ints
     """(n,) indices into `classes`; read-only."""
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from sppnet.arrays import Array, Doubles
 from sppnet.data.files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from sppnet.data.files import find_images as find_images
 from sppnet.errors import ImageError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 ImageArray: TypeAlias = npt.NDArray[np.uint8]
 """An image (h, w, 3), RGB."""
 
-ImageSource: TypeAlias = Union[str, Path, bytes, Image.Image, npt.NDArray[Any], "torch.Tensor"]
+ImageSource: TypeAlias = Union[str, Path, bytes, Image.Image, Array, "torch.Tensor"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """Pillow's other readers are never tried: they are seldom used, and have been the way in for attacks."""
@@ -248,7 +249,7 @@ def _from_tensor(tensor: "torch.Tensor", max_pixels: int) -> ImageArray:
     return _from_array(array.permute(1, 2, 0).numpy(), max_pixels)
 
 
-def _from_array(array: npt.NDArray[Any], max_pixels: int) -> ImageArray:
+def _from_array(array: Array, max_pixels: int) -> ImageArray:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
@@ -263,7 +264,7 @@ def _from_array(array: npt.NDArray[Any], max_pixels: int) -> ImageArray:
     return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
-def _to_8_bits(array: npt.NDArray[Any]) -> ImageArray:
+def _to_8_bits(array: Array) -> ImageArray:
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.uint16:
@@ -280,13 +281,13 @@ def _to_8_bits(array: npt.NDArray[Any]) -> ImageArray:
     return _from_unit(array)
 
 
-def _from_16_bits(values: npt.NDArray[Any]) -> ImageArray:
+def _from_16_bits(values: Array) -> ImageArray:
     """0..65535 to 0..255, to the nearest: 257 times an 8-bit value gives that value back."""
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _from_unit(values: npt.NDArray[Any]) -> ImageArray:
-    scaled: npt.NDArray[np.float64] = np.clip(values, 0, 1).astype(np.float64) * 255
+def _from_unit(values: Array) -> ImageArray:
+    scaled: Doubles = np.clip(values, 0, 1).astype(np.float64) * 255
     return (scaled + 0.5).astype(np.uint8)
 
 

@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from sppnet.arrays import Array
 from sppnet.data.image import ImageArray, read_image
 from sppnet.data.transforms import resize_shorter
 from sppnet.errors import ConfigError, DataError, ImageError
@@ -57,7 +57,7 @@ class Damaged:
     reason: str
 
 
-MakeImage: TypeAlias = Callable[[int], torch.Tensor | npt.NDArray[Any]]
+MakeImage: TypeAlias = Callable[[int], torch.Tensor | Array]
 
 
 # --- making batches ------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class _BatchMaker:
                 raise
         return (self._stack(images, kept) if kept else None), left_out
 
-    def _stack(self, images: list[npt.NDArray[Any]], indices: list[int]) -> Batch:
+    def _stack(self, images: list[Array], indices: list[int]) -> Batch:
         for image, index in zip(images, indices, strict=True):
             if image.shape != images[0].shape:
                 raise DataError(

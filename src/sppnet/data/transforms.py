@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from sppnet.arrays import Reals
 from sppnet.data.image import ImageArray
 from sppnet.errors import ConfigError, GeometryError
 from sppnet.geometry.grid import VIEW_PX, scaled_size, view_boxes
@@ -86,7 +87,7 @@ def crop(image: ImageArray, box: tuple[int, int, int, int]) -> ImageArray:
     return image[top:bottom, left:right]
 
 
-def alter_lighting(image: ImageArray, weights: npt.NDArray[np.floating]) -> ImageArray:
+def alter_lighting(image: ImageArray, weights: Reals) -> ImageArray:
     """Adds one colour to all pixels: the principal components, times their eigenvalues and `weights` (3,)."""
     shift = np.rint(LIGHTING_VECTORS @ (LIGHTING_VALUES * weights) * 255).astype(np.int16)
     altered: npt.NDArray[np.int16] = np.clip(image.astype(np.int16) + shift, 0, 255)

@@ -11,13 +11,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from sppnet.arrays import Floats
 from sppnet.detect.detector import LEAST_SCORE, Detector
 from sppnet.detect.examples import TrainingPhotos, training_boxes
 from sppnet.detect.vectors import BoxVectors, Vectoriser
 from sppnet.learn.svm import LinearSVM
 from sppnet.metrics.detection import Curve, judge_detections
 from sppnet.progress import Progress, counted
-from sppnet.structures import Detections, Floats
+from sppnet.structures import Detections
 from sppnet.threads import in_order
 
 PHOTOGRAPHS = 128

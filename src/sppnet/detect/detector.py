@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from sppnet.arrays import Floats, Ints
 from sppnet.data.annotated import AnnotatedImages
 from sppnet.data.image import ImageSource
 from sppnet.detect.config import DetectorConfig
@@ -30,7 +30,7 @@ from sppnet.progress import Progress
 from sppnet.proposals.learned import WindowHead
 from sppnet.proposals.proposers import LearnedWindows, Proposer, make_proposer
 from sppnet.proposals.windows import WindowConfig
-from sppnet.structures import Detections, Floats
+from sppnet.structures import Detections
 
 KIND = "detector"
 
@@ -273,7 +273,7 @@ class Candidates:
     """(n, 4)"""
     scores: Floats
     """(n,)"""
-    labels: npt.NDArray[np.int64]
+    labels: Ints
     """(n,)"""
 
     @staticmethod

@@ -4,18 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Floats, Ints, Signs
 from sppnet.data.annotated import AnnotatedImages
 from sppnet.detect.config import DetectorConfig
 from sppnet.features.cache import MapCache
 from sppnet.features.convolve import Convolver
 from sppnet.features.photo import Photo
 from sppnet.ops.suppression import suppress
-from sppnet.structures import Floats, GroundTruth, overlaps
-
-Signs = npt.NDArray[np.int8]
-Indices = npt.NDArray[np.int64]
+from sppnet.structures import GroundTruth, overlaps
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +67,7 @@ def label_boxes(boxes: Floats, truth: GroundTruth, classes: int, config: Detecto
 
 
 def label_distinct(
-    boxes: Floats, of_box: Indices, truth: GroundTruth, classes: int, config: DetectorConfig
+    boxes: Floats, of_box: Ints, truth: GroundTruth, classes: int, config: DetectorConfig
 ) -> Signs:
     """(u, k) as `label_boxes` gives, one for each distinct vector of the boxes; of_box: (n,) which it is.
 
@@ -84,7 +81,7 @@ def label_distinct(
     return signs
 
 
-def _merge_signs(signs: Signs, of_box: Indices, count: int) -> Signs:
+def _merge_signs(signs: Signs, of_box: Ints, count: int) -> Signs:
     """(u, k) signs of distinct vectors: positive if a box of it is, else unused if one is."""
     merged = np.full((count, signs.shape[1]), -1, np.int8)
     unused, positive = np.zeros(merged.shape, bool), np.zeros(merged.shape, bool)
@@ -110,7 +107,7 @@ def _thinned(signs: Signs, boxes: Floats, most: float) -> Signs:
     return thinned
 
 
-def match_boxes(boxes: Floats, truth: GroundTruth) -> tuple[Floats, npt.NDArray[np.int64]]:
+def match_boxes(boxes: Floats, truth: GroundTruth) -> tuple[Floats, Ints]:
     """(n,) overlap of each box with the plain object it overlaps most, and that object's index or −1."""
     plain = np.flatnonzero(~(truth.difficult | truth.crowd))
     if not len(plain):
@@ -120,12 +117,12 @@ def match_boxes(boxes: Floats, truth: GroundTruth) -> tuple[Floats, npt.NDArray[
     return shared[np.arange(len(boxes)), best], plain[best]
 
 
-def joined_boxes(several: Sequence[Floats]) -> tuple[Floats, npt.NDArray[np.int64]]:
+def joined_boxes(several: Sequence[Floats]) -> tuple[Floats, Ints]:
     """The boxes of all images in one array, and how many each has."""
     counts = np.array([len(boxes) for boxes in several], np.int64)
     return np.concatenate([np.empty((0, 4), np.float32), *several]), counts
 
 
-def split_boxes(boxes: Floats, counts: npt.NDArray[np.int64]) -> list[Floats]:
+def split_boxes(boxes: Floats, counts: Ints) -> list[Floats]:
     """The inverse of `joined_boxes`."""
     return np.split(boxes, np.cumsum(counts)[:-1])

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from sppnet.arrays import Floats
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.examples import TrainingPhotos
 from sppnet.errors import ImageError
@@ -10,7 +11,6 @@ from sppnet.proposals.learned import WindowHead
 from sppnet.proposals.lessons import WindowSample, draw_cells, draw_windows, find_components, train_head
 from sppnet.proposals.proposers import LearnedWindows, make_proposer
 from sppnet.proposals.windows import WindowConfig
-from sppnet.structures import Floats
 from sppnet.threads import in_order
 
 

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Floats, Ints
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.examples import TrainingPhotos, match_boxes
 from sppnet.detect.vectors import Vectoriser
 from sppnet.errors import DataError
 from sppnet.learn.ridge import BoxRegressor, fit_boxes, mean_length_scale
 from sppnet.progress import Progress, counted
-from sppnet.structures import Floats
 from sppnet.threads import in_order
 
 REGRESSED = 0.5
@@ -35,7 +34,7 @@ class Lesson:
     """(n, 4)"""
     targets: Floats
     """(n, 4)"""
-    labels: npt.NDArray[np.int64]
+    labels: Ints
     """(n,)"""
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sppnet import __version__
+from sppnet.arrays import Floats
 from sppnet.data.annotated import AnnotatedImages, default_split, open_annotated
 from sppnet.detect.balance import balance_scores
 from sppnet.detect.config import DetectorConfig
@@ -41,7 +42,6 @@ from sppnet.progress import Progress, Silent
 from sppnet.proposals.learned import WindowHead
 from sppnet.proposals.windows import WindowConfig
 from sppnet.runs import held
-from sppnet.structures import Floats
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from sppnet.arrays import Flags, Floats, Ints
 from sppnet.data.transforms import resize_shorter, to_tensor
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.examples import TrainingPhotos, match_boxes, training_boxes
@@ -17,7 +17,7 @@ from sppnet.geometry.grid import count_bins
 from sppnet.learn.finetune import Measured, Standardise, TuningState, best_row, detection_head, finetune
 from sppnet.learn.sampling import ImageWindows, WindowSampler
 from sppnet.progress import Progress
-from sppnet.structures import Floats, GroundTruth
+from sppnet.structures import GroundTruth
 from sppnet.threads import in_order
 
 HELD_OUT = 0.1
@@ -77,8 +77,8 @@ class WindowsToTune:
     def _sampler(
         self,
         overlaps: list[Floats],
-        labels: list[npt.NDArray[np.int64]],
-        kept: npt.NDArray[np.bool_],
+        labels: list[Ints],
+        kept: Flags,
         batch: int,
         images: int,
     ) -> WindowSampler:
@@ -194,14 +194,14 @@ def _tell_best(rows: Sequence[Measured], progress: Progress) -> None:
 # --- pieces --------------------------------------------------------------------------------------
 
 
-def _labels_of(nearest: npt.NDArray[np.int64], truth: GroundTruth) -> npt.NDArray[np.int64]:
+def _labels_of(nearest: Ints, truth: GroundTruth) -> Ints:
     """(n,) the class of the object at each index; 0, which nobody reads, for −1."""
     labels = np.zeros(len(nearest), np.int64)
     labels[nearest >= 0] = truth.labels[nearest[nearest >= 0]]
     return labels
 
 
-def _kept_for_training(count: int, seed: int) -> npt.NDArray[np.bool_]:
+def _kept_for_training(count: int, seed: int) -> Flags:
     """(count,) False for the photographs held out; none of fewer than ten."""
     kept = np.ones(count, np.bool_)
     if count >= 1 / HELD_OUT:

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from sppnet.arrays import Floats, Ints, Reals
+from sppnet.data.image import ImageArray
 from sppnet.data.transforms import to_tensor
 from sppnet.features.convolve import Convolver
 from sppnet.features.photo import Photo
 from sppnet.geometry.grid import MappingRule
 from sppnet.nn.model_file import write_file
 from sppnet.ops.pooling import pyramid_pool
-from sppnet.structures import Floats
 
 CROP_PX = 227
 CONTEXT_PX = 16
@@ -36,10 +36,10 @@ class BoxVectors:
     """(u, d) float32: pooled, then through fc layers if there are any. What SVMs judge."""
     pooled: Tensor
     """(u, c × bins) float32: as pooled, which box regression stands on (paper section 4.1)."""
-    of_box: npt.NDArray[np.int64]
+    of_box: Ints
     """(n,) the vector of each box."""
 
-    def take_pooled(self, boxes: npt.NDArray[np.int64]) -> Tensor:
+    def take_pooled(self, boxes: Ints) -> Tensor:
         """(m, c × bins) of these boxes."""
         return self.pooled[torch.from_numpy(self.of_box[boxes])]
 
@@ -113,7 +113,7 @@ class StoredVectors:
         return BoxVectors(vectors, vectors, np.arange(len(boxes)))
 
 
-def warp_crop(pixels: npt.NDArray[np.uint8], box: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+def warp_crop(pixels: ImageArray, box: Reals) -> ImageArray:
     """(227, 227, 3): the box warped to the inner 195×195 pixels, with 16 pixels of context on every side.
 
     Where the context reaches beyond the image, the pixels of its border are repeated; R-CNN's code puts

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Floats
 from sppnet.errors import MissingExtraError
 from sppnet.structures import Detections
 
@@ -55,7 +55,7 @@ def detections_table(
 
 def vectors_table(
     names: Sequence[str],
-    vectors: Sequence[npt.NDArray[np.float32] | None],
+    vectors: Sequence[Floats | None],
     reasons: Sequence[str | None],
     length: int,
     first: int = 0,

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
 from sppnet import __version__
+from sppnet.arrays import Array
 from sppnet.classify.classifier import Classifier
 from sppnet.data.transforms import MAX_ASPECT
 from sppnet.detect.detector import Detector
@@ -99,9 +99,9 @@ def open_session(content: bytes) -> Run:
     except Exception as error:
         raise ModelError(f"onnxruntime does not take the exported network: {_first_line(error)}") from error
 
-    def run(inputs: dict[str, npt.NDArray[Any]]) -> Sequence[npt.NDArray[Any]]:
+    def run(inputs: dict[str, Array]) -> Sequence[Array]:
         try:
-            return cast(Sequence[npt.NDArray[Any]], session.run(None, inputs))
+            return cast(Sequence[Array], session.run(None, inputs))
         except Exception as error:
             sizes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
             raise ModelError(f"onnxruntime fails on {sizes}: {_first_line(error)}. Not written") from error

@@ -5,12 +5,11 @@ boxes are mapped to cells in the graph shows as well.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from sppnet.arrays import Array, Floats
 from sppnet.classify.classifier import Classifier
 from sppnet.classify.views import probabilities
 from sppnet.data.image import ImageArray
@@ -19,9 +18,8 @@ from sppnet.detect.detector import Detector
 from sppnet.detect.vectors import SppVectors
 from sppnet.errors import ModelError
 from sppnet.features.maps import FeatureMaps
-from sppnet.structures import Floats
 
-Run = Callable[[dict[str, npt.NDArray[Any]]], Sequence[npt.NDArray[Any]]]
+Run = Callable[[dict[str, Array]], Sequence[Array]]
 
 TOLERANCE = 1e-3
 """Of the largest number there is, or of 1: sums of other order differ by 1e-5, a cell off by 1e-1."""
@@ -97,7 +95,7 @@ def _photograph(rng: np.random.Generator, size_hw: tuple[int, int]) -> ImageArra
     return image
 
 
-def _compare(what: str, expected: npt.NDArray[Any], got: npt.NDArray[Any]) -> None:
+def _compare(what: str, expected: Array, got: Array) -> None:
     if expected.shape != got.shape:
         raise ModelError(f"{what} have shape {got.shape} in ONNX, {expected.shape} in PyTorch: not written")
     allowed = TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0)))

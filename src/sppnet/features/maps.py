@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from sppnet.arrays import Ints
 from sppnet.errors import GeometryError
 from sppnet.geometry.grid import (
     CellGrid,
@@ -22,16 +23,15 @@ from sppnet.geometry.grid import (
 from sppnet.ops.pooling import pool_maps
 
 Boxes = npt.NDArray[np.floating]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
     """Where boxes lie on the maps of an image; boxes on the same cells are one window."""
 
-    cells: IntArray
+    cells: Ints
     """(u, 5) distinct windows: index of the map, then xyxy in its cells, half-open."""
-    of_box: IntArray
+    of_box: Ints
     """(n,) the window of each box."""
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class FeatureMaps:
         """The shorter side at each scale."""
         return tuple(min(size) for size in self.sizes_hw)
 
-    def windows(self, boxes: Boxes, rule: MappingRule = "paper", at: IntArray | None = None) -> Windows:
+    def windows(self, boxes: Boxes, rule: MappingRule = "paper", at: Ints | None = None) -> Windows:
         """The cells of boxes (n, 4) xyxy in pixels of the image.
 
         at: (n,) index of the scale of each; by default the best one (`choose_scales`).
@@ -78,7 +78,7 @@ class FeatureMaps:
         boxes: Boxes,
         levels: Sequence[int] = (1, 2, 3, 6),
         rule: MappingRule = "paper",
-        at: IntArray | None = None,
+        at: Ints | None = None,
     ) -> Tensor:
         """Vectors (n, c × bins) of boxes (n, 4), one a box: `pool_windows` where repeats may be shared."""
         return pool_maps(self.maps, self._cells(boxes, rule, at), levels)
@@ -87,7 +87,7 @@ class FeatureMaps:
         """Vectors (u, c × bins), one a distinct window."""
         return pool_maps(self.maps, windows.cells, levels)
 
-    def _cells(self, boxes: Boxes, rule: MappingRule, at: IntArray | None) -> IntArray:
+    def _cells(self, boxes: Boxes, rule: MappingRule, at: Ints | None) -> Ints:
         """(n, 5) of boxes, as in `Windows.cells`."""
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         if at is None:
@@ -99,7 +99,7 @@ class FeatureMaps:
             cells[chosen, 1:] = self._cells_at(index, boxes[chosen], rule)
         return cells
 
-    def _cells_at(self, index: int, boxes: Boxes, rule: MappingRule) -> IntArray:
+    def _cells_at(self, index: int, boxes: Boxes, rule: MappingRule) -> Ints:
         (height, width), (scaled_height, scaled_width) = self.size_hw, self.sizes_hw[index]
         ratio = np.array([scaled_width / width, scaled_height / height] * 2)
         map_hw = self.maps[index].shape[1], self.maps[index].shape[2]

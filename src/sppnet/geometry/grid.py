@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sppnet.arrays import Ints
 from sppnet.errors import GeometryError
 
 SUBPIXELS = 64
@@ -25,7 +26,6 @@ RELEASED_SLACK_PX = 6.5
 """How far beyond a box's border the released code still takes a cell's centre, before rounding."""
 
 MappingRule = Literal["paper", "released"]
-IntArray = npt.NDArray[np.int64]
 Boxes = npt.NDArray[np.floating] | npt.NDArray[np.integer]
 
 
@@ -106,7 +106,7 @@ class CellGrid:
 
 def boxes_to_cells(
     boxes: Boxes, grid: CellGrid, map_hw: tuple[int, int], rule: MappingRule = "paper"
-) -> IntArray:
+) -> Ints:
     """The cells that boxes cover on a feature map of `map_hw` cells.
 
     boxes: (n, 4) xyxy in pixels of the image the map was computed from, half-open.
@@ -128,7 +128,7 @@ def boxes_to_cells(
     return np.hstack([np.clip(first, 0, limit), np.clip(last, 0, limit) + 1])
 
 
-def _subpixels(boxes: Boxes) -> IntArray:
+def _subpixels(boxes: Boxes) -> Ints:
     """Boxes (n, 4) as integers, in 1/64 pixel."""
     array = np.asarray(boxes)
     if array.ndim != 2 or array.shape[1] != 4:
@@ -138,7 +138,7 @@ def _subpixels(boxes: Boxes) -> IntArray:
     return np.floor(array.astype(np.float64) * SUBPIXELS + 0.5).astype(np.int64)
 
 
-def _paper_cells(corners: IntArray, grid: CellGrid) -> tuple[IntArray, IntArray]:
+def _paper_cells(corners: Ints, grid: CellGrid) -> tuple[Ints, Ints]:
     """First and last cell (n, 2) whose centres lie strictly between the corners; first > last if none."""
     step, center0 = grid.stride * SUBPIXELS, int(grid.center0 * SUBPIXELS)
     first = (corners[:, :2] - center0) // step + 1
@@ -146,7 +146,7 @@ def _paper_cells(corners: IntArray, grid: CellGrid) -> tuple[IntArray, IntArray]
     return first, last
 
 
-def _released_cells(corners: IntArray, grid: CellGrid) -> tuple[IntArray, IntArray]:
+def _released_cells(corners: Ints, grid: CellGrid) -> tuple[Ints, Ints]:
     """First and last cell (n, 2) by spm_pool_caffe_mex.cpp: slack, then the nearest cell.
 
     ⌊u/S + ½⌋ = ⌊(2u + S) / 2S⌋ and ⌈u/S − ½⌉ = ⌈(2u − S) / 2S⌉. Its right corner is the last
@@ -175,7 +175,7 @@ def scaled_size(size_hw: tuple[int, int], scale_px: int) -> tuple[int, int]:
 
 def choose_scales(
     boxes: Boxes, size_hw: tuple[int, int], scales: Sequence[int], rule: MappingRule = "paper"
-) -> IntArray:
+) -> Ints:
     """For every box the index of its best scale: the one at which it is nearest to 224×224 pixels.
 
     boxes: (n, 4) xyxy in pixels of the image of `size_hw`, half-open.
@@ -190,17 +190,17 @@ def choose_scales(
     sides = np.maximum(corners[:, 2:] - corners[:, :2], 1)
     areas = sides[:, 0] * sides[:, 1]  # in 1/64² pixel
     distances = _paper_distances if rule == "paper" else _released_distances
-    nearest: IntArray = np.argmin(distances(areas, min(size_hw), np.asarray(scales, dtype=np.int64)), axis=1)
+    nearest: Ints = np.argmin(distances(areas, min(size_hw), np.asarray(scales, dtype=np.int64)), axis=1)
     return nearest
 
 
-def _paper_distances(areas: IntArray, short: int, scales: IntArray) -> npt.NDArray[np.object_]:
+def _paper_distances(areas: Ints, short: int, scales: Ints) -> npt.NDArray[np.object_]:
     """|area·(scale/short)² − 224²| times short²·64²: Python integers, since int64 could overflow."""
     target = VIEW_PX**2 * short**2 * SUBPIXELS**2
     return abs(areas.astype(object)[:, None] * (scales**2).astype(object)[None, :] - target)
 
 
-def _released_distances(areas: IntArray, short: int, scales: IntArray) -> IntArray:
+def _released_distances(areas: Ints, short: int, scales: Ints) -> Ints:
     """|scale − round(13·16·short / √area)|, spm_expected_scale.m; a half rounds up."""
     expected = [(math.isqrt((2 * 208 * short * SUBPIXELS) ** 2 // int(area)) + 1) // 2 for area in areas]
     return abs(np.asarray(expected, dtype=np.int64).reshape(-1, 1) - scales[None, :])

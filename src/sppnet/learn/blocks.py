@@ -10,16 +10,14 @@ the weights since: float32 is enough for `change`, however small the gap is to b
 becomes small with it. A class never sees which others share its thread.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Array
 from sppnet.learn.descent import shuffle
 from sppnet.learn.products import add_four, add_one, dot_four, dot_four_exactly, dot_one
-
-Array = npt.NDArray[Any]
 
 BLOCK = 4
 """Rows that are read together, always the same ones. More would need more sweeps: vectors of a network have a

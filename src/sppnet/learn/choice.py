@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sppnet.arrays import Array
 from sppnet.errors import ConfigError, DataError
 from sppnet.learn import gram as gram_
 from sppnet.learn.gram import checked_gram, gram_matrix, one_thread
@@ -16,8 +16,6 @@ from sppnet.learn.objective import FitOptions, Loss
 from sppnet.learn.svm import solve_by_gram, solve_by_rows, weigh
 from sppnet.learn.targets import Vectors, as_rows, as_signs, check_sides
 from sppnet.progress import Progress, Silent
-
-Array = npt.NDArray[Any]
 
 C_VALUES = (0.01, 0.1, 1.0, 10.0, 100.0)
 """What `choose_C` tries."""

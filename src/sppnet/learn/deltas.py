@@ -9,10 +9,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from sppnet.arrays import Doubles, Floats
 from sppnet.errors import GeometryError
-
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 
 MOST_GROWTH = 1000 / 16
 """A window's sides grow or shrink by this factor at most: more is a mistake, and exp of it may overflow."""

@@ -5,13 +5,10 @@ state (n + 1,): the sum of alpha·sign·table so far, which is every score witho
 that of alpha·sign·bias_multiplier.
 """
 
-from typing import Any
-
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from sppnet.arrays import Array
 
 FIRST_SPREAD = 0.1
 """The first spread of projected gradients that is small enough to look at the duality gap."""

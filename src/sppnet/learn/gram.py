@@ -2,16 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sppnet.arrays import Array
 from sppnet.errors import DataError
 from sppnet.learn.targets import Vectors, as_rows
-
-Array = npt.NDArray[Any]
 
 GRAM_ROWS = 16_384
 """More vectors than this have no Gram matrix made for them: 1 GiB."""

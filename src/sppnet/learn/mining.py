@@ -9,20 +9,17 @@ Memory is bounded: when the store fills up, the vectors that are farthest from e
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sppnet.arrays import Array, Ints, Signs
 from sppnet.errors import ConfigError, DataError
 from sppnet.learn.objective import Loss
 from sppnet.learn.svm import LinearSVM, fit_svm
 from sppnet.progress import Progress, Silent, counted
 from sppnet.threads import in_order
-
-Signs = npt.NDArray[np.int8]
 
 NORM = 20.0
 """Vectors are scaled so that their mean length is this (paper's code, after R-CNN)."""
@@ -157,7 +154,7 @@ class _Store:
         self.origin = np.zeros((self.limit, 2), np.int64)  # image, window
         self.count = 0
         self.known: set[tuple[int, int]] = set()
-        self.dual: npt.NDArray[Any] | None = None
+        self.dual: Array | None = None
         self.scale = 1.0
 
     def __len__(self) -> int:
@@ -166,7 +163,7 @@ class _Store:
     def count_positives(self) -> int:
         return int((self.signs[: self.count] > 0).any(axis=1).sum())
 
-    def add(self, image: int, candidates: Candidates, rows: npt.NDArray[np.int64]) -> None:
+    def add(self, image: int, candidates: Candidates, rows: Ints) -> None:
         """Take in these windows of an image, as far as there is room."""
         rows = rows[: self.limit - self.count]
         here = slice(self.count, self.count + len(rows))
@@ -177,7 +174,7 @@ class _Store:
         self.known.update((image, row) for row in rows.tolist())
         self.count += len(rows)
 
-    def add_positives(self, image: int, candidates: Candidates, rows: npt.NDArray[np.int64]) -> None:
+    def add_positives(self, image: int, candidates: Candidates, rows: Ints) -> None:
         if len(rows) > self.limit - self.count:
             raise DataError(
                 f"{self.limit} vectors of {self.vectors.shape[1]} numbers fit into max_bytes, and positives "
@@ -190,7 +187,7 @@ class _Store:
         scores = svm.scores(candidates.vectors.float() * self.scale).numpy()
         new = np.array([(image, row) not in self.known for row in range(len(scores))], np.bool_)
         scores = np.where((candidates.signs < 0) & new[:, None], scores, -np.inf)
-        chosen: list[npt.NDArray[np.int64]] = []
+        chosen: list[Ints] = []
         for column in scores.T:
             best = np.argsort(-column, kind="stable")[: config.most]
             chosen.append(best[column[best] > config.margin])

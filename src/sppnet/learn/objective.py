@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Array
 from sppnet.errors import ConfigError
 
 Loss = Literal["squared_hinge", "hinge"]
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

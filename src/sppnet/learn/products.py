@@ -8,9 +8,8 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from sppnet.arrays import Array
 
 _FAST = {"reassoc", "contract", "nsz"}
 

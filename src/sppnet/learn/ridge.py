@@ -13,23 +13,19 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sppnet.arrays import Array, Doubles, Floats, Ints
 from sppnet.errors import ConfigError, DataError
 from sppnet.learn.deltas import clip_boxes
 from sppnet.learn.deltas import decode_boxes as decode_boxes
 from sppnet.learn.deltas import encode_boxes as encode_boxes
 from sppnet.learn.gram import gram_matrix, one_thread
 from sppnet.learn.targets import Vectors
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 
 LEAST_WINDOWS = 10
 """A class with fewer has its boxes left alone: they would say more about one object than about the class."""
@@ -289,7 +285,7 @@ def _as_rows(vectors: Vectors) -> Array:
     return rows
 
 
-def _as_labels(labels: npt.ArrayLike, k: int) -> npt.NDArray[np.int64]:
+def _as_labels(labels: npt.ArrayLike, k: int) -> Ints:
     array = np.asarray(labels) if np.size(labels) else np.zeros(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu" or not ((array >= 0) & (array < k)).all():
         raise DataError(f"labels must be a row of integers 0..{k - 1}; got {array} {array.dtype}")

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sppnet.arrays import Ints
 from sppnet.errors import ConfigError, DataError
 
-Ints = npt.NDArray[np.int64]
 Range = tuple[float, float]
 
 UNUSED = -1

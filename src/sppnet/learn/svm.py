@@ -15,7 +15,6 @@ costs n of them.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numba as nb
 import numpy as np
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sppnet.arrays import Array
 from sppnet.errors import ConfigError, DataError
 from sppnet.learn.descent import solve
 from sppnet.learn.gram import checked_gram, gram_matrix, one_thread, pays
@@ -33,8 +33,6 @@ from sppnet.learn.targets import Vectors, as_rows, as_signs, check_sides, first_
 # Two threads must not enter some of numba's threading layers at once: one lock for all kernels.
 from sppnet.ops.cpu import kernel_running
 from sppnet.progress import Progress, Silent
-
-Array = npt.NDArray[Any]
 
 CLASSES_PER_THREAD = 4
 """Classes solved on a Gram matrix between two steps of `progress`, a thread."""

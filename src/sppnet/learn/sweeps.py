@@ -5,19 +5,15 @@ small; then a sweep scores all its rows exactly, those left out too, and the gap
 part in the sweeps of the others, so that rows are read once for both.
 """
 
-from typing import Any
-
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Array
 from sppnet.learn import blocks
 from sppnet.learn.blocks import DESCEND, LOOK, START, WAIT, Problem, State
 from sppnet.learn.objective import FitOptions
 from sppnet.ops.cpu import kernel_running
 from sppnet.progress import Progress
-
-Array = npt.NDArray[Any]
 
 PATIENCE = 30
 """Sweeps after which a look is due, whatever the estimate: `change` may have become large beside what is

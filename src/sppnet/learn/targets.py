@@ -4,18 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sppnet.arrays import Array, Reals
 from sppnet.errors import DataError
 from sppnet.learn.descent import squares_of
 
 # Two threads must not enter some of numba's threading layers at once: one lock for all kernels.
 from sppnet.ops.cpu import kernel_running
 
-Array = npt.NDArray[Any]
-Vectors = Tensor | npt.NDArray[np.floating]
+Vectors = Tensor | Reals
 
 
 def as_rows(vectors: Vectors) -> Array:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sppnet.arrays import Array, Ints, Reals
 from sppnet.errors import DataError
 
 TOP = 5
@@ -36,7 +37,7 @@ class ClassificationResult:
     """What a classifier made of labelled images. Every share is a fraction of 1."""
 
     classes: tuple[str, ...]
-    confusion: npt.NDArray[np.int64]
+    confusion: Ints
     """(k, k) images by class (row) and by the class that scored highest (column)."""
     top5_right: int
     """Images whose class is among the five of the highest scores; of five or fewer classes, all."""
@@ -93,7 +94,7 @@ class ClassificationResult:
 
 
 def judge_scores(
-    scores: Tensor | npt.NDArray[np.floating],
+    scores: Tensor | Reals,
     labels: Tensor | npt.NDArray[np.integer] | Sequence[int],
     classes: Sequence[str],
     skipped: Sequence[str] = (),
@@ -112,15 +113,15 @@ def judge_scores(
     return ClassificationResult(tuple(classes), confusion, int((places < TOP).sum()), tuple(skipped))
 
 
-def _places(scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _places(scores: Array, labels: Array) -> Ints:
     """(n,) how many classes come before the right one."""
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     earlier = np.arange(scores.shape[1]) < labels[:, None]
-    places: npt.NDArray[np.int64] = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
+    places: Ints = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
     return places
 
 
-def _check(scores: npt.NDArray[Any], labels: npt.NDArray[Any], k: int) -> None:
+def _check(scores: Array, labels: Array, k: int) -> None:
     if scores.ndim != 2 or scores.shape[1] != k or labels.shape != (len(scores),):
         raise DataError(
             f"scores must be (n, {k}) and labels (n,) for {k} classes; got {scores.shape} and {labels.shape}"

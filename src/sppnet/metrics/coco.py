@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Doubles
 from sppnet.errors import MissingExtraError
 from sppnet.metrics.detection import JudgedPhoto, check_lists
 from sppnet.structures import Detections, GroundTruth, areas
@@ -64,7 +64,7 @@ def judge_coco(
     return CocoResult(_mean(overall), _mean(at50), _mean(at75), overall, at50, len(truths), tuple(skipped))
 
 
-def _precision(found: Sequence[Detections], truths: Sequence[GroundTruth], k: int) -> npt.NDArray[np.float64]:
+def _precision(found: Sequence[Detections], truths: Sequence[GroundTruth], k: int) -> Doubles:
     """(overlaps, recalls, k), −1 for a class without objects."""
     try:
         from faster_coco_eval import COCO, COCOeval_faster
@@ -80,7 +80,7 @@ def _precision(found: Sequence[Detections], truths: Sequence[GroundTruth], k: in
     judge.evaluate()
     judge.accumulate()
     # Of the areas the first is all sizes; of the numbers of detections the last is 100.
-    precision: npt.NDArray[np.float64] = np.asarray(judge.eval["precision"])[:, :, :, 0, -1]
+    precision: Doubles = np.asarray(judge.eval["precision"])[:, :, :, 0, -1]
     return precision
 
 
@@ -109,7 +109,7 @@ def _numbered(entries: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     return ({**entry, "id": number} for number, entry in enumerate(entries, 1))
 
 
-def _means(precision: npt.NDArray[np.float64], names: tuple[str, ...]) -> dict[str, float | None]:
+def _means(precision: Doubles, names: tuple[str, ...]) -> dict[str, float | None]:
     return {
         name: float(precision[:, :, label].mean()) if (precision[:, :, label] >= 0).all() else None
         for label, name in enumerate(names)

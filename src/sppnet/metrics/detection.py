@@ -17,12 +17,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from sppnet.arrays import Doubles, Flags, Floats, Ints
 from sppnet.errors import ConfigError, DataError
 from sppnet.structures import Detections, GroundTruth
 
 Rule = Literal["voc07", "voc"]
-Doubles = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 RECALL_STEPS = 10
 """VOC 2007 looks at the precision at recall 0, 1/10, …, 1."""
@@ -173,9 +172,7 @@ def _judge_class(
     return all_scores, is_right, ignored, int((~difficult).sum())
 
 
-def _nearest(
-    boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float32], iou: float
-) -> npt.NDArray[np.int64]:
+def _nearest(boxes: Floats, others: Floats, iou: float) -> Ints:
     """(n,) the index of the object that each box overlaps most, the first of equals; −1 below `iou`."""
     if not len(others):
         return np.full(len(boxes), -1, np.int64)
@@ -188,7 +185,7 @@ def _nearest(
     return np.where(overlap.max(axis=1) >= iou, overlap.argmax(axis=1), -1)
 
 
-def _first_of_each(scores: Doubles, objects: npt.NDArray[np.int64]) -> Flags:
+def _first_of_each(scores: Doubles, objects: Ints) -> Flags:
     """(n,) the surest detection of every object, −1 being none."""
     order = _order(scores)
     seen, first = np.unique(objects[order], return_index=True)
@@ -204,7 +201,7 @@ def _curve(scores: Doubles, is_right: Flags, ignored: Flags, positives: int) -> 
 
 def _falling(
     scores: npt.ArrayLike, is_right: npt.ArrayLike, ignored: npt.ArrayLike
-) -> tuple[Doubles, npt.NDArray[np.int64], Doubles]:
+) -> tuple[Doubles, Ints, Doubles]:
     """By falling score, the ignored left out: scores, how many are right so far, and the precision so far."""
     values = np.asarray(scores, np.float64).reshape(-1)
     rights, spared = (np.asarray(flags, np.bool_).reshape(-1) for flags in (is_right, ignored))
@@ -216,7 +213,7 @@ def _falling(
     return values[order], right, right / np.arange(1, len(order) + 1)
 
 
-def _order(scores: Doubles) -> npt.NDArray[np.int64]:
+def _order(scores: Doubles) -> Ints:
     if np.isnan(scores).any():
         raise DataError(f"{int(np.isnan(scores).sum())} scores are NaN; check the model")
     return np.argsort(-scores, kind="stable")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sppnet.arrays import Doubles, Floats
 from sppnet.errors import ConfigError, DataError
 from sppnet.structures import GroundTruth, overlaps
 
@@ -19,7 +20,7 @@ class RecallCurve:
 
     counts: tuple[int, ...]
     ious: tuple[float, ...]
-    recall: npt.NDArray[np.float64]
+    recall: Doubles
     """(counts, ious) fractions of 1."""
     objects: int
     boxes_per_image: float
@@ -55,9 +56,7 @@ def recall_curve(
     return RecallCurve(tuple(counts), tuple(ious), recall, len(found), mean)
 
 
-def _best_overlaps(
-    boxes: npt.NDArray[np.float32], truth: GroundTruth, counts: Sequence[int]
-) -> npt.NDArray[np.float32]:
+def _best_overlaps(boxes: Floats, truth: GroundTruth, counts: Sequence[int]) -> Floats:
     """(objects, counts) the largest overlap of each object with the first boxes."""
     asked = truth[~(truth.difficult | truth.crowd)]
     shared = overlaps(asked.boxes, boxes)

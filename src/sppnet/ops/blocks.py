@@ -7,14 +7,13 @@ are read from begins where a line of memory does: one that lies across two costs
 """
 
 from functools import lru_cache
-from typing import Any
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sppnet.arrays import Array
 from sppnet.geometry.grid import bin_edges
 from sppnet.ops.lanes import (
     LANES,
@@ -38,7 +37,6 @@ BITS = {
 SIZES_AT_ONCE = 64
 """Sizes of windows are tabled in so many steps, so that most maps share a table."""
 
-Array = npt.NDArray[Any]
 
 compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
 compiled_parallel = nb.njit(parallel=True, nogil=True, boundscheck=False, error_model="numpy", cache=True)

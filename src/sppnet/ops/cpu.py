@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sppnet.arrays import Array
 from sppnet.geometry.grid import count_bins
 from sppnet.ops import memory
 from sppnet.ops.blocks import (
     BITS,
-    Array,
     aligned,
     compiled,
     compiled_parallel,

@@ -8,7 +8,8 @@ same cell, and sums have one order on any number of threads.
 
 import numba as nb
 
-from sppnet.ops.blocks import Array, aligned, compiled, compiled_parallel, lay_out, turn_level
+from sppnet.arrays import Array
+from sppnet.ops.blocks import aligned, compiled, compiled_parallel, lay_out, turn_level
 from sppnet.ops.lanes import LANES, add_at, copy_lanes, fill_lanes, keep_earlier, keep_larger
 
 WINDOWS_AT_ONCE = 8

@@ -7,16 +7,14 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating]
-Indices = npt.NDArray[np.int64]
+from sppnet.arrays import Ints, Reals
 
 _AT_ONCE = 32
 """Kept boxes that a box is compared with before it is asked whether one of them suppresses it."""
 
 
-def suppress(boxes: Floats, scores: Floats, overlap: float, most: int) -> Indices:
+def suppress(boxes: Reals, scores: Reals, overlap: float, most: int) -> Ints:
     """Indices of the boxes that stay, at most `most`, the surest first; of equal ones the earlier.
 
     boxes: (n, 4) xyxy. A box goes if its intersection over union with a surer one that stays exceeds
@@ -24,7 +22,7 @@ def suppress(boxes: Floats, scores: Floats, overlap: float, most: int) -> Indice
     """
     order = np.argsort(-scores, kind="stable")
     sides = np.ascontiguousarray(boxes[order].T, dtype=np.float64)
-    kept: Indices = order[_suppress(sides, overlap, most)]
+    kept: Ints = order[_suppress(sides, overlap, most)]
     return kept
 
 

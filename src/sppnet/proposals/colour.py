@@ -9,7 +9,8 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from sppnet.arrays import Array
+
 ColourSpace = Literal["hsv", "lab", "rgi", "h", "i"]
 
 _compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)

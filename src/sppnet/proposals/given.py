@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sppnet.arrays import Floats
 from sppnet.errors import ConfigError, DataError, did_you_mean
 from sppnet.structures import check_boxes
-
-Floats = npt.NDArray[np.float32]
 
 FORMATS = (".json", ".csv")
 COLUMNS = ("image", "x0", "y0", "x1", "y1", "score")

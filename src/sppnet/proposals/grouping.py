@@ -14,11 +14,9 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Array
 from sppnet.proposals.regions import COLOURS, Regions
-
-Array = npt.NDArray[Any]
 
 _ENTRY_BITS = 30
 _LAST_ENTRY = (1 << _ENTRY_BITS) - 1

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sppnet.arrays import Ints
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import count_bins
 from sppnet.learn.deltas import clip_boxes, decode_boxes
 from sppnet.ops.pooling import pyramid_pool
 from sppnet.ops.suppression import suppress
-from sppnet.proposals.windows import GEOMETRY, IntArray, WindowConfig, placed_windows
+from sppnet.proposals.windows import GEOMETRY, WindowConfig, placed_windows
 from sppnet.structures import Proposals
 
 DELTA_UNIT = 0.2
@@ -74,15 +75,15 @@ class WindowHead(nn.Module):
         kept = suppress(moved, scores.numpy(), self.config.overlap, most)
         return Proposals(moved[kept], scores.numpy()[kept])
 
-    def _glance(self, features: Tensor, windows: IntArray, geometry: Tensor) -> IntArray:
+    def _glance(self, features: Tensor, windows: Ints, geometry: Tensor) -> Ints:
         """Indices of the windows that deserve a closer look, in order."""
         if len(windows) <= self.config.kept:
             return np.arange(len(windows))
         scores = self.quick(pyramid_pool(features[None], torch.tensor(windows), (1,)), geometry)
-        chosen: IntArray = scores.topk(self.config.kept).indices.sort().values.numpy()
+        chosen: Ints = scores.topk(self.config.kept).indices.sort().values.numpy()
         return chosen
 
-    def _judge(self, features: Tensor, windows: IntArray, geometry: Tensor) -> Tensor:
+    def _judge(self, features: Tensor, windows: Ints, geometry: Tensor) -> Tensor:
         """Outputs for windows, a cache full at a time."""
         outputs = []
         for start in range(0, len(windows), CHUNK):

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from sppnet.arrays import Flags, Floats, Ints
 from sppnet.errors import DataError
 from sppnet.features.maps import FeatureMaps
 from sppnet.learn.deltas import encode_boxes
@@ -16,8 +16,6 @@ from sppnet.progress import Progress, Silent
 from sppnet.proposals.learned import DELTA_UNIT, WindowHead, reduce_channels
 from sppnet.proposals.windows import (
     GEOMETRY,
-    Floats,
-    IntArray,
     WindowConfig,
     dense_windows,
     describe,
@@ -37,7 +35,7 @@ class WindowSample:
     """(n, channels × bins)"""
     geometry: Tensor
     """(n, GEOMETRY)"""
-    positive: npt.NDArray[np.bool_]
+    positive: Flags
     """(n,)"""
     deltas: Floats
     """(n, 4) to the object each overlaps most; meaningless for negatives."""
@@ -102,12 +100,12 @@ def draw_windows(
 
 
 def _choose(
-    positive: npt.NDArray[np.bool_],
-    negative: npt.NDArray[np.bool_],
+    positive: Flags,
+    negative: Flags,
     shared: Floats,
     config: WindowConfig,
     rng: np.random.Generator,
-) -> IntArray:
+) -> Ints:
     """Indices: as many positives of each object as of another, and the rest negatives."""
     ones = np.flatnonzero(positive)
     owner = shared[ones].argmax(axis=1)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from sppnet.arrays import Floats
 from sppnet.data.image import ImageSource, read_image
 from sppnet.errors import ConfigError, MissingExtraError, did_you_mean
-from sppnet.proposals.selective_search import MIN_SIDE, Floats, Mode, rank
+from sppnet.proposals.selective_search import MIN_SIDE, Mode, rank
 
 _SWITCHES = {"fast": "switchToSelectiveSearchFast", "quality": "switchToSelectiveSearchQuality"}
 

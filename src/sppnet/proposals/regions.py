@@ -12,9 +12,8 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from sppnet.arrays import Array
 
 COLOUR_BINS = 25
 TEXTURE_BINS = 10

@@ -18,9 +18,8 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from sppnet.arrays import Array
 from sppnet.errors import ConfigError, GeometryError
-
-Array = npt.NDArray[Any]
 
 SIGMA = 0.8
 """Of the smoothing, in pixels."""

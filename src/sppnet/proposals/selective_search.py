@@ -12,12 +12,12 @@ process. Nothing depends on their number.
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Array, Floats
 from sppnet.data.image import ImageSource, read_image
 from sppnet.errors import ConfigError, did_you_mean
 from sppnet.proposals.colour import ColourSpace, to_planes
@@ -25,8 +25,6 @@ from sppnet.proposals.grouping import Similarity, group
 from sppnet.proposals.regions import code_pixels, describe
 from sppnet.proposals.segmentation import SortedEdges, join_edges, smooth, sort_edges
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
 Mode = Literal["fast", "quality"]
 
 MIN_SIDE = 20

@@ -5,13 +5,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Floats, Ints
 from sppnet.geometry.grid import CellGrid
 from sppnet.learn.deltas import clip_boxes
-
-IntArray = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 
 GEOMETRY = 6
 """Numbers a window's place and shape are told in."""
@@ -55,7 +52,7 @@ class WindowConfig:
 
 
 @lru_cache(maxsize=64)
-def dense_windows(map_hw: tuple[int, int], config: WindowConfig) -> IntArray:
+def dense_windows(map_hw: tuple[int, int], config: WindowConfig) -> Ints:
     """(n, 4) distinct windows of a map, xyxy in cells; read-only. The whole map is among them."""
     found = [np.array([[0, 0, map_hw[1], map_hw[0]]])]
     for size in config.sizes:
@@ -68,7 +65,7 @@ def dense_windows(map_hw: tuple[int, int], config: WindowConfig) -> IntArray:
             top = _starts(map_hw[0], down, config.step)
             y, x = np.meshgrid(top, left, indexing="ij")
             found.append(np.stack([x, y, x + across, y + down], -1).reshape(-1, 4))
-    windows: IntArray = np.unique(np.concatenate(found), axis=0)
+    windows: Ints = np.unique(np.concatenate(found), axis=0)
     windows.setflags(write=False)
     return windows
 
@@ -80,7 +77,7 @@ def placed_windows(
     scaled_hw: tuple[int, int],
     size_hw: tuple[int, int],
     config: WindowConfig,
-) -> tuple[IntArray, Floats, Floats]:
+) -> tuple[Ints, Floats, Floats]:
     """The dense windows of a map, their image boxes and what tells of them; read-only.
 
     Photographs of one camera have one size, and these are half as much work as pooling the windows.
@@ -93,14 +90,14 @@ def placed_windows(
     return windows, boxes, geometry
 
 
-def _starts(side: int, length: int, step: float) -> IntArray:
+def _starts(side: int, length: int, step: float) -> Ints:
     count = int(np.ceil((side - length) / max(1.0, length * step))) + 1
-    starts: IntArray = np.unique(np.linspace(0, side - length, count).round().astype(np.int64))
+    starts: Ints = np.unique(np.linspace(0, side - length, count).round().astype(np.int64))
     return starts
 
 
 def windows_to_boxes(
-    windows: IntArray,
+    windows: Ints,
     map_hw: tuple[int, int],
     grid: CellGrid,
     scaled_hw: tuple[int, int],

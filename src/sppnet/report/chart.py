@@ -7,8 +7,8 @@ from html import escape
 from unicodedata import east_asian_width
 
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Doubles, Ints
 from sppnet.report.page import Html
 
 Range = tuple[float, float]
@@ -58,7 +58,7 @@ def line_chart(
     return _svg(WIDTH, HEIGHT, says, [*lines, *drawn, *texts], "chart")
 
 
-def curve_chart(name: str, recall: npt.NDArray[np.float64], precision: npt.NDArray[np.float64]) -> Html:
+def curve_chart(name: str, recall: Doubles, precision: Doubles) -> Html:
     """Precision over recall of one class, small, both from 0 to 1."""
     side = SMALL - SMALL_EDGE
 
@@ -81,7 +81,7 @@ def curve_chart(name: str, recall: npt.NDArray[np.float64], precision: npt.NDArr
     return _svg(SMALL, SMALL, f"precision over recall of {name}", parts)
 
 
-def matrix_chart(classes: Sequence[str], counts: npt.NDArray[np.int64]) -> Html:
+def matrix_chart(classes: Sequence[str], counts: Ints) -> Html:
     """Counts (k, k): rows are what images show, columns what was said; wrong ones in another colour."""
     names = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in classes]
     cell = CELL if len(classes) <= COUNTED else SMALL_CELL

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from sppnet.arrays import Doubles, Floats, Ints
 from sppnet.data.image import read_image
 from sppnet.drawing import draw_boxes
 from sppnet.errors import DataError, GeometryError, ImageError
@@ -21,7 +21,6 @@ from sppnet.geometry.grid import CellGrid
 from sppnet.progress import Progress
 from sppnet.report.sheet import Panel, arrange, fit
 
-Floats = npt.NDArray[np.float32]
 Place = tuple[int, int]
 """Row and column of a cell."""
 
@@ -50,7 +49,7 @@ class Peaks:
     paths: tuple[Path, ...]
     values: Floats
     """(n, channels)"""
-    places: npt.NDArray[np.int64]
+    places: Ints
     """(n, channels, 2) row and column of the strongest cell, the first of equals."""
     skipped: tuple[str, ...]
     """Why images were left out."""
@@ -120,14 +119,14 @@ def draw_filter(channel: int, peaks: Peaks, convolver: Convolver) -> Image.Image
     return arrange(title, panels, COLUMNS)
 
 
-def seen_box(place: Place, grid: CellGrid, maps: FeatureMaps, side: int) -> npt.NDArray[np.float64]:
+def seen_box(place: Place, grid: CellGrid, maps: FeatureMaps, side: int) -> Doubles:
     """(4,) xyxy in pixels of the image: the square of `side` pixels of the scaled image around a cell."""
     centre = grid.center0 + grid.stride * np.array([place[1], place[0]] * 2, np.float64)
     reach = (side - 1) / 2
     height, width = maps.sizes_hw[0]
     ratio = np.array([maps.size_hw[1] / width, maps.size_hw[0] / height] * 2)
     # Half-open: the last pixel seen is inside.
-    box: npt.NDArray[np.float64] = (centre + np.array([-reach, -reach, reach + 1, reach + 1])) * ratio
+    box: Doubles = (centre + np.array([-reach, -reach, reach + 1, reach + 1])) * ratio
     return box
 
 
@@ -160,7 +159,7 @@ def _draw_map(features: Floats, highest: float, size: tuple[int, int], place: Pl
     return Image.fromarray(draw_boxes(np.array(shown), [box], labels=[CELL], width_px=2))
 
 
-def _around(box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _around(box: Doubles) -> Doubles:
     """The box, or a larger one around its middle: a frame must not hide a small cell."""
     middle, reach = (box[:2] + box[2:]) / 2, np.maximum((box[2:] - box[:2]) / 2, LEAST_FRAME_PX / 2)
     return np.concatenate([middle - reach, middle + reach])

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from sppnet.arrays import Flags
 from sppnet.data.image import ImageArray
 from sppnet.drawing import draw_boxes
 from sppnet.metrics.detection import JudgedPhoto
@@ -27,11 +27,11 @@ class Outcome:
     photo: JudgedPhoto
     shown: Detections
     """The surer ones, the surest first."""
-    right: npt.NDArray[np.bool_]
+    right: Flags
     """(n,) of `shown`."""
-    ignored: npt.NDArray[np.bool_]
+    ignored: Flags
     """(n,) of `shown`: on objects that do not count."""
-    missed: npt.NDArray[np.bool_]
+    missed: Flags
     """(m,) of the objects."""
 
     @property

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from sppnet.arrays import Doubles, Floats
 from sppnet.data.image import ImageArray
 from sppnet.drawing import colour_of, draw_boxes
 from sppnet.errors import GeometryError
@@ -13,7 +14,6 @@ from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import MappingRule, bin_edges
 from sppnet.report.sheet import Panel, arrange, fit
 
-Floats = npt.NDArray[np.float64]
 Area = tuple[int, int, int, int]
 """Cells xyxy, half-open."""
 
@@ -57,7 +57,7 @@ def draw_pyramid(
     return arrange(title, panels, 2 if len(panels) == 4 else COLUMNS)
 
 
-def winners(features: npt.NDArray[np.float32], level: int) -> Floats:
+def winners(features: Floats, level: int) -> Doubles:
     """Features (c, h, w) → (level², h, w): the share of channels whose maximum of a bin is in a cell.
 
     Of equal cells the first wins, row by row, as in the operator's gradient.
@@ -72,10 +72,10 @@ def winners(features: npt.NDArray[np.float32], level: int) -> Floats:
     return shares
 
 
-def _check_box(box: npt.ArrayLike | None, image: ImageArray) -> npt.NDArray[np.float64]:
+def _check_box(box: npt.ArrayLike | None, image: ImageArray) -> Doubles:
     height, width = image.shape[:2]
     window = np.array([0, 0, width, height] if box is None else box, np.float64).reshape(-1)
-    clipped: npt.NDArray[np.float64] = window
+    clipped: Doubles = window
     if window.shape == (4,):
         clipped = np.clip(window, 0, [width, height] * 2)
     if clipped.shape != (4,) or not (clipped[:2] < clipped[2:]).all():
@@ -86,9 +86,7 @@ def _check_box(box: npt.ArrayLike | None, image: ImageArray) -> npt.NDArray[np.f
     return clipped
 
 
-def _cells_of(
-    maps: FeatureMaps, window: npt.NDArray[np.float64], rule: MappingRule, whole: bool
-) -> tuple[int, Area]:
+def _cells_of(maps: FeatureMaps, window: Doubles, rule: MappingRule, whole: bool) -> tuple[int, Area]:
     """Which map, and which of its cells; of a whole image all, as a classifier pools them."""
     index, x0, y0, x1, y1 = maps.windows(window[None], rule).cells[0].tolist()
     if whole:
@@ -97,19 +95,17 @@ def _cells_of(
     return index, (x0, y0, x1, y1)
 
 
-def _cell_box(maps: FeatureMaps, index: int, area: Area) -> npt.NDArray[np.float64]:
+def _cell_box(maps: FeatureMaps, index: int, area: Area) -> Doubles:
     """xyxy in pixels of the image: squares of one stride around the cells' centres."""
     grid = maps.grid
     corner = grid.center0 + 0.5 - grid.stride / 2
     height, width = maps.sizes_hw[index]
     ratio = np.array([maps.size_hw[1] / width, maps.size_hw[0] / height] * 2)
-    box: npt.NDArray[np.float64] = (corner + grid.stride * np.array(area, np.float64)) * ratio
+    box: Doubles = (corner + grid.stride * np.array(area, np.float64)) * ratio
     return box
 
 
-def _draw_window(
-    image: ImageArray, window: npt.NDArray[np.float64], cells: npt.NDArray[np.float64], count: tuple[int, int]
-) -> Image.Image:
+def _draw_window(image: ImageArray, window: Doubles, cells: Doubles, count: tuple[int, int]) -> Image.Image:
     photo = fit(Image.fromarray(image), SIDE, SIDE)
     ratio = photo.width / image.shape[1]
     pen = ImageDraw.Draw(photo, "RGBA")
@@ -121,7 +117,7 @@ def _draw_window(
     return Image.fromarray(draw_boxes(np.array(photo), [window * ratio], labels=[WINDOW]))
 
 
-def _cut(image: ImageArray, box: npt.NDArray[np.float64]) -> Image.Image:
+def _cut(image: ImageArray, box: Doubles) -> Image.Image:
     """A piece of the image, grey where there is none: cells at the border reach beyond it."""
     x0, y0 = np.floor(box[:2]).astype(int).tolist()
     x1, y1 = np.ceil(box[2:]).astype(int).tolist()
@@ -130,7 +126,7 @@ def _cut(image: ImageArray, box: npt.NDArray[np.float64]) -> Image.Image:
     return fit(piece, SIDE, SIDE)
 
 
-def _draw_level(piece: Image.Image, shares: Floats, level: int) -> Image.Image:
+def _draw_level(piece: Image.Image, shares: Doubles, level: int) -> Image.Image:
     grey = piece.convert("L").convert("RGB")  # colours are for the bins
     drawn = Image.blend(grey, Image.new("RGB", grey.size, "white"), PALE)
     pen = ImageDraw.Draw(drawn, "RGBA")
@@ -152,7 +148,7 @@ def _draw_level(piece: Image.Image, shares: Floats, level: int) -> Image.Image:
     return drawn
 
 
-def _draw_dot(pen: ImageDraw.ImageDraw, share: Floats, across: float, down: float) -> None:
+def _draw_dot(pen: ImageDraw.ImageDraw, share: Doubles, across: float, down: float) -> None:
     y, x = np.unravel_index(int(share.argmax()), share.shape)
     reach = max(2.0, min(across, down) / 5)
     middle_x, middle_y = (int(x) + 0.5) * across, (int(y) + 0.5) * down

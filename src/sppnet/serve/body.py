@@ -8,9 +8,10 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from sppnet.arrays import Floats
 from sppnet.errors import DataError, GeometryError
 from sppnet.serve.limits import Limits, Refusal
-from sppnet.structures import Floats, check_boxes
+from sppnet.structures import check_boxes
 
 MOST_WINDOWS = 1000
 """Of one request."""

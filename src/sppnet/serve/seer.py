@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sppnet.arrays import Floats
 from sppnet.classify.classifier import Classifier
 from sppnet.classify.views import probabilities
 from sppnet.data.image import ImageArray, read_header, read_image
@@ -28,7 +29,6 @@ from sppnet.features.maps import FeatureMaps, Windows
 from sppnet.features.photo import Photo
 from sppnet.serve.limits import Refusal
 from sppnet.serve.shelf import Shelf
-from sppnet.structures import Floats
 
 RASTER_PX = 32
 MOST_CLASSES = 10

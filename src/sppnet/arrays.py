@@ -1,0 +1,16 @@
+"""Types of numpy arrays; shapes stand in docstrings."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Reals = npt.NDArray[np.floating]
+"""Of any precision."""
+Ints = npt.NDArray[np.int64]
+Signs = npt.NDArray[np.int8]
+"""1, −1, and 0 for neither."""
+Flags = npt.NDArray[np.bool_]
