@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sppnet.cli.options import Json
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -14,7 +16,6 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 
 Rounds = Annotated[int, typer.Option(help="Timed repetitions of each side.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Images = Annotated[
     Path | None, typer.Option(help="A folder of photographs, with objects marked or not; drawn by default.")
 ]

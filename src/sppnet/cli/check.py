@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sppnet.cli.options import Json
+
 if TYPE_CHECKING:
     from sppnet.data.check import FolderReport
     from sppnet.data.check_marks import AnnotatedReport
@@ -17,7 +19,7 @@ def check(
     data: Annotated[
         Path, typer.Argument(help="Folder of class folders, or annotated images: VOC, COCO or YOLO.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Report sizes, classes, boxes, damaged and duplicate files. Exits with 1 if a file is damaged."""
     from sppnet.cli.output import Bars, print_json

@@ -6,22 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sppnet.cli.options import Device, Json, NoReport, Report
+
 if TYPE_CHECKING:
     from sppnet.classify.classifier import Prediction
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 Model = Annotated[Path, typer.Option("--model", help="Model file made by training.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Scale = Annotated[int | None, typer.Option(help="Shorter side of images, pixels. Default: the model's.")]
 Size = Annotated[
     int | None, typer.Option(help="Side that crop and warp are resized to. Default: the model's.")
 ]
-Report = Annotated[
-    Path | None, typer.Option("--report", help="The report. Default: evaluation.html beside the model.")
-]
-NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
 
 
 @app.command()

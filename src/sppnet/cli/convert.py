@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sppnet.cli.options import Json
+
 SHOWN_NOTES = 10
 
 
@@ -19,7 +21,7 @@ def convert(
     link: Annotated[
         bool, typer.Option("--link/--copy", help="Link to the image files, or copy them.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write annotated images (VOC, COCO or YOLO) in another of these layouts."""
     from sppnet.cli.output import Bars, notes, print_json

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sppnet.cli.engines import Engine, EngineOption
+from sppnet.cli.options import Json, NoReport, Report
 
 if TYPE_CHECKING:
     from sppnet.detect.detector import Detector
@@ -34,11 +35,6 @@ Models = Annotated[
     list[Path], typer.Option("--model", help="Model file made by training; twice: two detectors as one.")
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, … Default: auto.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Report = Annotated[
-    Path | None, typer.Option("--report", help="The report. Default: evaluation.html beside the model.")
-]
-NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
 
 
 @app.command()

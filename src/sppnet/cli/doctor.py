@@ -1,11 +1,13 @@
 """sppnet doctor"""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from sppnet.cli.options import Json
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+
+def doctor(as_json: Json = False) -> None:
     """Print versions, the device, and which kernels are chosen and why."""
     from sppnet.cli.output import print_json
 

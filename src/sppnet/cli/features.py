@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sppnet.cli.engines import Engine, EngineOption
+from sppnet.cli.options import Device
 
 if TYPE_CHECKING:
     from sppnet.classify.features import SPPFeatures, Vectors
@@ -27,7 +28,7 @@ def features(
     model: Annotated[
         Path | None, typer.Option(help="Classifier or detector whose trunk is taken, as it was used.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    device: Device = "auto",
     engine: EngineOption = Engine.local,
 ) -> None:
     """Write a vector for each image. Exits with 1 if an image could not be read, after all others."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sppnet.cli.options import Json
+
 if TYPE_CHECKING:
     from sppnet.data.annotated import AnnotatedImages
     from sppnet.metrics.recall import RecallCurve
@@ -49,7 +51,7 @@ def proposals(
     truth: Annotated[
         Path | None, typer.Option(help="Data set that marks objects in the images: print how many are found.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write boxes that may hold an object. Exits with 1 if an image cannot be read."""
     from sppnet.cli.output import notes, print_json

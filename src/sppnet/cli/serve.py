@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from sppnet.cli.options import Device
+
 
 def serve(
     model: Annotated[Path, typer.Option("--model", help="Classifier or detector made by training.")],
@@ -12,7 +14,7 @@ def serve(
         str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 for any that is free.", min=0, max=65535)] = 8000,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    device: Device = "auto",
     queue: Annotated[int, typer.Option(help="Requests that may wait; more are told to come back.")] = 8,
     max_mb: Annotated[int, typer.Option("--max-mb", help="Of a request's body.")] = 20,
     max_pixels: Annotated[int, typer.Option(help="Of an image, known before it is decoded.")] = 40_000_000,

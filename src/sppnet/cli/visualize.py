@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sppnet.cli.options import Device
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 Model = Annotated[Path, typer.Option("--model", help="Model file of a classifier or a detector.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Scale = Annotated[
     int | None, typer.Option(min=32, help="Shorter side of images, pixels. Default: the model's.")
 ]
