@@ -55,9 +55,8 @@ def propose_windows(
     photos: TrainingPhotos, head: WindowHead | None, config: DetectorConfig, progress: Progress
 ) -> list[Floats]:
     """(n, 4) boxes of every photograph, the best first; head: of learned windows, if they are asked for."""
-    proposer = (
-        make_proposer(config.proposals, config.most) if head is None else LearnedWindows(head, config.most)
-    )
+    most = config.most
+    proposer = make_proposer(config.proposals, most) if head is None else LearnedWindows(head, most)
 
     def propose(index: int) -> Floats:
         return proposer(photos.photo(index)).boxes
