@@ -176,7 +176,7 @@ def gpu(rounds: Rounds = 15, as_json: Json = False) -> None:
 
 @app.command("all")
 def everything(as_json: Json = False) -> None:
-    """Every benchmark with its defaults, a table each: some twenty minutes, and 8 GB."""
+    """Every benchmark with its defaults, a table each: a quarter of an hour, and 8 GB."""
     from importlib import import_module
 
     from sppnet.benchmark.rows import to_json
@@ -210,7 +210,7 @@ def _print(name: str, rows: "Sequence[Row]", as_json: bool) -> None:
     if as_json:
         print_json(to_json(name, rows))
         return
-    if not rows:
+    if not rows:  # of gpu alone
         notes.print("no GPU")
         return
     columns = ["case", "ours ms", "peer ms", "ratio", "quartiles", "floor ms"]

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-from sppnet.arrays import Ints
+from sppnet.arrays import Ints, Reals
 from sppnet.errors import GeometryError
 from sppnet.geometry.grid import (
     CellGrid,
@@ -22,7 +21,7 @@ from sppnet.geometry.grid import (
 )
 from sppnet.ops.pooling import pool_maps
 
-Boxes = npt.NDArray[np.floating]
+Boxes = Reals
 
 
 @dataclass(frozen=True, eq=False)

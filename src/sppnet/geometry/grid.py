@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sppnet.arrays import Ints
+from sppnet.arrays import Ints, Reals
 from sppnet.errors import GeometryError
 
 SUBPIXELS = 64
@@ -26,7 +26,7 @@ RELEASED_SLACK_PX = 6.5
 """How far beyond a box's border the released code still takes a cell's centre, before rounding."""
 
 MappingRule = Literal["paper", "released"]
-Boxes = npt.NDArray[np.floating] | npt.NDArray[np.integer]
+Boxes = Reals | npt.NDArray[np.integer]
 
 
 # --- bins: a side of `size` cells cut into n -----------------------------------------------------
