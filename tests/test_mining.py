@@ -8,7 +8,7 @@ import torch
 
 from sppnet.errors import ConfigError, DataError
 from sppnet.learn import mining
-from sppnet.learn.mining import Candidates, MiningConfig, mine_svms
+from sppnet.learn.mining import Candidates, MiningConfig, deal_folds, mine_svms
 from sppnet.learn.svm import fit_svm
 
 LENGTH = 5.0
@@ -89,7 +89,7 @@ PATIENT = {"rounds": 30, "enough": 0.0, "tolerance": 1e-3}
 @pytest.mark.parametrize("most", [pytest.param(2, id="two a round"), pytest.param(200, id="all at once")])
 def test_mining_to_the_end_equals_training_on_every_window(loss, C, most):
     config = MiningConfig(loss=loss, C=C, most=most, **{**PATIENT, "rounds": 100})
-    mined = mine_svms(windows_of, IMAGES, NAMES, config)
+    mined = mine_svms(windows_of, IMAGES, NAMES, config).svm
     vectors, signs = every_window()
     whole = fit_svm(
         vectors * (mining.NORM / LENGTH), signs, C=C, loss=loss, positive_weight=config.positive_weight,
@@ -106,7 +106,7 @@ def test_the_scale_is_folded_into_the_weights():
         return Candidates(windows.vectors / 2, windows.signs)
 
     config = MiningConfig(**PATIENT)
-    one, other = mine_svms(windows_of, IMAGES, NAMES, config), mine_svms(halved, IMAGES, NAMES, config)
+    one, other = (mine_svms(source, IMAGES, NAMES, config).svm for source in (windows_of, halved))
     torch.testing.assert_close(other.weight, 2 * one.weight, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(other.bias, one.bias, rtol=1e-4, atol=1e-5)
 
@@ -116,10 +116,11 @@ def test_vectors_in_half_precision_are_taken():
         windows = windows_of(image)
         return Candidates(windows.vectors.half(), windows.signs)
 
-    svm = mine_svms(halves, IMAGES, NAMES)
+    svm = mine_svms(halves, IMAGES, NAMES).svm
     assert svm.weight.dtype == torch.float32
     assert svm.classes == NAMES
-    torch.testing.assert_close(svm.weight, mine_svms(windows_of, IMAGES, NAMES).weight, rtol=0.1, atol=0.02)
+    whole = mine_svms(windows_of, IMAGES, NAMES).svm
+    torch.testing.assert_close(svm.weight, whole.weight, rtol=0.1, atol=0.02)
 
 
 def test_the_first_round_has_all_positives_and_a_few_negatives(watched):
@@ -161,11 +162,64 @@ def test_every_round_is_told_as_it_was(watched):
 
 
 def test_mining_twice_gives_the_same_bits():
-    first, second = (mine_svms(windows_of, IMAGES, NAMES, MiningConfig(seed=3)) for _ in range(2))
+    first, second = (mine_svms(windows_of, IMAGES, NAMES, MiningConfig(seed=3)).svm for _ in range(2))
     assert torch.equal(first.weight, second.weight)
     assert torch.equal(first.bias, second.bias)
-    other = mine_svms(windows_of, IMAGES, NAMES, MiningConfig(seed=4, rounds=1))
+    other = mine_svms(windows_of, IMAGES, NAMES, MiningConfig(seed=4, rounds=1)).svm
     assert not torch.equal(first.weight, other.weight)
+
+
+# --- folds ---------------------------------------------------------------------------------------
+
+
+def test_svms_of_a_fold_equal_those_trained_without_its_images():
+    config = MiningConfig(loss="squared_hinge", C=0.02, most=200, folds=3, **{**PATIENT, "rounds": 100})
+    mined = mine_svms(windows_of, IMAGES, NAMES, config)
+    assert sorted(np.bincount(mined.fold_of).tolist()) == [4, 4, 4]
+    vectors, signs = every_window()
+    image = np.repeat(np.arange(IMAGES), WINDOWS)
+    for fold, svm in enumerate(mined.folds):
+        seen = mined.fold_of[image] != fold
+        whole = fit_svm(
+            vectors[torch.from_numpy(seen)] * (mining.NORM / LENGTH), signs[seen], C=config.C,
+            loss=config.loss, positive_weight=config.positive_weight,
+            bias_multiplier=config.bias_multiplier, tolerance=1e-5, max_sweeps=20_000,
+        )  # fmt: skip
+        torch.testing.assert_close(svm.weight, whole.weight * (mining.NORM / LENGTH), rtol=0.05, atol=0.01)
+        torch.testing.assert_close(svm.bias, whole.bias, rtol=0.05, atol=0.01)
+        assert not torch.allclose(svm.weight, mined.svm.weight, rtol=0.05, atol=0.01)
+
+
+def test_a_class_of_one_image_cannot_be_judged_there():
+    def source(image):
+        windows = windows_of(image)
+        signs = windows.signs.copy()
+        if image:
+            signs[:, 1] = np.minimum(signs[:, 1], 0)  # dogs are in image 0 alone
+        return Candidates(windows.vectors, signs)
+
+    mined = mine_svms(source, IMAGES, NAMES, MiningConfig(folds=4))
+    for fold, svm in enumerate(mined.folds):
+        without_dogs = mined.fold_of[0] == fold
+        assert torch.isfinite(svm.bias).tolist() == [True, not without_dogs]
+        assert bool(svm.weight[1].any()) is not without_dogs
+
+
+@pytest.mark.parametrize(
+    ("images", "folds", "sizes"),
+    [
+        pytest.param(10, 5, [2] * 5, id="alike"),
+        pytest.param(7, 3, [3, 2, 2], id="nearly alike"),
+        pytest.param(2, 2, [1, 1], id="two images"),
+        pytest.param(1, 5, [], id="one image"),
+        pytest.param(9, 0, [], id="not asked for"),
+        pytest.param(9, 1, [], id="one fold holds all, so nothing is held out"),
+    ],
+)
+def test_images_are_dealt_evenly(images, folds, sizes):
+    dealt = deal_folds(images, folds, seed=0)
+    assert sorted(np.bincount(dealt).tolist(), reverse=True) == sizes
+    assert np.array_equal(dealt, deal_folds(images, folds, seed=0))
 
 
 # --- memory --------------------------------------------------------------------------------------
@@ -173,7 +227,7 @@ def test_mining_twice_gives_the_same_bits():
 
 def test_the_store_stays_within_its_bytes(watched):
     config = MiningConfig(C=0.02, most=200, max_bytes=300 * NUMBERS * 4, rounds=6, enough=0.0)
-    svm = mine_svms(watched, IMAGES, NAMES, config)
+    svm = mine_svms(watched, IMAGES, NAMES, config).svm
     (store,) = watched.stores
     assert store.vectors.shape == (300, NUMBERS)
     assert len(store) <= 300
@@ -217,7 +271,7 @@ def test_an_image_without_windows_gives_none():
         windows = windows_of(image)
         return Candidates(windows.vectors[:0], windows.signs[:0]) if image % 2 else windows
 
-    assert torch.isfinite(mine_svms(source, IMAGES, NAMES).weight).all()
+    assert torch.isfinite(mine_svms(source, IMAGES, NAMES).svm.weight).all()
 
 
 def test_a_class_without_positives_is_named():

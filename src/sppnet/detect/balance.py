@@ -1,71 +1,74 @@
-"""Where a score of 0 lies: at the detections that a person would want to see.
+"""Calibration of scores: 0 becomes the threshold of the best F1 on photographs that were not trained on.
 
-SVMs of few objects among thousands of windows are sure of nothing: all their scores lie below 0, and a
-detector that shows what scores above it shows nothing. So each class moves by one number, which
-changes no order and no average precision.
+SVMs of few objects among thousands of windows stay below 0 nearly everywhere, and a detector that shows what
+scores above 0 would show nothing. On their own training photographs they are too sure, so scores are
+taken from models that were fitted without those photographs. Each class is moved by one number, which
+changes neither its order nor its average precision.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
-import torch
 
-from sppnet.arrays import Floats
-from sppnet.detect.detector import LEAST_SCORE, Detector
+from sppnet.arrays import Doubles, Flags, Floats, Ints
+from sppnet.detect.cross_validation import Fold
+from sppnet.detect.detector import LEAST_SCORE
 from sppnet.detect.examples import TrainingPhotos, training_boxes
-from sppnet.detect.vectors import BoxVectors, Vectoriser
-from sppnet.learn.svm import LinearSVM
+from sppnet.detect.vectors import BoxVectors
+from sppnet.learn.platt import best_f1_score, fit_platt
 from sppnet.metrics.detection import Curve, judge_detections
 from sppnet.progress import Progress, counted
-from sppnet.structures import Detections
+from sppnet.structures import Detections, GroundTruth
 from sppnet.threads import in_order
 
-PHOTOGRAPHS = 128
-"""Of the training's, at most, spread over all of them."""
 
+def choose_thresholds(
+    folds: Sequence[Fold], photos: TrainingPhotos, proposals: Sequence[Floats], progress: Progress
+) -> Doubles:
+    """(k,) the score of each class from which on detections have the best F1 on the folds' photographs.
 
-def balance_scores(
-    detector: Detector,
-    photos: TrainingPhotos,
-    proposals: Sequence[Floats],
-    vectoriser: Vectoriser,
-    progress: Progress,
-) -> LinearSVM:
-    """The detector's SVMs, those raised that are too careful: 0 is where F1 is best, if that is below 0.
-
-    F1 is the harmonic mean of precision and recall on the training photographs. There SVMs are surer than
-    elsewhere, so none is lowered.
+    F1, the harmonic mean of precision and recall, is estimated from each detection's probability to be
+    right (`fit_platt`), which is steadier than counting where objects are few. A class without detections
+    or objects there takes the threshold of all classes together; 0 where there is nothing to judge.
     """
+    work = [(fold, index) for fold in folds for index in fold.photos.tolist()]
 
-    def find(index: int) -> Detections:
-        photo, truth = photos.photo(index), photos.truth(index)
-        found = vectoriser(photo, training_boxes(truth, proposals[index]))
-        own = found.of_box[len(truth.boxes) :]  # not the objects' own boxes
-        vectors = BoxVectors(found.distinct, found.pooled, own)
-        return detector.select([detector.judge(proposals[index], vectors, photo.size_hw, LEAST_SCORE)])
+    def find(one: tuple[Fold, int]) -> tuple[Detections, GroundTruth]:
+        fold, index = one
+        photo, truth, boxes = photos.photo(index), photos.truth(index), proposals[index]
+        stored = fold.vectoriser(photo, training_boxes(truth, boxes))  # as mining asked for them
+        vectors = BoxVectors(stored.distinct, stored.pooled, stored.of_box[len(truth.boxes) :])
+        scored = fold.detector.judge(boxes, vectors, photo.size_hw, LEAST_SCORE)
+        return fold.detector.select([scored]), truth
 
-    chosen = choose_photographs(photos)
-    if not chosen:
-        return detector.parts.svm
-    found = list(counted(in_order(find, chosen), "balancing scores", len(chosen), progress))
-    truths = [photos.truth(index) for index in chosen]
-    curves = judge_detections(found, truths, photos.classes).curves
-    zeros = [min(0.0, best_score(curves[name])) for name in photos.classes]
-    svm = detector.parts.svm
-    return replace(svm, bias=svm.bias - torch.tensor(zeros, dtype=svm.bias.dtype))
-
-
-def choose_photographs(photos: TrainingPhotos) -> list[int]:
-    """Indices of those with an object to find, at most PHOTOGRAPHS of them, spread over all."""
-    truths = [photos.truth(index) for index in range(len(photos))]
-    able = [index for index, truth in enumerate(truths) if not (truth.difficult | truth.crowd).all()]
-    places = np.linspace(0, len(able) - 1, min(len(able), PHOTOGRAPHS)).round().astype(int).tolist()
-    return [able[place] for place in places]
+    judged = list(counted(in_order(find, work), "calibrating scores", len(work), progress))
+    truths = [truth for _, truth in judged]
+    plain = [truth.labels[~(truth.difficult | truth.crowd)] for truth in truths]
+    labels = np.concatenate([np.empty(0, np.int64), *plain])
+    if not len(labels):
+        return np.zeros(len(photos.classes))
+    curves = judge_detections([found for found, _ in judged], truths, photos.classes).curves
+    return thresholds_of(list(curves.values()), np.bincount(labels, minlength=len(photos.classes)))
 
 
-def best_score(curve: Curve) -> float:
-    """The score from which on detections have the best F1; 0 where none is right."""
-    both = curve.precision + curve.recall
-    quality = 2 * curve.precision * curve.recall / np.maximum(both, np.finfo(float).tiny)
-    return float(curve.scores[quality.argmax()]) if quality.any() else 0.0
+def thresholds_of(curves: Sequence[Curve], objects: Ints) -> Doubles:
+    """(k,) thresholds of classes; objects: (k,) how many of each there are to find."""
+    scores, right = [curve.scores for curve in curves], [_rights(curve) for curve in curves]
+    together = np.concatenate(scores)
+    if not len(together):
+        return np.zeros(len(curves))
+    prior = fit_platt(together, np.concatenate(right))
+    common = best_f1_score(np.sort(together)[::-1], prior, int(objects.sum()))
+    return np.array(
+        [
+            best_f1_score(own, fit_platt(own, is_right, prior), int(count)) if len(own) and count else common
+            for own, is_right, count in zip(scores, right, objects, strict=True)
+        ]
+    )
+
+
+def _rights(curve: Curve) -> Flags:
+    """(n,) which detections are right."""
+    so_far = np.rint(curve.precision * np.arange(1, len(curve.precision) + 1))
+    flags: Flags = np.diff(so_far, prepend=0) > 0
+    return flags

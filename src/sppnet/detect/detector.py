@@ -28,7 +28,7 @@ from sppnet.nn.weights import load_weights
 from sppnet.ops.suppression import suppress
 from sppnet.progress import Progress
 from sppnet.proposals.learned import WindowHead
-from sppnet.proposals.proposers import LearnedWindows, Proposer, make_proposer
+from sppnet.proposals.proposers import LearnedWindows, Proposer, in_header, make_proposer
 from sppnet.proposals.windows import WindowConfig
 from sppnet.structures import Detections
 
@@ -64,12 +64,13 @@ class Detector:
     Detector.load(path)("photo.jpg") finds objects; `found.draw("photo.jpg").save("drawn.jpg")` shows them.
     """
 
-    def __init__(self, parts: Parts, device: str = "cpu") -> None:
+    def __init__(self, parts: Parts, device: str = "cpu", *, proposals: str | None = None) -> None:
+        """proposals: selective-search, opencv or a file of boxes, in place of how it was trained."""
         self.parts, self.config, self.classes = parts, parts.config, parts.classes
         self.convolver = Convolver(parts.trunk.to(device), self.config.scales)
         self.proposer: Proposer = (
-            make_proposer(self.config.proposals, self.config.most)
-            if parts.windows is None
+            make_proposer(proposals or self.config.proposals, self.config.most)
+            if parts.windows is None or proposals is not None
             else LearnedWindows(parts.windows, self.config.most)
         )
         self.vectoriser = make_vectoriser(self.config, self.convolver, parts.head)
@@ -174,7 +175,7 @@ class Detector:
         parts = self.parts
         header = {
             "classes": list(parts.classes),
-            "config": {**parts.config.to_json(), "device": "auto"},
+            "config": _portable(parts.config),
             "trunk": parts.trunk.spec,
             "windows": None if parts.windows is None else parts.windows.config.to_json(),
             "ranks": None if parts.head is None else ranks_of(parts.head),
@@ -183,16 +184,29 @@ class Detector:
         save_model(path, KIND, header, _tensors(parts))
 
     @staticmethod
-    def load(path: str | Path, device: str = "cpu") -> "Detector":
-        """Raises ModelError naming what is wrong with the file."""
+    def load(path: str | Path, device: str = "cpu", *, proposals: str | None = None) -> "Detector":
+        """A trained detector from its file.
+
+        proposals: selective-search, opencv or a file of boxes, in place of how it was trained.
+        Raises ModelError naming what is wrong with the file.
+        """
         header, tensors = load_model(path, KIND)
         try:
-            return Detector(_parts(header, tensors), device)
+            parts = _parts(header, tensors)
+            detector = Detector(parts, device)
         except (MissingExtraError, MemoryError):
             raise
         except Exception as error:  # a header can say anything, and torch has many words for no
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(f"{path} does not hold what its header describes: {reason}") from error
+        return detector if proposals is None else Detector(parts, device, proposals=proposals)
+
+
+def _portable(config: DetectorConfig) -> dict[str, Any]:
+    """The configuration without what only the machine that trained knows: its paths and its device."""
+    weights = config.weights if config.weights in (None, "imagenet") else Path(config.weights).name
+    proposals = in_header(config.proposals)
+    return {**config.to_json(), "weights": weights, "proposals": proposals, "device": "auto"}
 
 
 def _tensors(parts: Parts) -> dict[str, Tensor]:
@@ -215,6 +229,7 @@ def _tensors(parts: Parts) -> dict[str, Tensor]:
 def _parts(header: dict[str, Any], tensors: dict[str, Tensor]) -> Parts:
     config, classes = DetectorConfig.from_json(header["config"]), tuple(map(str, header["classes"]))
     check_settings(config)
+    config = replace(config, proposals=in_header(config.proposals))  # version 0.1.0 wrote a path
     trunk = empty_trunk(**header["trunk"])
     load_weights(trunk, own_tensors(tensors, "trunk"))
     windows = None

@@ -6,21 +6,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sppnet import __version__
 from sppnet.arrays import Floats
 from sppnet.data.annotated import AnnotatedImages, default_split, open_annotated
-from sppnet.detect.balance import balance_scores
+from sppnet.detect.balance import choose_thresholds
 from sppnet.detect.config import DetectorConfig
+from sppnet.detect.cross_validation import Fold, count_svm_folds, layer_folds, mine_detector_svms, svm_folds
 from sppnet.detect.detector import Detector, Parts, make_vectoriser, own_tensors
 from sppnet.detect.examples import (
     TrainingPhotos,
     joined_boxes,
-    label_distinct,
     split_boxes,
-    training_boxes,
 )
 from sppnet.detect.propose import convolve_photos, learn_windows, propose_windows
 from sppnet.detect.regress import learn_boxes
@@ -32,7 +32,7 @@ from sppnet.features.cache import MapCache, recipe_of
 from sppnet.features.convolve import Convolver
 from sppnet.geometry.grid import count_bins
 from sppnet.learn.finetune import TuningState, detection_head
-from sppnet.learn.mining import Candidates, MiningConfig, MiningRound, mine_svms
+from sppnet.learn.mining import MinedSVMs, MiningRound, deal_folds
 from sppnet.learn.ridge import BoxRegressor
 from sppnet.learn.svm import LinearSVM
 from sppnet.metrics.recall import recall_curve
@@ -135,10 +135,11 @@ class _Training:
         vectoriser = make_vectoriser(self.config, self.photos.convolver, head)
         if isinstance(vectoriser, RcnnVectors):
             vectoriser = StoredVectors(vectoriser, self.run.vectors)
-        svm = self._train_svms(vectoriser, proposals)
+        mined = self._train_svms(vectoriser, proposals)
         regressor = self._regress_boxes(vectoriser, proposals)
-        parts = Parts(self.photos.classes, self.config, self.trunk, windows, head, svm, regressor)
-        detector = Detector(replace(parts, svm=self._balance(Detector(parts), vectoriser, proposals)))
+        parts = Parts(self.photos.classes, self.config, self.trunk, windows, head, mined.svm, regressor)
+        svm = self._calibrate(parts, mined, vectoriser, proposals)
+        detector = Detector(replace(parts, svm=svm))
         trained = {"sppnet": __version__, "images": len(self.photos), "seconds": self.seconds}
         detector.save(self.run.model, trained)
         images = self.photos.images
@@ -223,29 +224,29 @@ class _Training:
         maps = MapCache(recipe_of(self.trunk, self.config.scales), self.cache)
         self.photos = replace(self.photos, convolver=convolver, cache=maps)
 
-    def _train_svms(self, vectoriser: Vectoriser, proposals: list[Floats]) -> LinearSVM:
+    def _train_svms(self, vectoriser: Vectoriser, proposals: list[Floats]) -> MinedSVMs:
+        classes, images = self.photos.classes, len(self.photos)
+        folds = count_svm_folds(images) if self.config.finetune == "none" else 0
         stage = self._ended("svm")
         if stage is not None:
-            return LinearSVM(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
-
-        def source(index: int) -> Candidates:
-            truth = self.photos.truth(index)
-            boxes = training_boxes(truth, proposals[index])
-            vectors = vectoriser(self.photos.photo(index), boxes)
-            classes = len(self.photos.classes)
-            signs = label_distinct(boxes, vectors.of_box, truth, classes, self.config)
-            return Candidates(vectors.distinct, signs)
-
-        config = self.config
-        mining = MiningConfig(
-            loss=config.loss, C=config.C, positive_weight=config.positive_weight,
-            rounds=config.rounds, seed=config.seed,
-        )  # fmt: skip
+            weights, biases = stage.tensors["fold_weights"], stage.tensors["fold_biases"]
+            return MinedSVMs(
+                LinearSVM(stage.tensors["weight"], stage.tensors["bias"], classes),
+                tuple(LinearSVM(w, b, classes) for w, b in zip(weights, biases, strict=True)),
+                deal_folds(images, folds, self.config.seed),
+            )
         rounds: list[MiningRound] = []
-        svm = mine_svms(source, len(self.photos), self.photos.classes, mining, self.progress, rounds.append)
-        header = {"rounds": [asdict(one) for one in rounds]}
-        self._store("svm", header, {"weight": svm.weight, "bias": svm.bias})
-        return svm
+        mined = mine_detector_svms(
+            self.photos, vectoriser, proposals, self.config, self.progress, folds, rounds.append
+        )
+        tensors = {
+            "weight": mined.svm.weight,
+            "bias": mined.svm.bias,
+            "fold_weights": torch.stack([mined.svm.weight, *(svm.weight for svm in mined.folds)])[1:],
+            "fold_biases": torch.stack([mined.svm.bias, *(svm.bias for svm in mined.folds)])[1:],
+        }
+        self._store("svm", {"rounds": [asdict(one) for one in rounds]}, tensors)
+        return mined
 
     def _regress_boxes(self, vectoriser: Vectoriser, proposals: list[Floats]) -> BoxRegressor:
         stage = self._ended("boxes")
@@ -255,12 +256,22 @@ class _Training:
         self._store("boxes", {}, {"weight": regressor.weight, "bias": regressor.bias})
         return regressor
 
-    def _balance(self, detector: Detector, vectoriser: Vectoriser, proposals: list[Floats]) -> LinearSVM:
-        """The SVMs with 0 where one would want it."""
-        svm, stage = detector.parts.svm, self._ended("scores")
+    def _calibrate(
+        self, parts: Parts, mined: MinedSVMs, vectoriser: Vectoriser, proposals: list[Floats]
+    ) -> LinearSVM:
+        """The SVMs with 0 at the best F1 on photographs they were not fitted to."""
+        svm, stage = parts.svm, self._ended("scores")
         if stage is not None:
             return replace(svm, bias=stage.tensors["bias"])
-        svm = balance_scores(detector, self.photos, proposals, vectoriser, self.progress)
+        if parts.head is None:
+            folds = svm_folds(parts, mined, vectoriser)
+        else:
+            folds = layer_folds(parts, self.photos, proposals, self.progress)
+        everything = Fold(Detector(parts), vectoriser, np.arange(len(self.photos)))  # nothing can be held out
+        thresholds = choose_thresholds(folds or [everything], self.photos, proposals, self.progress)
+        if not folds:  # SVMs are too sure of their own photographs: a threshold above 0 would hide too much
+            thresholds = np.minimum(thresholds, 0)
+        svm = replace(svm, bias=svm.bias - torch.from_numpy(thresholds).to(svm.bias))
         self._store("scores", {}, {"bias": svm.bias})
         return svm
 

@@ -8,13 +8,13 @@ Memory is bounded: when the store fills up, the vectors that are farthest from e
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.arrays import Array, Ints, Signs
+from sppnet.arrays import Array, Flags, Ints, Signs
 from sppnet.errors import ConfigError, DataError
 from sppnet.learn.objective import Loss
 from sppnet.learn.svm import LinearSVM, fit_svm
@@ -36,6 +36,9 @@ class Candidates:
 
 
 Source = Callable[[int], Candidates]
+
+FOLD_STREAM = 13
+"""Keeps the dealing of images to folds apart from other draws of the same seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,8 @@ class MiningConfig:
     """Mining ends when a round adds less than this share of the store."""
     max_bytes: int = 3 << 30
     """For the stored vectors."""
+    folds: int = 0
+    """Parts of the images; for each part SVMs are fitted without it too. 0 or 1 for none."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,6 +89,17 @@ class MiningRound:
     """Negatives that left after the fit, to make room."""
 
 
+@dataclass(frozen=True, eq=False)
+class MinedSVMs:
+    """SVMs of all images, and for every fold SVMs that have not seen its images."""
+
+    svm: LinearSVM
+    folds: tuple[LinearSVM, ...] = ()
+    """A class without positives outside the fold has a bias of −inf there: it cannot be judged."""
+    fold_of: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(images,) the fold that each image belongs to; empty without folds."""
+
+
 def mine_svms(
     source: Source,
     images: int,
@@ -91,7 +107,7 @@ def mine_svms(
     config: MiningConfig | None = None,
     progress: Progress | None = None,
     told: Callable[[MiningRound], None] | None = None,
-) -> LinearSVM:
+) -> MinedSVMs:
     """One SVM a class, against the windows of all images.
 
     source: gives the windows of image 0 … images − 1; called once an image and round, on two threads.
@@ -119,7 +135,29 @@ def mine_svms(
         svm = store.fit(classes, config)
         store.make_room(svm, config)
         told(MiningRound(turn + 1, positives, negatives, joined, negatives + positives - len(store)))
-    return LinearSVM(svm.weight * store.scale, svm.bias, tuple(classes), svm.fit)
+    fold_of = deal_folds(images, config.folds, config.seed)
+    return MinedSVMs(store.unscaled(svm), _fit_folds(store, fold_of, classes, config, progress), fold_of)
+
+
+def deal_folds(images: int, folds: int, seed: int) -> Ints:
+    """(images,) the fold of each image, equally many in each; empty for fewer than two folds or images."""
+    if min(folds, images) < 2:
+        return np.zeros(0, np.int64)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(FOLD_STREAM,)))
+    return rng.permutation(images) % folds
+
+
+def _fit_folds(
+    store: "_Store", fold_of: Ints, classes: Sequence[str], config: MiningConfig, progress: Progress
+) -> tuple[LinearSVM, ...]:
+    """For each fold, SVMs of the stored vectors of all other images."""
+    folds = int(fold_of.max()) + 1 if len(fold_of) else 0
+    progress.begin("cross-validating SVMs", folds)
+    fitted = []
+    for fold in range(folds):
+        fitted.append(store.unscaled(store.fit_without(fold_of == fold, classes, config)))
+        progress.advance()
+    return tuple(fitted)
 
 
 def _gather(
@@ -201,21 +239,48 @@ class _Store:
         rows *= np.float32(self.scale)
 
     def fit(self, classes: Sequence[str], config: MiningConfig) -> LinearSVM:
-        svm = fit_svm(
+        """SVMs of all vectors, starting from the last fit; every class needs both sides."""
+        svm = self._fit(self.signs[: self.count], classes, config)
+        assert svm.fit is not None
+        self.dual = svm.fit.dual
+        return svm
+
+    def fit_without(self, excluded: Flags, classes: Sequence[str], config: MiningConfig) -> LinearSVM:
+        """SVMs of the vectors of other images than these; excluded: (images,).
+
+        A class without positives or negatives there has weights of 0 and a bias of −inf.
+        """
+        signs = self.signs[: self.count].copy()
+        signs[excluded[self.origin[: self.count, 0]]] = 0
+        able: Flags = np.asarray((signs > 0).any(axis=0) & (signs < 0).any(axis=0))
+        weight = torch.zeros((len(classes), self.vectors.shape[1]))
+        bias = torch.full((len(classes),), -torch.inf)
+        if able.any():
+            assert self.dual is not None
+            names = [name for name, one in zip(classes, able, strict=True) if one]
+            svm = self._fit(np.ascontiguousarray(signs[:, able]), names, config, self.dual[:, able])
+            weight[torch.from_numpy(able)], bias[torch.from_numpy(able)] = svm.weight, svm.bias
+        return LinearSVM(weight, bias, tuple(classes))
+
+    def _fit(
+        self, signs: Signs, classes: Sequence[str], config: MiningConfig, start: Array | None = None
+    ) -> LinearSVM:
+        return fit_svm(
             self.vectors[: self.count],
-            self.signs[: self.count],
+            signs,
             C=config.C,
             loss=config.loss,
             positive_weight=config.positive_weight,
             bias_multiplier=config.bias_multiplier,
             tolerance=config.tolerance,
             classes=tuple(classes),
-            start=self.dual,
+            start=self.dual if start is None else start,
             seed=config.seed,
         )
-        assert svm.fit is not None
-        self.dual = svm.fit.dual
-        return svm
+
+    def unscaled(self, svm: LinearSVM) -> LinearSVM:
+        """The SVM for vectors as they come."""
+        return LinearSVM(svm.weight * self.scale, svm.bias, svm.classes, svm.fit)
 
     def make_room(self, svm: LinearSVM, config: MiningConfig) -> None:
         """Where less than a quarter of the store is free, let the easiest negatives go.

@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from sppnet.errors import ConfigError
 from sppnet.features.photo import Photo
 from sppnet.proposals.given import GivenBoxes, read_boxes
 from sppnet.proposals.learned import WindowHead
 from sppnet.proposals.opencv import opencv_search
 from sppnet.proposals.selective_search import selective_search
 from sppnet.structures import Proposals
+
+
+FILE = "file"
+"""Stands in a model file for the path of a file of boxes."""
 
 
 class Proposer(Protocol):
@@ -59,10 +64,28 @@ class FromFile:
         return Proposals.of(self.given.of(photo.path or "")[: self.most])
 
 
+class NoProposer:
+    """Of a detector that was trained on a file of boxes, which its model file does not hold."""
+
+    def __call__(self, photo: Photo) -> Proposals:
+        raise ConfigError(
+            "this detector was trained on boxes from a file, and has no way of its own to propose boxes: give "
+            "a file with boxes of these images, or selective-search (--proposals; in Python "
+            "Detector.load(path, proposals=...))"
+        )
+
+
+def in_header(kind: str) -> str:
+    """What a model file says of `kind`: a file of boxes lies on the machine that trained, so not its path."""
+    return kind if kind in ("learned", "selective-search", "opencv") else FILE
+
+
 def make_proposer(kind: str, most: int) -> Proposer:
     """A proposer that needs no training: "selective-search", "opencv", or a file of boxes."""
     if kind == "selective-search":
         return SelectiveSearch(most)
     if kind == "opencv":
         return OpencvSearch(most)
+    if kind == FILE:
+        return NoProposer()
     return FromFile(read_boxes(kind), most)
