@@ -38,8 +38,9 @@ from sppnet.features.photo import Photo
 from sppnet.learn.finetune import detection_head
 from sppnet.learn.ridge import BoxRegressor
 from sppnet.learn.svm import LinearSVM
-from sppnet.nn.model_file import save_model
+from sppnet.nn.model_file import load_model, read_header, save_model
 from sppnet.nn.trunks import load_trunk
+from sppnet.proposals.given import write_boxes
 from sppnet.proposals.learned import WindowHead
 from sppnet.proposals.windows import WindowConfig
 from sppnet.structures import GroundTruth, areas
@@ -449,6 +450,38 @@ def test_the_header_tells_what_it_is(tmp_path, detector):
     assert header["trunk"]["name"] == "zf5"
 
 
+def test_the_header_names_no_path_of_the_machine_that_trained(tmp_path):
+    boxes = tmp_path / "boxes.json"
+    write_boxes(boxes, {"a.png": [[0, 0, 9, 9]]})
+    config = replace(CONFIG, weights=str(tmp_path / "trunk.pth"), proposals=str(boxes))
+    make_detector(config=config, learned=False).save(tmp_path / "d.safetensors")
+    header = read_header(tmp_path / "d.safetensors")
+    assert str(tmp_path) not in json.dumps(header)
+    assert header["config"]["weights"] == "trunk.pth"
+    assert header["config"]["proposals"] == "file"
+
+
+@pytest.mark.parametrize("written", ["file", "/somebody/elses/boxes.json", "boxes.json"])
+def test_a_detector_trained_on_a_file_of_boxes_is_given_another(tmp_path, monkeypatch, written):
+    monkeypatch.chdir(tmp_path)
+    image = tmp_path / "a.png"
+    Image.fromarray(photograph()).save(image)
+    write_boxes("boxes.json", {"a.png": [[10, 10, 60, 60], [30, 20, 90, 80]]})
+    path = tmp_path / "d.safetensors"
+    make_detector(config=replace(CONFIG, proposals="boxes.json"), learned=False).save(path)
+    header, tensors = load_model(path, "detector")
+    config = {**header["config"], "proposals": written}  # a path is what version 0.1.0 wrote
+    save_model(path, "detector", {**header, "config": config}, tensors)
+    detector = Detector.load(path)
+    with pytest.raises(ConfigError, match=r"trained on boxes from a file.*--proposals"):
+        detector(image)
+    given = Detector.load(path, proposals="boxes.json")
+    found = given(image, min_score=-100.0)
+    assert 1 <= len(found) <= 2 * len(CLASSES)
+    searched = Detector.load(path, proposals="selective-search")
+    assert len(searched(image, min_score=-100.0)) > len(found)
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
@@ -460,8 +493,6 @@ def test_the_header_tells_what_it_is(tmp_path, detector):
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, detector, kind, change, message):
-    from sppnet.nn.model_file import load_model
-
     path = tmp_path / "d.safetensors"
     detector.save(path)
     header, tensors = load_model(path, "detector")
@@ -473,8 +504,6 @@ def test_files_that_do_not_fit_are_refused(tmp_path, detector, kind, change, mes
 
 @pytest.mark.parametrize("lost", ["svm.weight", "regressor.bias", "windows.first.weight"])
 def test_files_without_all_tensors_are_refused(tmp_path, detector, lost):
-    from sppnet.nn.model_file import load_model
-
     path = tmp_path / "d.safetensors"
     detector.save(path)
     header, tensors = load_model(path, "detector")
