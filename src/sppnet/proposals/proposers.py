@@ -11,7 +11,6 @@ from sppnet.proposals.opencv import opencv_search
 from sppnet.proposals.selective_search import selective_search
 from sppnet.structures import Proposals
 
-
 FILE = "file"
 """Stands in a model file for the path of a file of boxes."""
 
@@ -76,7 +75,7 @@ class NoProposer:
 
 
 def in_header(kind: str) -> str:
-    """What a model file says of `kind`: a file of boxes lies on the machine that trained, so not its path."""
+    """What a model file says of `kind`, without the path of a file of boxes on the machine that trained."""
     return kind if kind in ("learned", "selective-search", "opencv") else FILE
 
 
