@@ -144,7 +144,11 @@ def test_images_in_several_splits_or_none(tmp_path):
         (origin / f"ImageSets/Main/{split}.txt").write_text(text)
     result = convert_annotated(origin, "coco", tmp_path / "out")
     assert result.splits == {"trainval": 2, "test": 1}
-    assert result.notes == ("1 images are in no split and are left out",)
+    assert result.notes == (
+        "1 images are in no split and are left out",
+        "1 images of test are in trainval too, such as b.jpg; they count in trainval alone; "
+        "a score on test would be too high",
+    )
     assert convert_annotated(origin, "yolo", tmp_path / "yolo").splits == {"train": 2, "test": 1}
 
 

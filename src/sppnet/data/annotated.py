@@ -81,6 +81,15 @@ class AnnotatedImages:
             self.problems,
         )
 
+    def of_classes(self, names: tuple[str, ...]) -> "AnnotatedImages":
+        """All images, with the objects of these classes alone."""
+        labels = np.array([names.index(name) if name in names else -1 for name in self.classes], np.int64)
+        truths = []
+        for truth in self.truths:
+            own = truth[labels[truth.labels] >= 0]
+            truths.append(GroundTruth(own.boxes, labels[own.labels], own.difficult, own.crowd))
+        return AnnotatedImages(self.root, names, self.paths, tuple(truths), self.problems)
+
     def counts(self, plain: bool = False) -> dict[str, int]:
         """Objects of every class, in the order of `classes`; plain: without difficult ones and crowds."""
         totals: Counter[int] = Counter()

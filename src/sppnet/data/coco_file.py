@@ -47,8 +47,8 @@ def read_table(path: Path) -> Table:
     """Raises DataError for a file that is no COCO."""
     data = _load(path)
     problems, faults = Problems(), _Faults(path.name)
-    categories = _by_id(data["categories"], "name", path.name, problems)
     images = _by_id(data["images"], "file_name", path.name, problems)
+    categories = _by_id(data["categories"], "name", path.name, problems)
     by_image: dict[Hashable, list[Mark]] = {}
     for number, item in enumerate(data["annotations"]):
         if not isinstance(item, dict) or not _are_ids(item.get("image_id"), item.get("category_id")):

@@ -56,7 +56,7 @@ def find_move(said: Size | None, header: ImageHeader, boxes: Iterable[Box]) -> t
 def _is_alike(said: Size, actual: Size) -> bool:
     """Whether two sizes have one aspect, but for a pixel of rounding."""
     (a, b), (c, d) = said, actual
-    return abs(c - a * d / b) <= 1 or abs(d - b * c / a) <= 1
+    return abs(c - a * d / b) < 1 if a < b else abs(d - b * c / a) < 1
 
 
 def _shares_to(said: Size, actual: Size, turn: Callable[[float, float], tuple[float, float]]) -> Move:

@@ -47,7 +47,7 @@ def open_splits(data: str | Path) -> Splits:
         for other, names in shared.items():
             problems.append(
                 f"{len(names)} images of {name} are in {other} too, such as {', '.join(names[:NAMED])}; "
-                f"they count in {other} alone, and results on {name} flatter"
+                f"they count in {other} alone; a score on {name} would be too high"
             )
         sets[name] = images.take(own)
         found.update((images.paths[i], name) for i in own)

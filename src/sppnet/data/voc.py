@@ -78,9 +78,11 @@ class VocSource:
 
     def tell_unused(self, reading: Reading) -> None:
         used = {image.path for image in reading.images}
+        for key in self.xml:  # of a file that cannot be read, the image is told already
+            used.update(own if len(own := self.images_called(key)) == 1 else ())
         bare = [path.name for paths in self.images.values() for path in paths if path not in used]
         reading.problems.count(
-            "images have no XML file that could be used", "they are left out", sorted(bare, key=natural_key)
+            "images have no XML file", "they are left out", sorted(bare, key=natural_key)
         )
         repeated = (path.relative_to(self.root).as_posix() for path in self.repeated)
         reading.problems.count("XML files have the name of another", "they are left out", repeated)
