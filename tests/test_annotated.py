@@ -261,7 +261,16 @@ def test_a_data_set_of_which_nothing_can_be_read_says_why(tmp_path):
 def test_names_stay_inside(name, inside, tmp_path):
     root = tmp_path / "root"
     (root / "x/y").mkdir(parents=True)
-    files = ("a.jpg", "a..b.jpg", "x/y/a.jpg", "caf\u00e9.jpg", "my cat.jpg", "100%.jpg", "two.jpg", "two.JPG")
+    files = (
+        "a.jpg",
+        "a..b.jpg",
+        "x/y/a.jpg",
+        "caf\u00e9.jpg",
+        "my cat.jpg",
+        "100%.jpg",
+        "two.jpg",
+        "two.JPG",
+    )
     for file in (*files, "../secret.jpg"):
         (root / file).touch()
     found = Lookup().file([root], name.replace("{tmp}", str(tmp_path)))

@@ -43,15 +43,30 @@ def names_in(root: Path, split: str | None = None) -> list[str]:
         pytest.param("1 0.9 0.5 0.4 0.5", [56, 15, 80, 45], "it is clipped", id="over the border"),
         pytest.param("1 0.5 0.5 0 0.5", None, "is empty; it is left out", id="no width"),
         pytest.param(
-            "1 0.25 0.25 0.75 0.25 0.75 0.5 0.5 0.75", [20, 15, 60, 45], "taken for outlines", id="an outline of four corners"
+            "1 0.25 0.25 0.75 0.25 0.75 0.5 0.5 0.75",
+            [20, 15, 60, 45],
+            "taken for outlines",
+            id="an outline of four corners",
         ),
         pytest.param("1 0.25 0.25 0.75 0.5 0.5 0.75", [20, 15, 60, 45], "taken for outlines", id="of three"),
-        pytest.param("2 0.5 0.5 0.5 0.5", None, "a class number of 0 to 1 was expected, as data.yaml names them; got 2", id="an unknown class"),
-        pytest.param("-1 0.5 0.5 0.5 0.5", None, "a class number of 0 to 1 was expected", id="a class below 0"),
+        pytest.param(
+            "2 0.5 0.5 0.5 0.5",
+            None,
+            "a class number of 0 to 1 was expected, as data.yaml names them; got 2",
+            id="an unknown class",
+        ),
+        pytest.param(
+            "-1 0.5 0.5 0.5 0.5", None, "a class number of 0 to 1 was expected", id="a class below 0"
+        ),
         pytest.param("1.5 0.5 0.5 0.5 0.5", None, "a class number of 0 to 1 was expected", id="half a class"),
         pytest.param("cat 0.5 0.5 0.5 0.5", None, "a class number of 0 to 1 was expected", id="a name"),
         pytest.param("1 40 30 40 30", None, "got 1 40 30 40 30; pixels are divided by", id="pixels"),
-        pytest.param("1 0.5 0.5 0.5", None, "five numbers were expected, class and four shares from 0 to 1; got 1 0.5 0.5 0.5", id="three numbers"),
+        pytest.param(
+            "1 0.5 0.5 0.5",
+            None,
+            "five numbers were expected, class and four shares from 0 to 1; got 1 0.5 0.5 0.5",
+            id="three numbers",
+        ),
         pytest.param("1 0.5 0.5 0.5 0.5 0.9", [20, 15, 60, 45], "taken for a confidence", id="five"),
         pytest.param("1 0.5 0.5 x 0.5", None, "five numbers were expected", id="a letter"),
         pytest.param("1 0.5 0.5 nan 0.5", None, "shares from 0 to 1 were expected", id="not a number"),

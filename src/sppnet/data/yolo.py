@@ -70,7 +70,8 @@ class YoloSource:
         used = {image.path for image in reading.images}
         if self.places:
             bare = [path.name for path in walk_files(self.root) if is_image_name(path) and path not in used]
-            reading.problems.count("images are in no split", "they are left out", bare)
+            outcome = f"they are left out; to read them, name their folder in {self.settings.file.name}"
+            reading.problems.count("images are in no split", outcome, bare)
 
     def has_labels(self) -> bool:
         """Whether any image has a label file."""
@@ -206,8 +207,8 @@ def _find_darknet(root: Path) -> YoloSource | None:
     if names is None:
         return None
     data = next(iter(sorted(root.glob("*.data"))), None)
-    files = {split: root / f"{key}.txt" for key, split in SPLIT_KEYS.items()}
-    lists = {split: file for split, file in files.items() if file.is_file()}
+    files = ((split, root / f"{key}.txt") for key, split in SPLIT_KEYS.items())
+    lists = {split: file for split, file in files if file.is_file()}
     source = _source(root, from_darknet(names, data, lists))
     return source if source.places or source.has_labels() else None
 
