@@ -19,7 +19,7 @@ from sppnet.detect.run import DetectorRun
 from sppnet.detect.train import train_detector
 from sppnet.errors import ConfigError, DataError, ModelError
 from sppnet.nn.trunks import load_trunk
-from sppnet.structures import overlaps
+from sppnet.structures import GroundTruth, overlaps
 
 COLOURS = {"red": (230, 40, 40), "green": (40, 210, 60)}
 IMAGES = 24

@@ -72,10 +72,12 @@ def problems_of(root: Path, split: str | None = None) -> tuple[str, ...]:
         pytest.param("images/a.jpg images/b.jpg", "images/a.xml images/b.xml", id="side by side in images/"),
         pytest.param("a.jpg b.jpg", "Annotations/a.xml Annotations/b.xml", id="images in the root"),
         pytest.param("a.jpg b.jpg", "a.xml b.xml", id="all in the root"),
-        pytest.param("JPEGImages/x/a.jpg JPEGImages/y/b.jpg", "Annotations/a.xml Annotations/b.xml", id="deeper"),
+        pytest.param(
+            "JPEGImages/x/a.jpg JPEGImages/y/b.jpg", "Annotations/a.xml Annotations/b.xml", id="deeper"
+        ),
         pytest.param("images/a.jpg images/b.jpg", "annotations/A.xml annotations/B.XML", id="other letters"),
     ],
-)  # fmt: skip
+)
 def test_voc_without_splits(tmp_path, images, notes):
     lay(tmp_path, *images.split(), **dict.fromkeys(notes.split(), xml()))
     assert found_in(tmp_path) == dict.fromkeys(images.split(), 1)
@@ -85,16 +87,22 @@ def test_voc_without_splits(tmp_path, images, notes):
 @pytest.mark.parametrize(
     ("images", "notes"),
     [
-        pytest.param("images/train/a.jpg images/test/b.jpg", "annotations/a.xml annotations/b.xml", id="images"),
+        pytest.param(
+            "images/train/a.jpg images/test/b.jpg", "annotations/a.xml annotations/b.xml", id="images"
+        ),
         pytest.param("train/a.jpg test/b.jpg", "annotations/a.xml annotations/b.xml", id="folders of images"),
         pytest.param("images/a.jpg images/b.jpg", "annotations/train/a.xml annotations/test/b.xml", id="XML"),
-        pytest.param("images/train/a.jpg images/test/b.jpg", "images/train/a.xml images/test/b.xml", id="both"),
         pytest.param(
-            "train/images/a.jpg test/images/b.jpg", "train/annotations/a.xml test/annotations/b.xml", id="inside"
+            "images/train/a.jpg images/test/b.jpg", "images/train/a.xml images/test/b.xml", id="both"
+        ),
+        pytest.param(
+            "train/images/a.jpg test/images/b.jpg",
+            "train/annotations/a.xml test/annotations/b.xml",
+            id="inside",
         ),
         pytest.param("Train/a.jpg Test/b.jpg", "Train/a.xml Test/b.xml", id="other letters"),
     ],
-)  # fmt: skip
+)
 def test_voc_with_a_folder_for_each_split(tmp_path, images, notes):
     lay(tmp_path, *images.split(), **dict.fromkeys(notes.split(), xml()))
     assert find_annotated_splits(tmp_path) == ("train", "test")
@@ -118,17 +126,21 @@ def test_split_files_of_voc(tmp_path, place):
         pytest.param("1.jpg", "1.jpg", "1.jpg", "", id="it says so"),
         pytest.param("1.jpg", "1", "1.jpg", "", id="without suffix"),
         pytest.param("1.jpg", "1.JPG", "1.jpg", "", id="in other letters"),
-        pytest.param("1.jpg 1.png", "1.png", "1.png", "1 images have no XML file, such as 1.jpg", id="one of two"),
+        pytest.param(
+            "1.jpg 1.png", "1.png", "1.png", "1 images have no XML file, such as 1.jpg", id="one of two"
+        ),
         pytest.param("1.jpg 1.png", "", None, "fit several images", id="one of two, unsaid"),
         pytest.param("1.jpg 1.png", "2.png", None, "fit several images", id="neither of two"),
-        pytest.param("1.jpg 2.jpg", "2.jpg", "1.jpg", "(2.jpg in <filename>, 1.jpg taken)", id="another image"),
+        pytest.param(
+            "1.jpg 2.jpg", "2.jpg", "1.jpg", "(2.jpg in <filename>, 1.jpg taken)", id="another image"
+        ),
         pytest.param("1.jpg", "old.jpg", "1.jpg", "(old.jpg in <filename>, 1.jpg taken)", id="renamed since"),
         pytest.param("1.jpg", "1.png", "1.jpg", "(1.png in <filename>, 1.jpg taken)", id="another format"),
         pytest.param("p.jpg", r"C:\x\p.jpg", "p.jpg", "", id="named by the file alone"),
         pytest.param("p.jpg", "P", "p.jpg", "", id="named by the file alone, in other letters"),
         pytest.param("p.jpg p.png", "p.png", "p.png", "no XML file, such as p.jpg", id="that and one of two"),
     ],
-)  # fmt: skip
+)
 def test_which_image_an_xml_file_means(tmp_path, images, filename, taken, problem):
     lay(tmp_path, "JPEGImages/0.jpg", *(f"JPEGImages/{name}" for name in images.split()))
     lay(tmp_path, **{"Annotations/0.xml": xml(), "Annotations/1.xml": xml(filename)})
@@ -220,8 +232,10 @@ def test_ids_of_images(tmp_path, ids, references, objects):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("0", False), ("1", True), (0, False), (1, True), (False, False), (True, True), (None, False)]
-    + [("false", False), ("True", True), ("", False), (0.0, False), ([], False), ("no", False)],
+    [
+        *(("0", False), ("1", True), (0, False), (1, True), (False, False), (True, True), (None, False)),
+        *(("false", False), ("True", True), ("", False), (0.0, False), ([], False), ("no", False)),
+    ],
 )
 def test_flags_of_coco(tmp_path, value, expected):
     mark = {"image_id": 0, "category_id": 1, "bbox": BBOX, "iscrowd": value, "ignore": value}
@@ -244,6 +258,25 @@ def test_categories_of_one_id_or_none(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("bbox", "box", "problem"),
+    [
+        pytest.param([10, 20, 50, 50], [10, 20, 60, 60], "would not if they were corners", id="corners"),
+        pytest.param(
+            [0.1, 0.2, 0.5, 0.5], [0.1, 0.2, 0.6, 0.7], "look like shares of the sides", id="shares"
+        ),
+        pytest.param([70, 50, 20, 20], [70, 50, 80, 60], "it is clipped", id="beyond the border"),
+    ],
+)
+def test_boxes_in_other_units_are_told(tmp_path, bbox, box, problem):
+    images = [{"id": 0, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}]
+    mark = {"image_id": 0, "category_id": 1, "bbox": bbox}
+    lay(tmp_path, "a.jpg", **{"a.json": coco(images=images, annotations=[mark])})
+    opened = open_annotated(tmp_path)
+    assert opened.truths[0].boxes.tolist() == [pytest.approx(box)]
+    assert problem in opened.problems[-1] or problem in opened.problems[0]
+
+
 def test_images_that_no_file_lists(tmp_path):
     lay(tmp_path, "images/a.jpg", "images/b.jpg", "images/c.jpg", **{"train.json": coco("a.jpg")})
     lay(tmp_path, **{"test.json": coco("b.jpg")})
@@ -259,24 +292,34 @@ def test_images_that_no_file_lists(tmp_path):
     ("files", "images", "splits"),
     [
         pytest.param("classes.txt a.txt b.txt", "a.jpg b.jpg", (), id="labelImg"),
-        pytest.param("labels/classes.txt labels/a.txt labels/b.txt", "images/a.jpg images/b.jpg", (), id="labels/"),
+        pytest.param(
+            "labels/classes.txt labels/a.txt labels/b.txt", "images/a.jpg images/b.jpg", (), id="labels/"
+        ),
         pytest.param("classes.txt Labels/a.txt Labels/b.txt", "Images/a.jpg Images/b.jpg", (), id="letters"),
-        pytest.param("images/classes.txt images/a.txt images/b.txt", "images/a.jpg images/b.jpg", (), id="images/"),
         pytest.param(
-            "train/classes.txt train/a.txt val/classes.txt val/b.txt", "train/a.jpg val/b.jpg",
-            ("train", "val", "trainval"), id="labelImg in a folder for each split",
+            "images/classes.txt images/a.txt images/b.txt", "images/a.jpg images/b.jpg", (), id="images/"
         ),
         pytest.param(
-            "classes.txt train/labels/a.txt test/labels/b.txt", "train/images/a.jpg test/images/b.jpg",
-            ("train", "test"), id="folders in those of the splits",
+            "train/classes.txt train/a.txt val/classes.txt val/b.txt",
+            "train/a.jpg val/b.jpg",
+            ("train", "val", "trainval"),
+            id="labelImg in a folder for each split",
         ),
         pytest.param(
-            "classes.txt labels/train/a.txt labels/test/b.txt", "images/train/a.jpg images/test/b.jpg",
-            ("train", "test"), id="splits below",
+            "classes.txt train/labels/a.txt test/labels/b.txt",
+            "train/images/a.jpg test/images/b.jpg",
+            ("train", "test"),
+            id="folders in those of the splits",
+        ),
+        pytest.param(
+            "classes.txt labels/train/a.txt labels/test/b.txt",
+            "images/train/a.jpg images/test/b.jpg",
+            ("train", "test"),
+            id="splits below",
         ),
         pytest.param("obj.names a.txt b.txt", "a.jpg b.jpg", (), id="darknet without lists"),
     ],
-)  # fmt: skip
+)
 def test_yolo_without_data_yaml(tmp_path, files, images, splits):
     texts = {name: "cat\n" if name.endswith(("classes.txt", ".names")) else LINE for name in files.split()}
     lay(tmp_path, *images.split(), **texts)
@@ -394,10 +437,13 @@ def test_two_images_of_one_stem_share_no_label(tmp_path):
         pytest.param("0.25 0.25 0.75 0.25 0.75 0.75", [20, 15, 60, 45], "outlines", id="a triangle"),
         pytest.param("0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75", [20, 15, 60, 45], "outlines", id="corners"),
         pytest.param("0.5 0.5 0.5 0.5 0.1 0.2 0.3", None, "five numbers were expected", id="seven numbers"),
-        pytest.param("50 50 50 50", None, "pixels are divided by width and height, per cent by 100", id="per cent"),
-        pytest.param("0.5,0.5,0.5,0.5", [20, 15, 60, 45], "", id="commas"),
+        pytest.param(
+            "50 50 50 50", None, "pixels are divided by width and height, per cent by 100", id="per cent"
+        ),
+        pytest.param("0.5, 0.5, 0.5, 0.5", [20, 15, 60, 45], "", id="commas"),
+        pytest.param("0,5 0,5 0,5 0,5", None, "five numbers were expected", id="commas for decimal points"),
     ],
-)  # fmt: skip
+)
 def test_columns_behind_the_class(tmp_path, columns, box, problem):
     lay(tmp_path, "images/a.jpg", **{"data.yaml": "names: [cat]", "labels/a.txt": f"0 {columns}\n"})
     images = open_annotated(tmp_path)

@@ -23,6 +23,7 @@ from sppnet.data.coco import find_coco
 from sppnet.data.files import natural_key, path_key
 from sppnet.data.lookup import Lookup
 from sppnet.data.marks import Mark, MarkedImage, Reading, Source, plain_name
+from sppnet.data.problems import alike_classes, tiny_boxes
 from sppnet.data.text import read_lines
 from sppnet.data.voc import find_voc
 from sppnet.data.yolo import find_yolo
@@ -136,7 +137,8 @@ def read_annotated(data: str | Path, split: str | None = None) -> AnnotatedImage
     truths = tuple(_truth(image.marks, labels) for image in images)
     paths = tuple(image.path for image in images)
     foreign = _foreign_classes(images, classes)
-    problems = map(printable, (*reading.problems, *foreign, *_alike_classes(classes)))
+    odd = (*foreign, *alike_classes(classes), *tiny_boxes(truths))
+    problems = map(printable, (*reading.problems, *odd))
     return AnnotatedImages(source.root, classes, paths, truths, tuple(dict.fromkeys(problems)))
 
 
@@ -283,15 +285,3 @@ def _foreign_classes(images: Iterable[MarkedImage], classes: tuple[str, ...]) ->
         return []
     listed = ", ".join(f"{name} {count}" for name, count in names.most_common())
     return [f"{names.total()} objects are of other classes than classes.txt lists and are left out: {listed}"]
-
-
-def _alike_classes(classes: tuple[str, ...]) -> list[str]:
-    """A sentence for classes whose names differ in upper and lower case alone."""
-    groups: dict[str, list[str]] = {}
-    for name in classes:
-        groups.setdefault(name.casefold(), []).append(name)
-    return [
-        f"the classes {' and '.join(names)} differ in upper and lower case alone; they are kept apart"
-        for names in groups.values()
-        if len(names) > 1
-    ]

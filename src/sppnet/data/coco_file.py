@@ -75,7 +75,26 @@ def read_table(path: Path) -> Table:
     )
     ordered = sorted(categories, key=lambda key: natural_key(str(key)))
     names = {key: plain_name(categories[key]["name"]) for key in ordered}
-    return Table(names, tuple(entries), (*problems, *faults.sentences()))
+    listed = tuple(entries)
+    if _look_like_corners(listed):
+        problems.add(
+            f"{path.name}: most boxes reach beyond their images, and would not if they were corners x0, y0, "
+            "x1, y1; they are read as x, y, width, height, as COCO has them"
+        )
+    return Table(names, listed, (*problems, *faults.sentences()))
+
+
+def _look_like_corners(entries: Iterable[Entry]) -> bool:
+    """Whether most boxes reach beyond their image, and every box would be one within it as two corners."""
+    beyond = count = 0
+    for entry in entries:
+        for x0, y0, x1, y1 in (mark.box for mark in entry.marks if entry.size_hw):
+            height, width = entry.size_hw or (0, 0)
+            if x1 - x0 <= x0 or y1 - y0 <= y0 or x1 - x0 > width + 1 or y1 - y0 > height + 1:
+                return False
+            count += 1
+            beyond += x1 > width + 1 or y1 > height + 1
+    return 2 * beyond > count
 
 
 def _by_id(entries: list[Any], name: str, file: str, problems: Problems) -> dict[Hashable, dict[str, Any]]:

@@ -7,7 +7,7 @@ composed, as Windows and Macs compare. Of folders that are not here, the last on
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
 
@@ -54,8 +54,9 @@ class Lookup:
 
     def file(self, folders: Sequence[Path], written: str) -> Path | None:
         """The file that a path of any machine means: its longest end that one of the folders has."""
+        literal = [written] if PurePath(written).name == written != ".." else []
         for name in dict.fromkeys((written, written.strip(), unquote(written.strip()))):
-            for tail in _tails(parts_of(name)):
+            for tail in (literal, *_tails(parts_of(name))):
                 for folder in folders:
                     path = self.below(folder, tail)
                     if path is not None and path.is_file():
@@ -79,7 +80,7 @@ def is_written_so(path: Path, root: Path, written: str) -> bool:
     """Whether a path below `root` ends exactly as written, but for the kind of slash."""
     found = path.relative_to(root).parts
     parts = [part for part in PurePosixPath(written.strip().replace("\\", "/")).parts if part != "."]
-    return list(found[-len(parts) :]) == parts
+    return found[-1] == written or list(found[-len(parts) :]) == parts
 
 
 def exists(path: Path) -> bool:

@@ -81,9 +81,7 @@ class VocSource:
         for key in self.xml:  # of a file that cannot be read, the image is told already
             used.update(own if len(own := self.images_called(key)) == 1 else ())
         bare = [path.name for paths in self.images.values() for path in paths if path not in used]
-        reading.problems.count(
-            "images have no XML file", "they are left out", sorted(bare, key=natural_key)
-        )
+        reading.problems.count("images have no XML file", "they are left out", sorted(bare, key=natural_key))
         repeated = (path.relative_to(self.root).as_posix() for path in self.repeated)
         reading.problems.count("XML files have the name of another", "they are left out", repeated)
 

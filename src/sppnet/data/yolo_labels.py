@@ -50,10 +50,17 @@ class Line:
 
 
 def read_label(file: Path) -> list[Line]:
-    """The lines of a label file; commas count as spaces."""
+    """The lines of a label file."""
     lines = read_text(file).splitlines()
-    found = (Line(number, tuple(line.replace(",", " ").split())) for number, line in enumerate(lines, 1))
+    found = (Line(number, _columns(line)) for number, line in enumerate(lines, 1))
     return [line for line in found if line.columns]
+
+
+def _columns(line: str) -> tuple[str, ...]:
+    """Parted by spaces, by commas or by both; a comma within a number stays, as it may be a decimal point."""
+    columns = line.split()
+    columns = columns if len(columns) > 1 else line.replace(",", " ").split()
+    return tuple(column.rstrip(",") for column in columns)
 
 
 def find_ways(labels: Iterable[Iterable[Line]], has_points: bool) -> dict[int, str]:
