@@ -43,7 +43,7 @@ DOCS = ROOT / "docs"
 PAGES = [
     "README.md",
     *(f"docs/{name}.md" for name in (
-        "index", "classify", "detect", "quickstart", "layer", "vectors", "inside", "export", "serve",
+        "index", "classify", "detect", "formats", "quickstart", "layer", "vectors", "inside", "export", "serve",
         "cluster", "limits", "paper", "differences", "faq", "reference",
     )),
 ]  # fmt: skip
