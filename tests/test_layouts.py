@@ -72,6 +72,8 @@ def problems_of(root: Path, split: str | None = None) -> tuple[str, ...]:
         pytest.param("images/a.jpg images/b.jpg", "images/a.xml images/b.xml", id="side by side in images/"),
         pytest.param("a.jpg b.jpg", "Annotations/a.xml Annotations/b.xml", id="images in the root"),
         pytest.param("a.jpg b.jpg", "a.xml b.xml", id="all in the root"),
+        pytest.param("photos/a.jpg photos/b.jpg", "annotations/a.xml annotations/b.xml", id="photos/"),
+        pytest.param("photos/a.jpg photos/b.jpg", "boxes/a.xml boxes/b.xml", id="folders of any name"),
         pytest.param(
             "JPEGImages/x/a.jpg JPEGImages/y/b.jpg", "Annotations/a.xml Annotations/b.xml", id="deeper"
         ),
@@ -129,6 +131,7 @@ def test_split_files_of_voc(tmp_path, place):
         pytest.param(
             "1.jpg 1.png", "1.png", "1.png", "1 images have no XML file, such as 1.jpg", id="one of two"
         ),
+        pytest.param("1.jpg 1.JPG", "1.JPG", "1.JPG", "no XML file, such as 1.jpg", id="by its letters"),
         pytest.param("1.jpg 1.png", "", None, "fit several images", id="one of two, unsaid"),
         pytest.param("1.jpg 1.png", "2.png", None, "fit several images", id="neither of two"),
         pytest.param(
@@ -317,6 +320,7 @@ def test_images_that_no_file_lists(tmp_path):
             ("train", "test"),
             id="splits below",
         ),
+        pytest.param("labels/classes.txt labels/a.txt labels/b.txt", "a.jpg b.jpg", (), id="labels below"),
         pytest.param("obj.names a.txt b.txt", "a.jpg b.jpg", (), id="darknet without lists"),
     ],
 )
@@ -383,12 +387,22 @@ def test_without_any_of_its_splits_nothing_is_read(tmp_path):
 
 
 def test_an_empty_split_is_told(tmp_path):
+    lay(tmp_path, "images/a.jpg", **{"train.json": coco("a.jpg"), "test.json": coco("b.jpg")})
+    splits = open_splits(tmp_path)
+    assert {name: len(images) for name, images in splits.sets.items()} == {"train": 1, "test": 0}
+    assert splits.problems == ("no image of the test split is there",)
+    assert splits.sets["test"].problems[0].startswith("1 images that test.json lists are not in the data set")
+    with pytest.raises(DataError, match="holds no images"):
+        open_annotated(tmp_path, "test")
+
+
+def test_an_empty_folder_is_no_split(tmp_path):
     make_yolo(tmp_path, YAML, "train", "valid")
     (tmp_path / "test/images").mkdir(parents=True)
-    splits = open_splits(tmp_path)
-    assert {name: len(images) for name, images in splits.sets.items()} == {"train": 1, "val": 1, "test": 0}
-    assert splits.problems == ("no image of the test split is there",)
-    with pytest.raises(DataError, match="holds no images"):
+    assert default_split(tmp_path, ("test", "val")) == "val"
+    sentence = "the test images, ../test/images, are in a folder without images"
+    assert problems_of(tmp_path) == (f"{sentence}; they are left out",)
+    with pytest.raises(DataError, match=sentence):
         open_annotated(tmp_path, "test")
 
 

@@ -147,11 +147,16 @@ def find_coco(data: Path) -> CocoSource | None:
 
 def _coco_files(places: Iterable[Path]) -> list[Path]:
     files = [
-        file
-        for place in places
-        for file in sorted(place.glob("*.json"), key=lambda file: natural_key(file.name))
+        file for place in places for file in sorted(place.iterdir(), key=lambda file: natural_key(file.name))
     ]
-    files = [file for file in files if not OTHER_TASKS.fullmatch(file.name) and _looks_coco(file)]
+    files = [
+        file
+        for file in files
+        if file.suffix.lower() == ".json"
+        and file.is_file()
+        and not OTHER_TASKS.fullmatch(file.name)
+        and _looks_coco(file)
+    ]
     return [file for file in files if file.name.startswith("instances")] or files
 
 

@@ -9,8 +9,10 @@ name, <filename> decides. Coordinates are 1-based and name the last pixel inside
 half-open by taking 1 from xmin and ymin.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 from xml.etree.ElementTree import Element
@@ -125,7 +127,8 @@ class VocSource:
     def _image_of(self, key: str, tree: Element, name: str, problems: Problems) -> Path | None:
         written = base_name(_text(tree, "filename"))
         own = self.images_called(key)
-        named = [path for path in own if _is_called(path, written)]
+        named = [path for path in own if path.name == written]
+        named = named or [path for path in own if _is_called(path, written)]
         if len(own) > 1:
             own = named or own
         elif not own and written:
@@ -174,15 +177,24 @@ def find_voc(root: Path) -> VocSource | None:
     pictures = next(([folders[name]] for name in IMAGES_NAMES if name in folders), [])
     pictures = pictures or [folders[name] for name in SPLIT_FOLDERS if name in folders]
     together = list(_layout_files(root))
-    for name in (name for name in NOTES_NAMES if name in folders):
-        notes = walk_files(folders[name])
+    named = [folders[name] for name in NOTES_NAMES if name in folders]
+    others = [folder for folder in folders.values() if folder not in named and _begins_with_xml(folder)]
+    for folder in (*named, *others):
+        notes = walk_files(folder)
         if any(map(_is_xml, notes)):
-            images = [path for folder in pictures for path in walk_files(folder)] or together
-            source = _make_source(root, folders[name], notes, images)
+            images = [path for folder in pictures for path in walk_files(folder)]
+            source = _make_source(root, folder, notes, images or walk_files(root))
             if pictures or source.has_pair():
                 return source
     source = _make_source(root, root, together, together)
     return source if source.has_pair() else None
+
+
+def _begins_with_xml(folder: Path) -> bool:
+    """Whether the first entries of a folder are XML files alone; the rest of it is not listed."""
+    with os.scandir(folder) as entries:
+        first = [entry.name for entry in islice(entries, 3)]
+    return bool(first) and all(name.lower().endswith(".xml") for name in first)
 
 
 def _layout_files(folder: Path, depth: int = 0) -> Iterator[Path]:
@@ -200,7 +212,7 @@ def _layout_files(folder: Path, depth: int = 0) -> Iterator[Path]:
 def _make_source(root: Path, notes: Path, notes_files: Sequence[Path], images: Sequence[Path]) -> VocSource:
     xml: dict[str, Path] = {}
     repeated = [
-        path for path in filter(_is_xml, notes_files) if xml.setdefault(_id(path, root), path) != path
+        path for path in filter(_is_xml, notes_files) if xml.setdefault(_id(path, notes), path) != path
     ]
     found: dict[str, list[Path]] = {}
     by_stem: dict[str, list[str]] = {}

@@ -104,11 +104,12 @@ class YoloSource:
     # --- labels --------------------------------------------------------------------------------
 
     def _label_folders(self, image: Path) -> Iterator[list[str]]:
-        """Where the label file of an image may be, as folders below the root: labels/ for images/; beside."""
+        """Where the label file of an image may be: in labels/ for images/, in labels/ below it, beside it."""
         folders = list(image.relative_to(self.root).parts[:-1])
         for index in reversed(range(len(folders))):
             if fold(folders[index]) == "images":
                 yield [*folders[:index], "labels", *folders[index + 1 :]]
+        yield [*folders, "labels"]
         yield folders
 
     def _label_of(self, image: Path) -> Path | None:
@@ -190,14 +191,14 @@ def find_yolo(data: Path) -> YoloSource | None:
     if data.is_file():
         is_yaml = data.suffix.lower() in (".yaml", ".yml")
         return _source(data.parent, from_yaml(data, read_yaml(data))) if is_yaml else None
-    files = [file for suffix in ("yaml", "yml") for file in sorted(data.glob(f"*.{suffix}"))]
-    for file in sorted(files, key=lambda file: file.stem != "data"):
+    files = [file for file in sorted(data.iterdir()) if file.suffix.lower() in (".yaml", ".yml")]
+    for file in sorted(files, key=lambda file: file.stem.lower() != "data"):
         try:
             settings = read_yaml(file)
             if "names" in settings or "nc" in settings:
                 return _source(data, from_yaml(file, settings))
         except DataError:
-            if file.stem == "data":
+            if file.stem.lower() == "data":
                 raise
     return _find_darknet(data) or _find_folders(data)
 
@@ -238,7 +239,9 @@ def _source(root: Path, settings: Settings) -> YoloSource:
     missing = {}
     for split, entries in settings.entries.items():
         found = {entry: _find_place(root, settings.base, entry, lookup) for entry in entries}
-        places[split] = tuple(place for place in found.values() if place)
+        places[split] = tuple(place for place in found.values() if place and _holds_images(place))
+        if bare := [entry for entry, place in found.items() if place and place not in places[split]]:
+            missing[split] = f"the {split} images, {', '.join(bare)}, are in a folder without images"
         if lost := [entry for entry, place in found.items() if not place]:
             missing[split] = (
                 f"the {split} images, {', '.join(lost)}, are not below {root}, and nothing outside is read; "
@@ -246,6 +249,10 @@ def _source(root: Path, settings: Settings) -> YoloSource:
             )
     places = {split: found for split, found in places.items() if found}
     return YoloSource(root, root / "labels", settings, places, missing, lookup)
+
+
+def _holds_images(place: Path) -> bool:
+    return not place.is_dir() or any(map(is_image_name, place.rglob("*")))
 
 
 def _find_place(root: Path, base: str, written: str, lookup: Lookup) -> Path | None:
