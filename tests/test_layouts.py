@@ -334,6 +334,16 @@ def test_yolo_without_data_yaml(tmp_path, files, images, splits):
         assert found_in(tmp_path, "train") == {images.split()[0]: 1}
 
 
+def test_notes_in_json_beside_yolo_are_no_coco(tmp_path):
+    notes = {"categories": [{"id": 0, "name": "cat"}], "info": {}}
+    lay(
+        tmp_path,
+        "images/a.jpg",
+        **{"labels/a.txt": LINE, "classes.txt": "cat\n", "notes.json": json.dumps(notes)},
+    )
+    assert found_in(tmp_path) == {"images/a.jpg": 1}
+
+
 @pytest.mark.parametrize("keys", ["train valid", "train", ""])
 def test_the_layout_of_darknet_and_cvat(tmp_path, keys):
     folders = {"train": "obj_train_data", "valid": "obj_valid_data"}

@@ -125,6 +125,7 @@ def test_key_points_are_left_aside(tmp_path):
         pytest.param("names: {'10': eel, '2': cat}", ("cat", "eel"), id="numbers as text, with gaps"),
         pytest.param("names: [1, 2.5, cat]", ("1", "2.5", "cat"), id="names that are numbers"),
         pytest.param("nc: 3", ("0", "1", "2"), id="only how many"),
+        pytest.param("nc: 1\nnames: cat", ("cat",), id="the only one, without a list"),
     ],
 )
 def test_names(tmp_path, yaml, classes):

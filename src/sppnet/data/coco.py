@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from sppnet.data.coco_file import KEYS, Table, read_table
+from sppnet.data.coco_file import Table, read_table
 from sppnet.data.files import is_hidden, is_image_name, natural_key
 from sppnet.data.lookup import Lookup, is_written_so
 from sppnet.data.marks import Location, MarkedImage, Reading, fit_marks
@@ -163,7 +163,7 @@ def _coco_files(places: Iterable[Path]) -> list[Path]:
 def _looks_coco(path: Path) -> bool:
     with path.open("rb") as file:
         head = decode(file.read(HEAD_BYTES))
-    return any(f'"{key}"' in head for key in KEYS)
+    return '"images"' in head or '"annotations"' in head
 
 
 def _name_splits(files: list[Path], root: Path) -> dict[Path, str]:

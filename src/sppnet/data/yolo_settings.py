@@ -115,6 +115,8 @@ def _names(settings: dict[str, Any], file: Path) -> dict[int, str]:
         return {number: plain_name(name) or str(number) for number, name in enumerate(names)}
     if isinstance(names, dict) and names and all(str(key).isdecimal() and len(key) < 10 for key in names):
         return {int(key): plain_name(name) or key for key, name in names.items()}
+    if isinstance(names, str) and _count(count) == 1 and plain_name(names):
+        return {0: plain_name(names)}
     if names is None and _count(count):
         return {number: str(number) for number in range(_count(count))}
     raise DataError(f"{file} has no names: expected a list of class names, or a mapping from 0, 1, … to them")
