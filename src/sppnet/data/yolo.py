@@ -132,18 +132,18 @@ class YoloSource:
         owners: dict[Path, list[Path]] = {}
         for image, own in labels.items():
             owners.setdefault(own, []).append(image)
-        lines = {own: read_label(own) for own in owners}
-        ways = find_ways(lines.values(), self.settings.has_points)
+        ways = find_ways(map(read_label, owners), self.settings.has_points)
         for image in images:
-            label: Path | None = labels.get(image)
-            if label is None or not lines[label]:
+            label = labels.get(image)
+            lines = read_label(label) if label else []
+            if label is None or not lines:
                 reading.images.append(MarkedImage(image, ()))
             elif len(owners[label]) > 1:
                 outcome = "which is meant cannot be known, and they are left out"
                 example = f"{image.name} ({label.name})"
                 reading.problems.count("images share a label file with others", outcome, example)
             else:
-                marks = tuple(self._marks(image, label, lines[label], ways, reading.problems))
+                marks = tuple(self._marks(image, label, lines, ways, reading.problems))
                 reading.images.append(MarkedImage(image, marks))
 
     def _marks(

@@ -9,7 +9,7 @@
 Outlines and key points can look alike, so each number of columns is read in one way in the whole data set.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,32 +65,39 @@ def _columns(line: str) -> tuple[str, ...]:
 
 def find_ways(labels: Iterable[Iterable[Line]], has_points: bool) -> dict[int, str]:
     """How lines of each number of columns are read: a key of `TOLD`, or "box", or "" for not at all."""
-    by_count: dict[int, list[Line]] = {}
+    fits: dict[int, set[str]] = {}
     for lines in labels:
         for line in lines:
-            by_count.setdefault(len(line.columns), []).append(line)
-    return {count: _way(count - 1, lines, has_points) for count, lines in by_count.items()}
+            possible = fits.setdefault(len(line.columns), {"track", "points"})
+            if "track" in possible and not _has_track(line.columns):
+                possible.discard("track")
+            if "points" in possible and not _has_points(line.columns):
+                possible.discard("points")
+    return {columns: _way(columns - 1, possible, has_points) for columns, possible in fits.items()}
 
 
-def _way(count: int, lines: Sequence[Line], has_points: bool) -> str:
+def _way(count: int, possible: Set[str], has_points: bool) -> str:
     if count == 4 or (has_points and count > 4):
         return "box"
     if count == 5:
         return "score"
-    if count == 6 and all(line.columns[-1].isdecimal() and _is_share(line.columns[5]) for line in lines):
-        return "track"
-    if count > 6 and (count - 4) % 3 == 0 and all(_visibilities(line.columns) for line in lines):
-        return "points"
+    if possible:
+        return min(possible)
     return "outline" if count >= 6 and count % 2 == 0 else ""
+
+
+def _has_track(columns: Sequence[str]) -> bool:
+    """Whether a share and a whole number stand behind the box."""
+    return len(columns) == 7 and columns[-1].isdecimal() and _is_share(columns[5])
 
 
 def _is_share(text: str) -> bool:
     return (numbers := _numbers([text])) is not None and 0 <= numbers[0] <= 1
 
 
-def _visibilities(columns: Sequence[str]) -> bool:
-    """Whether every third number behind the box is 0, 1 or 2."""
-    numbers = _numbers(columns[7::3])
+def _has_points(columns: Sequence[str]) -> bool:
+    """Whether threes stand behind the box, of which the last is 0, 1 or 2."""
+    numbers = _numbers(columns[7::3]) if len(columns) > 7 and len(columns) % 3 == 2 else None
     return numbers is not None and set(numbers) <= {0, 1, 2}
 
 
