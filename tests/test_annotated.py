@@ -14,7 +14,8 @@ from sppnet.data.annotated import (
     open_annotated,
     split_annotated,
 )
-from sppnet.data.marks import fit_box, path_inside
+from sppnet.data.lookup import Lookup
+from sppnet.data.marks import fit_box
 from sppnet.errors import ConfigError, DataError
 from sppnet.structures import GroundTruth
 
@@ -232,22 +233,48 @@ def test_a_data_set_of_which_nothing_can_be_read_says_why(tmp_path):
         pytest.param("a.jpg", "a.jpg", id="a file"),
         pytest.param(r"x\y/./a.jpg", "x/y/a.jpg", id="folders, either way"),
         pytest.param("a..b.jpg", "a..b.jpg", id="dots within a name"),
-        pytest.param("../a.jpg", None, id="climbing out"),
-        pytest.param("x/../a.jpg", None, id="climbing at all"),
-        pytest.param(r"..\a.jpg", None, id="climbing out, on Windows"),
-        pytest.param("/etc/passwd", None, id="absolute"),
-        pytest.param(r"C:\a.jpg", None, id="absolute, on Windows"),
-        pytest.param(r"\\server\a.jpg", None, id="another machine"),
+        pytest.param("../a.jpg", "a.jpg", id="climbing out"),
+        pytest.param("x/../a.jpg", "a.jpg", id="climbing at all"),
+        pytest.param(r"..\..\y\a.jpg", "a.jpg", id="climbing out, on Windows"),
+        pytest.param("/content/data/x/y/a.jpg", "x/y/a.jpg", id="of another machine"),
+        pytest.param(r"C:\me\x\y\a.jpg", "x/y/a.jpg", id="of another machine, on Windows"),
+        pytest.param(r"\\server\share\a.jpg", "a.jpg", id="of a server"),
+        pytest.param("A.JPG", "a.jpg", id="other letters"),
+        pytest.param("X/Y/a.Jpg", "x/y/a.jpg", id="folders in other letters"),
+        pytest.param("cafe\u0301.jpg", "caf\u00e9.jpg", id="composed otherwise"),
+        pytest.param("my%20cat.jpg", "my cat.jpg", id="as in a URL"),
+        pytest.param("100%.jpg", "100%.jpg", id="with a percent sign"),
+        pytest.param(" a.jpg ", "a.jpg", id="with spaces around it"),
+        pytest.param("TWO.jpg", None, id="two files differ in letters alone"),
+        pytest.param("two.JPG", "two.JPG", id="one of two, exactly"),
+        pytest.param("../secret.jpg", None, id="climbing to what is there"),
+        pytest.param("{tmp}/secret.jpg", None, id="absolute, and there"),
+        pytest.param("/etc/passwd", None, id="a file of the system"),
         pytest.param("a\0.jpg", None, id="a null"),
         pytest.param(" ", None, id="nothing"),
+        pytest.param("..", None, id="the folder above"),
+        pytest.param("x", None, id="a folder"),
         pytest.param("b.jpg", None, id="what is not there"),
+        pytest.param("n" * 5000, None, id="a name that no system takes"),
     ],
 )
 def test_names_stay_inside(name, inside, tmp_path):
-    (tmp_path / "x/y").mkdir(parents=True)
-    for file in ("a.jpg", "a..b.jpg", "x/y/a.jpg", "../a.jpg"):
-        (tmp_path / file).touch()
-    assert path_inside(tmp_path, name) == (None if inside is None else tmp_path / inside)
+    root = tmp_path / "root"
+    (root / "x/y").mkdir(parents=True)
+    files = (
+        "a.jpg",
+        "a..b.jpg",
+        "x/y/a.jpg",
+        "caf\u00e9.jpg",
+        "my cat.jpg",
+        "100%.jpg",
+        "two.jpg",
+        "two.JPG",
+    )
+    for file in (*files, "../secret.jpg"):
+        (root / file).touch()
+    found = Lookup().file([root], name.replace("{tmp}", str(tmp_path)))
+    assert found == (None if inside is None else root / inside)
 
 
 def test_a_box_too_thin_for_float32_is_empty():

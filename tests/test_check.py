@@ -174,7 +174,7 @@ def test_annotated_images_are_reported(annotated):
     assert (train.difficult, train.crowds, val.difficult, val.crowds) == (1, 0, 0, 1)
     assert train.without_objects == ("train/10.png", "train/broken.png")
     assert val.without_objects == ("val/4.png",)
-    assert report.boxes == {"cat": BoxRange(10, 20, 30), "dog": BoxRange(20, 20, 20)}
+    assert report.boxes == {"cat": BoxRange(10, 14.1, 30), "dog": BoxRange(20, 20, 20)}
     assert (report.width, report.height) == (SideRange(20, 40, 300), SideRange(20, 30, 30))
     assert report.most_extreme == ("train/10.png", 300, 20)
     assert report.modes == {"RGB": 5}
@@ -185,13 +185,17 @@ def test_annotated_images_are_reported(annotated):
         (("train/1.png", "val/4.png"), True, True)
     ]
     assert report.problems == {
-        "train": ("train/2.png is 20×30 (width×height), and some of its boxes reach beyond it",),
+        "train": (
+            "train.json, 2.png: the box of cat (0, 0, 40, 10) reaches beyond the image; it is clipped",
+            "1 images are of another size than their annotations say, such as 2.png (20×30, train.json says "
+            "40×30, width×height); the boxes are kept as written, and may belong to another copy",
+        ),
         "val": (
             "val.json: 1 annotations are of categories that are not listed, the first annotations[1]; "
             "they are left out",
         ),
     }
-    assert json.loads(json.dumps(report.to_json()))["boxes"]["cat"] == {"min": 10, "median": 20, "max": 30}
+    assert json.loads(json.dumps(report.to_json()))["boxes"]["cat"] == {"min": 10, "median": 14.1, "max": 30}
     assert {path: path.read_bytes() for path in annotated.rglob("*") if path.is_file()} == before
 
 
@@ -214,9 +218,9 @@ def test_the_command_tells_annotated_images_from_classes(annotated, monkeypatch,
         "  cat 2, dog 1, eel 0",
         "  without objects: 2, such as train/10.png, train/broken.png",
     ]
-    assert "boxes of cat: √area 10 to 30 pixels, median 20" in lines
+    assert "boxes of cat: √area 10 to 30 pixels, median 14.1" in lines
     assert "duplicates across splits marked differently: train/1.png, val/4.png" in lines
-    assert sum(line.startswith("problem (train): train/2.png is 20×30") for line in lines) == 1
+    assert sum(line.startswith("problem (train): 1 images are of another size") for line in lines) == 1
     assert lines[-1] == "1 damaged, 1 duplicated"
 
 

@@ -144,7 +144,11 @@ def test_images_in_several_splits_or_none(tmp_path):
         (origin / f"ImageSets/Main/{split}.txt").write_text(text)
     result = convert_annotated(origin, "coco", tmp_path / "out")
     assert result.splits == {"trainval": 2, "test": 1}
-    assert result.notes == ("1 images are in no split and are left out",)
+    assert result.notes == (
+        "1 images are in no split and are left out",
+        "1 images of test are in trainval too, such as b.jpg; they count in trainval alone; "
+        "a score on test would be too high",
+    )
     assert convert_annotated(origin, "yolo", tmp_path / "yolo").splits == {"train": 2, "test": 1}
 
 
@@ -165,6 +169,108 @@ def test_files_of_one_name_are_kept_apart(tmp_path):
     for path, truth in zip(result.paths, result.truths, strict=True):
         with Image.open(path) as image:
             assert truth.boxes.tolist() == [[0, 0, 5, image.height - 14]]
+
+
+ODD_NAMES = {
+    "000001": "without a suffix",
+    "b.v2": "with a suffix of another kind",
+    ".hidden.jpg": "a dot before it",
+    " spaces .jpg": "spaces around it",
+    "tab\tand\nline.jpg": "on two lines",
+    "back\\slash.jpg": "a slash of Windows",
+    "a -1.jpg": "a number behind it, as in split files",
+    "x" * 251 + ".jpg": "as long as can be",
+    "写" * 83 + ".png": "as long as can be, in Chinese",
+    "z" * 255: "as long as can be, without a suffix",
+    "100%.jpg": "a percent sign",
+    "a:b?.jpg": "signs that Windows refuses",
+    "\udcff\udcfe.jpg": "bytes that are no text",
+    "cafe\u0301.jpg": "an accent apart",
+    "a.jpg.jpg": "two suffixes",
+    "\u2028.jpg": "a line separator",
+}
+
+
+@pytest.mark.parametrize("to", LAYOUTS)
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ODD_NAMES.values())
+def test_whatever_an_image_is_called_it_is_read_back(tmp_path, to, name):
+    origin = make_odd(tmp_path / "origin", [name, "plain.jpg"])
+    assert len(open_annotated(origin)) == 2
+    result = convert_annotated(origin, to, tmp_path / "out")
+    assert (result.splits, result.objects, result.skipped) == ({"": 2}, 2, ())
+    back = open_annotated(tmp_path / "out")
+    assert back.problems == ()
+    assert sorted(truth.boxes.tolist()[0][2] for truth in back.truths) == [10, 11]
+    assert [path.name for path in back.paths if path.name == "plain.jpg"] == ["plain.jpg"]
+
+
+def make_odd(root: Path, names: list[str]) -> Path:
+    """A COCO data set of images with these names, whose boxes are 10, 11, … pixels wide."""
+    (root / "images").mkdir(parents=True)
+    for name in names:
+        Image.new("RGB", (60, 40)).save(root / "images" / name, "PNG")
+    boxes = [[0, 0, 10 + number, 10] for number in range(len(names))]
+    data = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
+        "annotations": [{"image_id": n, "category_id": 1, "bbox": box} for n, box in enumerate(boxes)],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (root / "all.json").write_text(json.dumps(data))
+    return root
+
+
+def test_renamed_images_are_told(tmp_path):
+    origin = make_odd(tmp_path / "origin", ["000001", "000001.png", "plain.jpg"])
+    result = convert_annotated(origin, "voc", tmp_path / "out")
+    assert result.notes == (
+        "1 images have a name that not all layouts can hold, such as 000001 (now 000001.png); "
+        "they are renamed",
+    )
+    assert {path.name for path in open_annotated(tmp_path / "out").paths} == {
+        "000001.png",
+        "images_000001.png",
+        "plain.jpg",
+    }
+
+
+@pytest.mark.parametrize("to", LAYOUTS)
+def test_names_that_are_too_long_together(tmp_path, to):
+    name, long = "写" * 60 + ".png", "日" * 50
+    origin = make_odd(tmp_path / "origin", ["plain.png"])
+    entries = [{"id": 0, "file_name": "plain.png"}]
+    for number, folder in enumerate((f"x{long}", f"y{long}", f"z{long}"), 1):
+        save_image(origin / "images" / folder / name, 60, 40)
+        entries.append({"id": number, "file_name": f"{folder}/{name}"})
+    data = {**json.loads((origin / "all.json").read_text()), "images": entries}
+    (origin / "all.json").write_text(json.dumps(data))
+    convert_annotated(origin, to, tmp_path / "out")
+    names = {path.name for path in open_annotated(tmp_path / "out").paths}
+    assert names == {"plain.png", name, f"{'写' * 60}_2.png", f"{'写' * 60}_3.png"}
+
+
+@pytest.mark.parametrize("to", LAYOUTS)
+def test_splits_and_classes_of_any_name_are_read_back(tmp_path, to):
+    origin = make_coco(tmp_path / "origin", splits=("train", "minival"))
+    for file in (origin / "annotations").iterdir():
+        data = json.loads(file.read_text())
+        for category, name in zip(data["categories"], ("no", "007", "~"), strict=True):
+            category["name"] = name
+        file.write_text(json.dumps(data))
+    assert convert_annotated(origin, to, tmp_path / "out").splits == {"train": 3, "minival": 3}
+    assert open_annotated(tmp_path / "out").classes == ("no", "007", "~")
+    for split in ("train", "minival"):
+        assert table_of(tmp_path / "out", split) == table_of(origin, split)
+
+
+def test_an_empty_split_is_not_converted(tmp_path):
+    origin = make_coco(tmp_path / "origin")
+    file = origin / "annotations/val.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "images": [], "annotations": []}))
+    result = convert_annotated(origin, "yolo", tmp_path / "out")
+    assert result.splits == {"train": 3}
+    assert "no image of the val split is there" in result.notes
+    with pytest.raises(DataError, match="has no images in its val split"):
+        convert_annotated(origin, "yolo", tmp_path / "other", "val")
 
 
 def test_links_lead_to_the_originals(tmp_path):

@@ -19,7 +19,7 @@ from sppnet.detect.run import DetectorRun
 from sppnet.detect.train import train_detector
 from sppnet.errors import ConfigError, DataError, ModelError
 from sppnet.nn.trunks import load_trunk
-from sppnet.structures import overlaps
+from sppnet.structures import GroundTruth, overlaps
 
 COLOURS = {"red": (230, 40, 40), "green": (40, 210, 60)}
 IMAGES = 24
@@ -227,10 +227,23 @@ def test_a_folder_with_a_run_in_it_is_refused(trained, data, config, cache):
 # --- what cannot be trained ----------------------------------------------------------------------
 
 
-def test_a_class_without_objects_is_named(data, config, cache, tmp_path):
-    images = replace(open_annotated(data), classes=("green", "red", "blue"))
-    with pytest.raises(DataError, match=f"no objects of blue in the {IMAGES} images"):
-        train_detector(images, tmp_path / "run", config, cache=cache)
+def test_a_class_without_objects_is_told_and_left_out(data, trained, config, cache, tmp_path, caplog):
+    images = open_annotated(data)
+    truths = tuple(
+        GroundTruth(truth.boxes, truth.labels + 1, truth.difficult, truth.crowd) for truth in images.truths
+    )
+    images = replace(images, classes=("blue", *images.classes), truths=truths)
+    result = train_detector(images, tmp_path / "run", config, cache=cache)
+    assert caplog.messages == [f"no objects of blue in the {IMAGES} images; trained without"]
+    assert result.detector.classes == trained.detector.classes
+    assert torch.equal(result.detector.parts.svm.weight, trained.detector.parts.svm.weight)
+
+
+def test_images_without_any_object_are_refused(data, config, cache, tmp_path):
+    images = open_annotated(data)
+    nothing = replace(images, truths=tuple(GroundTruth.of([], []) for _ in images.paths))
+    with pytest.raises(DataError, match=f"no object is marked in the {IMAGES} images to train on"):
+        train_detector(nothing, tmp_path / "run", config, cache=cache)
     assert not (tmp_path / "run").exists()
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sppnet.data.annotated import find_annotated_splits, open_annotated
-from sppnet.data.voc import read_xml
+from sppnet.data.voc_xml import read_xml
 from sppnet.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -176,9 +176,9 @@ def test_no_file_outside_the_data_set_is_named(tmp_path):
     write_sets(root, train="a\n../../secret\n")
     images = open_annotated(root)
     assert [path.name for path in images.paths] == ["a.jpg"]
-    assert [problem.partition(":")[2] for problem in images.problems] == [
-        " there is no image for it; it is left out"
-    ] * 2
+    assert images.problems == (
+        "2 XML files have no image, such as Annotations/b.xml, Annotations/c.xml; they are left out",
+    )
     assert names_in(root, "train") == ["a"]
 
 
@@ -188,7 +188,7 @@ def test_images_without_a_file_are_left_out_and_counted(tmp_path):
         save_image(tmp_path / f"JPEGImages/{name}.jpg")
     images = open_annotated(tmp_path)
     assert len(images) == 1
-    assert images.problems == ("2 images have no XML file and are left out, such as x9.jpg, x10.jpg",)
+    assert images.problems == ("2 images have no XML file, such as x9.jpg, x10.jpg; they are left out",)
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ def test_names_without_files_are_told(tmp_path):
     write_xml(tmp_path / "Annotations/b.xml")
     write_sets(tmp_path, train="a\nb\nc\n")
     assert open_annotated(tmp_path, "train").problems == (
-        "c, of the train split, has no XML file; it is left out",
-        "Annotations/b.xml: there is no image for it; it is left out",
+        "1 names of the train split have no XML file, such as c; they are left out",
+        "1 XML files have no image, such as Annotations/b.xml; they are left out",
     )
 
 

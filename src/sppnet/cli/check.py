@@ -85,6 +85,9 @@ def _describe_objects(report: "AnnotatedReport") -> Iterator[str]:
         yield f"  {_count(counts.objects.items())}"
         if bare:
             yield f"  without objects: {len(bare)}, such as {', '.join(bare[:3])}"
+    names = next(iter(report.splits.values())).objects
+    if bare_classes := [name for name in names if name not in report.boxes]:
+        yield f"classes without objects: {', '.join(bare_classes)}; training leaves them out"
     for name, box in report.boxes.items():
         yield f"boxes of {name}: √area {box.min:g} to {box.max:g} pixels, median {box.median:g}"
 

@@ -2,13 +2,15 @@
 
     VOC    Annotations/*.xml, JPEGImages/, ImageSets/Main/*.txt, or XML files beside the images
     COCO   a .json file, or annotations/*.json and images/
-    YOLO   data.yaml, images/ and labels/
+    YOLO   data.yaml, images/ and labels/, or classes.txt, or darknet's obj.names
 
 Nothing is ever written. What is odd in the files is put right where it is plain what was meant, left
-out where it is not, and told in one sentence each: `AnnotatedImages.problems`.
+out where it is not, and told in one sentence each: `AnnotatedImages.problems`. Opening a data set logs
+a warning that counts them.
 """
 
 import hashlib
+import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,7 +21,10 @@ import numpy as np
 
 from sppnet.data.coco import find_coco
 from sppnet.data.files import natural_key, path_key
+from sppnet.data.lookup import Lookup
 from sppnet.data.marks import Mark, MarkedImage, Reading, Source, plain_name
+from sppnet.data.problems import alike_classes, tiny_boxes
+from sppnet.data.text import read_lines
 from sppnet.data.voc import find_voc
 from sppnet.data.yolo import find_yolo
 from sppnet.errors import ConfigError, DataError, did_you_mean, printable
@@ -28,8 +33,10 @@ from sppnet.structures import GroundTruth
 LAYOUTS = (
     "VOC (Annotations/*.xml with JPEGImages/, or XML files beside the images)",
     "COCO (a .json file, or annotations/*.json)",
-    "YOLO (data.yaml or classes.txt with images/ and labels/)",
+    "YOLO (data.yaml, classes.txt or obj.names with images and labels)",
 )
+
+logger = logging.getLogger(__name__)
 
 SPLIT_ORDER = ("train", "val", "trainval", "test")
 
@@ -75,6 +82,15 @@ class AnnotatedImages:
             self.problems,
         )
 
+    def of_classes(self, names: tuple[str, ...]) -> "AnnotatedImages":
+        """All images, with the objects of these classes alone."""
+        labels = np.array([names.index(name) if name in names else -1 for name in self.classes], np.int64)
+        truths = []
+        for truth in self.truths:
+            own = truth[labels[truth.labels] >= 0]
+            truths.append(GroundTruth(own.boxes, labels[own.labels], own.difficult, own.crowd))
+        return AnnotatedImages(self.root, names, self.paths, tuple(truths), self.problems)
+
     def counts(self, plain: bool = False) -> dict[str, int]:
         """Objects of every class, in the order of `classes`; plain: without difficult ones and crowds."""
         totals: Counter[int] = Counter()
@@ -91,21 +107,39 @@ def open_annotated(data: str | Path, split: str | None = None) -> AnnotatedImage
     split: "train", "val", "trainval", "test" or what the data set calls its own; None reads all.
     Classes are those of a classes.txt in the folder or beside the annotations, one a line; else in
     COCO's or YOLO's own order, else all that VOC files name, sorted; so all splits have the same.
+    A warning is logged that counts the problems.
     Raises DataError if the layout is another, there is no such split, or no image in it.
     """
+    images = read_annotated(data, split)
+    if not len(images):
+        first = f"; {images.problems[0]}" if images.problems else ""
+        raise DataError(f"{data} holds no images with {find_source(data).layout} annotations{first}")
+    if problems := images.problems:
+        things = "thing is" if len(problems) == 1 else "things are"
+        logger.warning(
+            "%s: %d %s read otherwise than written, or left out: %s%s; `sppnet check` lists all",
+            data, len(problems), things, problems[0], " …" if len(problems) > 1 else "",
+        )  # fmt: skip
+    return images
+
+
+def read_annotated(data: str | Path, split: str | None = None) -> AnnotatedImages:
+    """As `open_annotated`, but of a split that holds nothing without an error, and without a warning."""
     source = find_source(data)
     reading = source.read(_parts_of(split, source, data))
-    if not reading.images:
-        first = f"; {reading.problems[0]}" if reading.problems else ""
-        raise DataError(f"{data} holds no images with {source.layout} annotations{first}")
+    for sentence in source.missing.values():
+        reading.problems.add(f"{sentence}; they are left out")
+    if split is None:
+        source.tell_unused(reading)
     classes = _listed_classes(source) or source.class_names()
     images = sorted(_without_repeats(reading), key=lambda image: path_key(image.path))
     labels = {name: label for label, name in enumerate(classes)}
     truths = tuple(_truth(image.marks, labels) for image in images)
-    foreign = _foreign_classes(images, classes)
     paths = tuple(image.path for image in images)
-    problems = tuple(map(printable, (*reading.problems, *foreign)))
-    return AnnotatedImages(source.root, classes, paths, truths, problems)
+    foreign = _foreign_classes(images, classes)
+    odd = (*foreign, *alike_classes(classes), *tiny_boxes(truths))
+    problems = map(printable, (*reading.problems, *odd))
+    return AnnotatedImages(source.root, classes, paths, truths, tuple(dict.fromkeys(problems)))
 
 
 def find_annotated_splits(data: str | Path) -> tuple[str, ...]:
@@ -123,25 +157,6 @@ def default_split(data: str | Path, wanted: tuple[str, ...] = ("trainval", "trai
     if found is None and offered:
         raise DataError(f"{data} has the splits {', '.join(offered)}; choose one with --split")
     return found
-
-
-def open_splits(data: str | Path) -> dict[str, AnnotatedImages]:
-    """The images of every split, each image in one, those in none under the name "".
-
-    "trainval" is left out where it is made of train and val.
-    """
-    whole, offered = open_annotated(data), find_annotated_splits(data)
-    if {"train", "val"} <= set(offered):
-        offered = tuple(name for name in offered if name != "trainval")
-    sets: dict[str, AnnotatedImages] = {}
-    seen: set[Path] = set()
-    for name in offered:
-        images = open_annotated(data, name)
-        sets[name] = images.take(i for i, path in enumerate(images.paths) if path not in seen)
-        seen.update(images.paths)
-    if rest := [i for i, path in enumerate(whole.paths) if path not in seen]:
-        sets[""] = whole.take(rest)
-    return sets
 
 
 def split_annotated(
@@ -211,6 +226,8 @@ def _parts_of(split: str | None, source: Source, data: str | Path) -> tuple[str,
         return ()
     if split in source.splits:
         return (split,)
+    if split in source.missing:
+        raise DataError(source.missing[split])
     offered = _offered(source)
     if split in offered:
         return ("train", "val")
@@ -232,12 +249,12 @@ def _draw(path: Path, root: Path, seed: int) -> str:
 
 def _listed_classes(source: Source) -> tuple[str, ...]:
     """The lines of the first classes.txt that is there."""
+    lookup = Lookup()
     for folder in (source.root, source.notes):
-        file = folder / "classes.txt"
-        if file.is_file():
-            lines = file.read_bytes().decode("utf-8-sig", "replace").splitlines()
-            if names := tuple(dict.fromkeys(filter(None, map(plain_name, lines)))):
-                return names
+        file = lookup.entry(folder, "classes.txt")
+        lines = read_lines(file) if file and file.is_file() else ()
+        if names := tuple(dict.fromkeys(filter(None, map(plain_name, lines)))):
+            return names
     return ()
 
 
@@ -256,7 +273,7 @@ def _without_repeats(reading: Reading) -> list[MarkedImage]:
     found: dict[Path, MarkedImage] = {}
     for image in reading.images:
         if found.setdefault(image.path, image).marks != image.marks:
-            reading.problems.append(f"{image.path} is annotated twice, and not alike; the first counts")
+            reading.problems.add(f"{image.path} is annotated twice, and not alike; the first counts")
     return list(found.values())
 
 

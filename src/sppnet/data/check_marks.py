@@ -4,19 +4,17 @@ Like `check`, which is about folders of classes: every image is decoded and noth
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sppnet.data.annotated import AnnotatedImages, find_source, open_splits
+from sppnet.data.annotated import AnnotatedImages, find_source
 from sppnet.data.check import (
     DamagedFile,
     Duplicates,
     Entry,
-    Finding,
     SideRange,
     examine_all,
     find_damaged,
@@ -25,7 +23,7 @@ from sppnet.data.check import (
     relative_name,
     side_range,
 )
-from sppnet.data.marks import ROUNDING_PX
+from sppnet.data.splits import Splits, open_splits
 from sppnet.progress import Progress
 from sppnet.structures import GroundTruth, areas
 
@@ -72,7 +70,7 @@ class AnnotatedReport:
     damaged: tuple[DamagedFile, ...]
     duplicates: tuple[Duplicates, ...]
     problems: dict[str, tuple[str, ...]]
-    """What was odd in the annotations of each split, and what was made of it."""
+    """What was odd in the annotations of each split, and what was made of it; "" for the whole data set."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,7 +81,8 @@ def check_annotated(data: str | Path, workers: int = 2, progress: Progress | Non
 
     Raises DataError as `open_annotated` does.
     """
-    source, sets = find_source(data), open_splits(data)
+    source, splits = find_source(data), open_splits(data)
+    sets = splits.sets
     truths = {
         Entry(path, split, _text(truth)): truth
         for split, images in sets.items()
@@ -102,11 +101,17 @@ def check_annotated(data: str | Path, workers: int = 2, progress: Progress | Non
         modes=dict(Counter(each.mode for each in findings.values() if not each.reason).most_common()),
         damaged=find_damaged(source.root, findings),
         duplicates=find_duplicates(source.root, findings),
-        problems={
-            split: (*images.problems, *_boxes_beyond(split, source.root, truths, findings))
-            for split, images in sets.items()
-        },
+        problems=_problems(splits),
     )
+
+
+def _problems(splits: Splits) -> dict[str, tuple[str, ...]]:
+    """Those of the whole data set are under "", and those that all splits have."""
+    own = {name: images.problems for name, images in splits.sets.items() if name}
+    common = set.intersection(*map(set, own.values())) if len(own) > 1 else set()
+    whole = (*splits.problems, *(each for each in next(iter(own.values()), ()) if each in common))
+    parts = {name: tuple(each for each in found if each not in common) for name, found in own.items()}
+    return {**({"": whole} if whole or "" in splits.sets else {}), **parts}
 
 
 def _text(truth: GroundTruth) -> str:
@@ -139,16 +144,3 @@ def _box_ranges(sets: dict[str, AnnotatedImages]) -> dict[str, BoxRange]:
         for name, each in own.items()
         if len(each)
     }
-
-
-def _boxes_beyond(
-    split: str, root: Path, truths: dict[Entry, GroundTruth], findings: dict[Entry, Finding]
-) -> Iterator[str]:
-    """Images smaller than COCO's file says, which is believed until an image is read."""
-    for entry, truth in truths.items():
-        finding = findings[entry]
-        if entry.split == split and len(truth) and not finding.reason:
-            height, width = finding.size_hw
-            if (truth.boxes[:, 2:] > np.array([width, height]) + ROUNDING_PX).any():
-                name = relative_name(entry.path, root)
-                yield f"{name} is {width}×{height} (width×height), and some of its boxes reach beyond it"

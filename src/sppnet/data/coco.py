@@ -3,20 +3,22 @@
     ROOT/annotations/instances_train2017.json  ROOT/train2017/* or ROOT/images/…
     ROOT/train/_annotations.coco.json beside its images, or ROOT/anything.json
 
-Boxes are x, y, width, height, 0-based. Ids may have gaps; they only join the lists.
+Boxes are x, y, width, height, 0-based. Ids may have gaps; they only join the lists. The reading of one
+file is in `coco_file`. Images are sought by the last parts of their names in the folders named above, so
+paths of another machine do no harm, and nothing outside the data set is read.
 """
 
-import json
-import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from sppnet.data.files import natural_key
-from sppnet.data.marks import Box, Mark, MarkedImage, Reading, fit_box, path_inside, plain_name, size_of
-from sppnet.errors import DataError
+from sppnet.data.coco_file import Table, read_table
+from sppnet.data.files import is_hidden, is_image_name, natural_key
+from sppnet.data.lookup import Lookup, is_written_so
+from sppnet.data.marks import Location, MarkedImage, Reading, fit_marks
+from sppnet.data.text import decode
 
 NOTES_NAMES = ("annotations", "annotation")
 
@@ -35,31 +37,7 @@ SPLIT_WORDS = {
 OTHER_TASKS = re.compile(r"(captions|person_keypoints|stuff|panoptic|image_info)_.*")
 """COCO's own files that hold no objects of its 80 categories."""
 
-KEYS = ("images", "annotations", "categories")
-
 HEAD_BYTES = 2**16
-
-MAX_SIDE = 2**24
-"""Of an image in pixels, up to which float32 keeps every one apart."""
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """An image as the file lists it."""
-
-    name: str
-    size_hw: tuple[int, int] | None
-    marks: tuple[Mark, ...]
-    """With the boxes as they are written, not yet held against the size."""
-
-
-@dataclass(frozen=True)
-class _Table:
-    """One JSON file."""
-
-    categories: dict[Any, str]
-    images: tuple[_Entry, ...]
-    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,8 +50,12 @@ class CocoSource:
     notes: Path
     files: dict[Path, str]
     """Every JSON file and its split, "" where there is but one."""
-    tables: dict[Path, _Table] = field(default_factory=dict, repr=False)
+    whole: bool = True
+    """Whether all JSON files of the folder are read, and not one that was named."""
+    missing: ClassVar[dict[str, str]] = {}
+    tables: dict[Path, Table] = field(default_factory=dict, repr=False)
     """Those that were read already: they may be large."""
+    lookup: Lookup = field(default_factory=Lookup, repr=False)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -84,9 +66,7 @@ class CocoSource:
         names: dict[str, None] = {}
         for path in self.files:
             categories = self._table(path).categories
-            names.update(
-                (categories[key], None) for key in sorted(categories, key=lambda key: natural_key(str(key)))
-            )
+            names.update((name, None) for name in categories.values())
         return tuple(names)
 
     def read(self, splits: Sequence[str]) -> Reading:
@@ -96,37 +76,58 @@ class CocoSource:
                 self._read_file(path, reading)
         return reading
 
-    def _table(self, path: Path) -> _Table:
+    def tell_unused(self, reading: Reading) -> None:
+        if not self.whole:
+            return
+        used = {image.path for image in reading.images}
+        beside = (path for folder in {path.parent for path in used} for path in folder.iterdir())
+        bare = sorted(
+            path.name
+            for path in beside
+            if is_image_name(path) and path not in used and not is_hidden(path.name)
+        )
+        reading.problems.count("images are listed in no annotation file", "they are left out", bare)
+
+    def _table(self, path: Path) -> Table:
         if path not in self.tables:
-            self.tables[path] = _read_table(path)
+            self.tables[path] = read_table(path)
         return self.tables[path]
 
     def _read_file(self, path: Path, reading: Reading) -> None:
-        table = self._table(path)
-        reading.problems += table.problems
-        folders = list(self._image_folders(path))
-        missing = []
+        table, problems = self._table(path), reading.problems
+        for sentence in table.problems:
+            problems.add(sentence)
+        folders = self._image_folders(path)
+        found = {name: self.lookup.file(folders, name) for name in {entry.name for entry in table.images}}
+        names: dict[Path, set[str]] = {}
+        for name, image in found.items():
+            if image:
+                names.setdefault(image, set()).add(name)
         for entry in table.images:
-            image = _find_image(folders, entry.name)
+            image = found[entry.name]
             if image is None:
-                missing.append(entry.name)
-                continue
-            marks = _fitted(entry, image, path.name, reading.problems)
-            reading.images.append(MarkedImage(image, marks))
-        if missing:
-            names = ", ".join(missing[:3])
-            reading.problems.append(
-                f"{path.name} lists {len(missing)} images that are not in the data set, such as {names}; "
-                "they are left out"
-            )
+                outcome = "they are left out"
+                problems.count(f"images that {path.name} lists are not in the data set", outcome, entry.name)
+            elif not is_written_so(image, self.root, entry.name) and len(names[image]) > 1:
+                outcome = "which of them is meant cannot be known, and they are left out"
+                problems.count(f"names in {path.name} fit an image that others fit too", outcome, entry.name)
+            else:
+                if not is_written_so(image, self.root, entry.name):
+                    what = f"names in {path.name} have other folders or letters than the images have here"
+                    problems.count(what, "the images are found by the ends of their names", entry.name)
+                at = Location(problems, path.name, f"{path.name}, {entry.name}", sides=True)
+                marks = fit_marks(entry.marks, image, entry.size_hw, at)
+                reading.images.append(MarkedImage(image, marks))
 
-    def _image_folders(self, path: Path) -> Iterable[Path]:
-        """Where the images of a file may be, each once."""
+    def _image_folders(self, path: Path) -> list[Path]:
+        """Where the images of a file may be, each once, those named like it first."""
         part = path.stem.rpartition("_")[2]  # instances_train2017
         names = dict.fromkeys((part, self.files[path], *_words(path.stem)))
-        below = [place / name for name in names for place in (self.root / "images", self.root)]
-        folders = [path.parent, self.root, self.root / "images", *below, self.root / "JPEGImages"]
-        return dict.fromkeys(folder for folder in folders if folder.is_dir())
+        below = [[*above, name] for name in names if name for above in (["images"], [])]
+        others = [["images"], ["JPEGImages"]]
+        folders = [self.lookup.below(self.root, parts) for parts in below]
+        folders += [path.parent, self.root, *(self.lookup.below(self.root, parts) for parts in others)]
+        return [folder for folder in dict.fromkeys(folders) if folder and folder.is_dir()]
 
 
 def find_coco(data: Path) -> CocoSource | None:
@@ -135,7 +136,7 @@ def find_coco(data: Path) -> CocoSource | None:
         if data.suffix.lower() != ".json":
             return None
         in_notes = data.parent.name.lower() in NOTES_NAMES
-        return CocoSource(data.parent.parent if in_notes else data.parent, data.parent, {data: ""})
+        return CocoSource(data.parent.parent if in_notes else data.parent, data.parent, {data: ""}, False)
     folders = {entry.name.lower(): entry for entry in sorted(data.iterdir()) if entry.is_dir()}
     notes = next((folders[name] for name in NOTES_NAMES if name in folders), data)
     for places in ([notes], [data], [folders[name] for name in SPLIT_WORDS if name in folders]):
@@ -146,18 +147,23 @@ def find_coco(data: Path) -> CocoSource | None:
 
 def _coco_files(places: Iterable[Path]) -> list[Path]:
     files = [
-        file
-        for place in places
-        for file in sorted(place.glob("*.json"), key=lambda file: natural_key(file.name))
+        file for place in places for file in sorted(place.iterdir(), key=lambda file: natural_key(file.name))
     ]
-    files = [file for file in files if not OTHER_TASKS.fullmatch(file.name) and _looks_coco(file)]
+    files = [
+        file
+        for file in files
+        if file.suffix.lower() == ".json"
+        and file.is_file()
+        and not OTHER_TASKS.fullmatch(file.name)
+        and _looks_coco(file)
+    ]
     return [file for file in files if file.name.startswith("instances")] or files
 
 
 def _looks_coco(path: Path) -> bool:
     with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    return any(f'"{key}"'.encode() in head for key in KEYS)
+        head = decode(file.read(HEAD_BYTES))
+    return '"images"' in head or '"annotations"' in head
 
 
 def _name_splits(files: list[Path], root: Path) -> dict[Path, str]:
@@ -175,122 +181,3 @@ def _name_splits(files: list[Path], root: Path) -> dict[Path, str]:
 
 def _words(name: str) -> list[str]:
     return re.findall("[a-z]+", name.lower())
-
-
-def _find_image(folders: list[Path], name: str) -> Path | None:
-    """The image of that name in the first of the folders that has it, which is moved to the front."""
-    for place, folder in enumerate(folders):
-        path = path_inside(folder, name)
-        if path is not None and path.is_file():
-            folders.insert(0, folders.pop(place))
-            return path
-    return None
-
-
-# --- one file ------------------------------------------------------------------------------------
-
-
-def _read_table(path: Path) -> _Table:
-    """Raises DataError for a file that is no COCO."""
-    data = _load(path)
-    categories = {item["id"]: plain_name(item["name"]) for item in _items(data["categories"], "id", "name")}
-    by_image: dict[Any, list[Mark]] = {}
-    known = {item["id"] for item in _items(data["images"], "id", "file_name")}
-    faults = _Faults(path.name)
-    for number, item in enumerate(data["annotations"]):
-        if not isinstance(item, dict) or not _hashable(item.get("image_id"), item.get("category_id")):
-            faults.add("are not understood", number)
-        elif item.get("image_id") not in known:
-            faults.add("are of images that are not listed", number)
-        elif item.get("category_id") not in categories:
-            faults.add("are of categories that are not listed", number)
-        elif (box := _corners(item.get("bbox"))) is None:
-            faults.add("have no bbox of four numbers", number)
-        else:
-            name, difficult, crowd = categories[item["category_id"]], item.get("ignore"), item.get("iscrowd")
-            by_image.setdefault(item["image_id"], []).append(Mark(name, box, bool(difficult), bool(crowd)))
-    images = tuple(
-        _Entry(str(item["file_name"]), _said_size(item), tuple(by_image.get(item["id"], ())))
-        for item in _items(data["images"], "id", "file_name")
-    )
-    lost = [f"{path.name}: {count} of its {key} have no {need}; they are left out"
-            for key, need, count in (("images", "id or file_name", len(data["images"]) - len(images)),
-                                     ("categories", "id or name", len(data["categories"]) - len(categories)))
-            if count]  # fmt: skip
-    return _Table(categories, images, (*lost, *faults.sentences()))
-
-
-def _load(path: Path) -> dict[str, list[Any]]:
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise DataError(f"{path} is not COCO: expected an object with {', '.join(KEYS)}, got a list or value")
-    if missing := [key for key in KEYS if not isinstance(data.get(key), list)]:
-        held = ", ".join(map(str, data)) or "nothing"
-        raise DataError(f"{path} is not COCO: it has no list of {' and '.join(missing)} (it has {held})")
-    return data
-
-
-def _items(entries: list[Any], *keys: str) -> list[dict[str, Any]]:
-    return [
-        item
-        for item in entries
-        if isinstance(item, dict) and all(key in item for key in keys) and _hashable(item[keys[0]])
-    ]
-
-
-def _hashable(*values: Any) -> bool:
-    return all(isinstance(value, int | str | float | None) for value in values)
-
-
-@dataclass
-class _Faults:
-    """Annotations that are left out, by reason: files may have thousands."""
-
-    name: str
-    numbers: dict[str, list[int]] = field(default_factory=dict)
-
-    def add(self, reason: str, number: int) -> None:
-        self.numbers.setdefault(reason, []).append(number)
-
-    def sentences(self) -> Iterable[str]:
-        for reason, numbers in self.numbers.items():
-            first = f"annotations[{numbers[0]}]"
-            yield f"{self.name}: {len(numbers)} annotations {reason}, the first {first}; they are left out"
-
-
-def _fitted(entry: _Entry, image: Path, name: str, problems: list[str]) -> tuple[Mark, ...]:
-    """The marks with boxes that lie in the image."""
-    marks = []
-    size_hw = entry.size_hw or size_of(image, problems)
-    for mark in entry.marks:
-        box, done = fit_box(mark.box, size_hw)
-        if done:
-            x0, y0, x1, y1 = mark.box
-            bbox = f"({x0:g}, {y0:g}, {x1 - x0:g}, {y1 - y0:g})"
-            problems.append(f"{name}, {entry.name}: the bbox of {mark.name} {bbox} {done}")
-        if box:
-            marks.append(mark if box == mark.box else replace(mark, box=box))
-    return tuple(marks)
-
-
-def _corners(bbox: Any) -> Box | None:
-    """xyxy of x, y, width, height."""
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        return None
-    x, y, width, height = bbox
-    try:
-        box = float(x + 0), float(y + 0), float(x + width), float(y + height)  # text has no sum with 0
-    except (TypeError, OverflowError):
-        return None
-    return box if all(map(math.isfinite, box)) else None
-
-
-def _said_size(item: dict[str, Any]) -> tuple[int, int] | None:
-    """Height and width as the file says, which spares reading the image."""
-    height, width = item.get("height"), item.get("width")
-    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
-        return (height, width) if max(height, width) < MAX_SIDE else None
-    return None

@@ -15,9 +15,11 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 import numpy as np
 import yaml
 
-from sppnet.data.annotated import AnnotatedImages, find_source, open_annotated, open_splits
+from sppnet.data.annotated import AnnotatedImages, find_source, read_annotated
+from sppnet.data.convert_names import FileNames
 from sppnet.data.image import read_header
-from sppnet.errors import ConfigError, ImageError
+from sppnet.data.splits import open_splits
+from sppnet.errors import ConfigError, DataError, ImageError
 from sppnet.progress import Progress, Silent
 from sppnet.structures import GroundTruth
 
@@ -69,9 +71,10 @@ def convert_annotated(
         raise ConfigError(f"the layout must be {', '.join(get_args(Layout))}; got {to!r}")
     source, target = find_source(data), Path(out)
     _check_target(target, source.root)
-    sets, left_out = _read_splits(data, split)
+    sets, whole = _read_splits(data, split)
     skipped: list[str] = []
-    parts = _place_images(sets, to, target, link, skipped, progress or Silent())
+    names = FileNames()
+    parts = _place_images(sets, to, target, link, names, skipped, progress or Silent())
     classes = next(iter(sets.values())).classes
     notes = [note for images in sets.values() for note in images.problems]
     kept = {name: [_fit_layout(item, to) for item in items] for name, items in parts.items()}
@@ -81,7 +84,7 @@ def convert_annotated(
         {name: len(items) for name, items in kept.items()},
         objects,
         tuple(skipped),
-        tuple(dict.fromkeys([*_losses(parts, to), *left_out, *notes])),
+        tuple(dict.fromkeys([*_losses(parts, to), *names.problems, *whole, *notes])),
     )
 
 
@@ -92,13 +95,18 @@ def _check_target(target: Path, root: Path) -> None:
         raise ConfigError(f"{target} lies within the data set {root}, which is not written to; name another")
 
 
-def _read_splits(data: str | Path, split: str | None) -> tuple[dict[str, AnnotatedImages], list[str]]:
-    """The images to convert, each in one split, and a sentence if some are in none."""
+def _read_splits(data: str | Path, split: str | None) -> tuple[dict[str, AnnotatedImages], tuple[str, ...]]:
+    """The images to convert, each in one split; and what was odd in the data set as a whole."""
     if split is not None:
-        return {split: open_annotated(data, split)}, []
-    sets = open_splits(data)
+        images = read_annotated(data, split)
+        if not len(images):
+            raise DataError(f"{data} has no images in its {split} split; choose another")
+        return {split: images}, ()
+    splits = open_splits(data)
+    sets = {name: images for name, images in splits.sets.items() if len(images)}
     others = sets.pop("", None) if len(sets) > 1 else None
-    return sets, [f"{len(others)} images are in no split and are left out"] if others else []
+    left_out = (f"{len(others)} images are in no split and are left out",) if others else ()
+    return sets, (*left_out, *splits.problems)
 
 
 # --- images --------------------------------------------------------------------------------------
@@ -109,11 +117,11 @@ def _place_images(
     to: Layout,
     target: Path,
     link: bool,
+    names: FileNames,
     skipped: list[str],
     progress: Progress,
 ) -> Parts:
     progress.begin("writing", sum(map(len, sets.values())))
-    taken: set[str] = set()
     parts: Parts = {}
     for split, images in sets.items():
         name = "train" if to == "yolo" and split == "trainval" else split  # YOLO's own name for it
@@ -122,27 +130,15 @@ def _place_images(
         parts[name] = items = []
         for path, truth in zip(images.paths, images.truths, strict=True):
             try:
-                size_hw = read_header(path).size_hw
+                header = read_header(path)
             except ImageError as error:
                 skipped.append(str(error))
             else:
-                new = folder / _free_name(path.relative_to(images.root), taken)
+                new = folder / names.choose(path.relative_to(images.root), header.format)
                 _place(path, new, link)
-                items.append(_Item(new, size_hw, truth))
+                items.append(_Item(new, header.size_hw, truth))
             progress.advance()
     return parts
-
-
-def _free_name(path: Path, taken: set[str]) -> str:
-    """The file's name; that of its folders before it, or a number after it, if that is taken already."""
-    names = (
-        path.name,
-        "_".join(path.parts),
-        *(f"{path.stem}_{n}{path.suffix}" for n in range(2, len(taken) + 3)),
-    )
-    name = next(name for name in names if Path(name).stem.casefold() not in taken)
-    taken.add(Path(name).stem.casefold())
-    return name
 
 
 def _place(source: Path, target: Path, link: bool) -> None:

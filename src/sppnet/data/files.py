@@ -4,7 +4,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from sppnet.errors import DataError, did_you_mean
 
@@ -45,7 +45,7 @@ def walk_files(root: Path) -> list[Path]:
     return sorted(found, key=path_key)
 
 
-def is_image_name(path: Path) -> bool:
+def is_image_name(path: PurePath) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 

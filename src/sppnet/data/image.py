@@ -60,6 +60,8 @@ class ImageHeader:
     mode: str
     """Pillow's name of the pixel layout, such as "RGB", "CMYK" or "I;16"."""
     format: str
+    orientation: int = 1
+    """EXIF's, 1 to 8: from 5 on the stored image lies on its side."""
 
 
 def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> ImageArray:
@@ -92,9 +94,10 @@ def read_header(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Ima
     with _opened(source, max_pixels) as image:
         width, height = image.size
         # Pillow gives the size of a TIFF file upright already.
-        sideways = _orientation(image) >= 5 and image.format != "TIFF"
+        orientation = _orientation(image)
+        sideways = orientation >= 5 and image.format != "TIFF"
         size_hw = (width, height) if sideways else (height, width)
-        return ImageHeader(size_hw, image.mode, image.format or "")
+        return ImageHeader(size_hw, image.mode, image.format or "", orientation)
 
 
 # --- files ---------------------------------------------------------------------------------------

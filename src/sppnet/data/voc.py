@@ -1,54 +1,61 @@
 """PASCAL VOC: one XML file an image, as VOC itself, LabelImg and other tools leave them.
 
     ROOT/Annotations/*.xml  ROOT/JPEGImages/*  ROOT/ImageSets/Main/{train,cat_train,…}.txt
-    ROOT/*.xml beside ROOT/*.jpg, or both in ROOT/train, ROOT/valid and ROOT/test
+    ROOT/annotations/xmls/*.xml  ROOT/images/*  ROOT/annotations/{trainval,test}.txt
+    ROOT/*.xml beside ROOT/*.jpg; or both in ROOT/images, or in ROOT/train, ROOT/valid and ROOT/test
 
-Coordinates are 1-based and name the last pixel inside; they become 0-based and half-open by taking 1
-from xmin and ymin. The size in the XML is not believed: it is often absent or that of another copy.
+An image belongs to the XML file of its name, wherever the two lie; where several images or none have that
+name, <filename> decides. Coordinates are 1-based and name the last pixel inside; they become 0-based and
+half-open by taking 1 from xmin and ymin.
 """
 
-import codecs
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element
 
-from sppnet.data.files import IMAGE_SUFFIXES, is_image_name, natural_key, walk_files
-from sppnet.data.marks import Box, Mark, MarkedImage, Reading, fit_box, plain_name, size_of
+from sppnet.data.files import is_hidden, is_image_name, natural_key, walk_files
+from sppnet.data.frames import Box
+from sppnet.data.lookup import base_name, fold
+from sppnet.data.marks import Location, Mark, MarkedImage, Reading, fit_marks, flag, plain_name, said_size
+from sppnet.data.problems import Problems
+from sppnet.data.voc_sets import ids_in, read_sets
+from sppnet.data.voc_xml import read_xml
 from sppnet.errors import DataError
 
-NOTES_NAMES = ("annotations", "annotation", "xmls", "xml")
+NOTES_NAMES = ("annotations", "annotation", "annots", "annot", "xmls", "xml", "labels")
 IMAGES_NAMES = ("jpegimages", "images", "image", "imgs", "img")
 """Folder names of the annotations and the images, compared in lower case."""
 
 SPLIT_FOLDERS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 
-PER_CLASS = re.compile(r".+_(train|val|trainval|test)")
-"""A split file of one class, whose second column says −1, 0 or 1."""
-
-MAX_XML_BYTES = 16 * 2**20
-
-NO_ALPHABETS = ("idna", "punycode", "raw_unicode_escape", "unicode_escape", "utf-7")
-"""Codecs of Python that no file is in, and some of which take the square of its length."""
+MAX_DEPTH = 3
+"""Of folders within folders that are named for annotations, images or splits."""
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
 class VocSource:
-    """A folder in the VOC layout. Images go by their id: the path of the XML file without its suffix."""
+    """A folder in the VOC layout. Files go by their id: the path without suffix and layout folders."""
 
     layout: ClassVar[str] = "VOC"
+    missing: ClassVar[dict[str, str]] = {}
 
     root: Path
     notes: Path
     xml: dict[str, Path]
-    images: dict[str, Path]
+    images: dict[str, list[Path]]
+    """Those of each id; of one stem, several."""
     sets: dict[str, tuple[str, ...]]
     """The lines of each split's files, as they are."""
+    repeated: tuple[Path, ...]
+    """XML files whose id another has."""
+    by_stem: dict[str, list[str]] = field(repr=False)
+    """Ids of images by their folded last part."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -66,53 +73,100 @@ class VocSource:
 
     def read(self, splits: Sequence[str]) -> Reading:
         reading = Reading()
-        ids = self._ids_of(splits, reading.problems) if splits else list(self.xml)
-        if not splits and (bare := [self.images[key] for key in self.images.keys() - self.xml.keys()]):
-            names = ", ".join(sorted((path.name for path in bare), key=natural_key)[:3])
-            reading.problems.append(f"{len(bare)} images have no XML file and are left out, such as {names}")
-        for key in ids:
+        for key in self._ids_of(splits, reading.problems) if splits else list(self.xml):
             if marked := self._read_one(key, reading.problems):
                 reading.images.append(marked)
         return reading
 
-    def _ids_of(self, splits: Sequence[str], problems: list[str]) -> list[str]:
+    def tell_unused(self, reading: Reading) -> None:
+        used = {image.path for image in reading.images}
+        for key in self.xml:  # of a file that cannot be read, the image is told already
+            used.update(own if len(own := self.images_called(key)) == 1 else ())
+        bare = [path.name for paths in self.images.values() for path in paths if path not in used]
+        reading.problems.count("images have no XML file", "they are left out", sorted(bare, key=natural_key))
+        repeated = (path.relative_to(self.root).as_posix() for path in self.repeated)
+        reading.problems.count("XML files have the name of another", "they are left out", repeated)
+
+    def has_pair(self) -> bool:
+        """Whether some XML file has an image of its name."""
+        return any(map(self.images_called, self.xml))
+
+    def _ids_of(self, splits: Sequence[str], problems: Problems) -> list[str]:
+        folded = {fold(key): key for key in self.xml}
+        stems = {fold(PurePosixPath(key).name): key for key in self.xml}
         found: dict[str, None] = {}
         for split in splits:
-            missing = []
             for line in dict.fromkeys(self.sets[split]):
-                key = next((key for key in _ids_in(line) if key in self.xml), None)
+                tried = list(ids_in(line))
+                key = next((key for key in tried if key in self.xml), None)
+                key = key or next((folded[fold(key)] for key in tried if fold(key) in folded), None)
+                key = key or next((stems[fold(key)] for key in tried if fold(key) in stems), None)
                 if key is None:
-                    missing.append(line.split()[0])
+                    what = f"names of the {split} split have no XML file"
+                    problems.count(what, "they are left out", line.split()[0])
                 else:
                     found[key] = None
-            problems += [f"{name}, of the {split} split, has no XML file; it is left out" for name in missing]
         return list(found)
 
-    def _read_one(self, key: str, problems: list[str]) -> MarkedImage | None:
+    def _read_one(self, key: str, problems: Problems) -> MarkedImage | None:
         source = self.xml[key]
         name = source.relative_to(self.root).as_posix()
         try:
             tree = read_xml(source)
         except DataError as error:
-            problems.append(f"{error}; its image is left out")
+            problems.add(f"{error}; its image is left out")
             return None
-        path = self.images.get(key) or self._image_named(tree, source)
-        if path is None:
-            problems.append(f"{name}: there is no image for it; it is left out")
+        image = self._image_of(key, tree, name, problems)
+        if image is None:
             return None
-        size_hw = size_of(path, problems)
-        if size_hw and (said := _said_size(tree)) not in (None, size_hw):
-            problems.append(
-                f"{name} says {said[1]}×{said[0]}, the image is {size_hw[1]}×{size_hw[0]}"
-                " (width×height): the boxes may belong to another copy"
-            )
-        return MarkedImage(path, tuple(_marks(tree, size_hw, name, problems)))
+        at = Location(problems, source.name, name, one_based=True)
+        size = tree.find("size")
+        said = None if size is None else said_size(_text(size, "height"), _text(size, "width"))
+        return MarkedImage(image, fit_marks(tuple(_marks(tree, name, problems)), image, said, at))
 
-    def _image_named(self, tree: Element, source: Path) -> Path | None:
-        """The image that <filename> names, where none is called like the XML file."""
-        stem = PurePosixPath(PureWindowsPath(_text(tree, "filename")).name)
-        beside = source.relative_to(self.notes).parent
-        return self.images.get((beside / stem).as_posix()) or self.images.get(_id(beside / stem))
+    def _image_of(self, key: str, tree: Element, name: str, problems: Problems) -> Path | None:
+        written = base_name(_text(tree, "filename"))
+        own = self.images_called(key)
+        named = [path for path in own if path.name == written]
+        named = named or [path for path in own if _is_called(path, written)]
+        if len(own) > 1:
+            own = named or own
+        elif not own and written:
+            own = self.images_called((PurePosixPath(key).parent / written).as_posix())
+            own = own or self.images_called((PurePosixPath(key).parent / _without_suffix(written)).as_posix())
+            own = [path for path in own if _is_called(path, written)] or own
+        if not own:
+            problems.count("XML files have no image", "they are left out", name)
+        elif len(own) > 1:
+            example = f"{name} ({', '.join(path.relative_to(self.root).as_posix() for path in own)})"
+            problems.count("XML files fit several images", "which is meant is not known; left out", example)
+        elif written and not _is_called(own[0], written):
+            example = f"{name} ({written} in <filename>, {own[0].name} taken)"
+            problems.count("XML files name another image", "that of the XML file's name is taken", example)
+        return own[0] if len(own) == 1 else None
+
+    def images_called(self, key: str) -> list[Path]:
+        """The images of this id; else those of its last part, unless both lie in folders that differ."""
+        if key in self.images:
+            return self.images[key]
+        place, _, stem = fold(key).rpartition("/")
+        alike = self.by_stem.get(stem, [])
+        places = {other: fold(other).rpartition("/")[0] for other in alike}
+        same = [other for other in alike if places[other] == place]
+        near = same or [other for other in alike if not place or not places[other]]
+        return [path for other in near for path in self.images[other]]
+
+
+def _is_called(path: Path, written: str) -> bool:
+    """Whether <filename> names that image; often it lacks the suffix."""
+    return fold(written) in (fold(path.name), fold(path.stem))
+
+
+def _without_suffix(name: str) -> str:
+    return PurePosixPath(name).stem if is_image_name(Path(name)) else name
+
+
+# --- which files ---------------------------------------------------------------------------------
 
 
 def find_voc(root: Path) -> VocSource | None:
@@ -120,141 +174,91 @@ def find_voc(root: Path) -> VocSource | None:
     if not root.is_dir():
         return None
     folders = {entry.name.lower(): entry for entry in sorted(root.iterdir()) if entry.is_dir()}
-    notes = next((folders[name] for name in NOTES_NAMES if name in folders), None)
-    images = next((folders[name] for name in IMAGES_NAMES if name in folders), None)
-    if notes and images and (xml := _by_id(notes, walk_files(notes), {".xml"})):
-        sets = _read_sets(root / "ImageSets" / "Main")
-        return VocSource(root, notes, xml, _by_id(images, walk_files(images), IMAGE_SUFFIXES), sets)
-    return _find_pairs(root, folders)
+    pictures = next(([folders[name]] for name in IMAGES_NAMES if name in folders), [])
+    pictures = pictures or [folders[name] for name in SPLIT_FOLDERS if name in folders]
+    together = list(_layout_files(root))
+    named = [folders[name] for name in NOTES_NAMES if name in folders]
+    others = [folder for folder in folders.values() if folder not in named and _begins_with_xml(folder)]
+    for folder in (*named, *others):
+        notes = walk_files(folder)
+        if any(map(_is_xml, notes)):
+            images = [path for folder in pictures for path in walk_files(folder)]
+            source = _make_source(root, folder, notes, images or walk_files(root))
+            if pictures or source.has_pair():
+                return source
+    source = _make_source(root, root, together, together)
+    return source if source.has_pair() else None
 
 
-def _find_pairs(root: Path, folders: dict[str, Path]) -> VocSource | None:
-    """XML files and images side by side, in one folder or in one for each split."""
-    parts = [folders[name] for name in SPLIT_FOLDERS if name in folders]
-    for places in ([root], parts):
-        files = [file for place in places for file in sorted(place.iterdir()) if file.is_file()]
-        xml, images = _by_id(root, files, {".xml"}), _by_id(root, files, IMAGE_SUFFIXES)
-        if xml.keys() & images.keys():
-            sets = {
-                SPLIT_FOLDERS[place.name.lower()]: tuple(
-                    key for key in xml if key.startswith(f"{place.name}/")
-                )
-                for place in places
-                if place != root
-            }
-            return VocSource(root, root, xml, images, sets)
-    return None
+def _begins_with_xml(folder: Path) -> bool:
+    """Whether the first entries of a folder are XML files alone; the rest of it is not listed."""
+    with os.scandir(folder) as entries:
+        first = [entry.name for entry in islice(entries, 3)]
+    return bool(first) and all(name.lower().endswith(".xml") for name in first)
 
 
-def _by_id(folder: Path, files: Iterable[Path], suffixes: Iterable[str]) -> dict[str, Path]:
-    """Files by their path below the folder without the suffix; of two the first."""
-    wanted = set(suffixes)
-    found: dict[str, Path] = {}
-    for file in files:
-        if file.suffix.lower() in wanted and not file.name.startswith("."):
-            found.setdefault(_id(file.relative_to(folder)), file)
-    return found
+def _layout_files(folder: Path, depth: int = 0) -> Iterator[Path]:
+    """The files of a folder and of those below it that are named for annotations, images or splits."""
+    entries = sorted(
+        (entry for entry in folder.iterdir() if not is_hidden(entry.name)), key=lambda e: natural_key(e.name)
+    )
+    yield from (entry for entry in entries if entry.is_file())
+    for entry in entries:
+        named = entry.name.lower() in (*NOTES_NAMES, *IMAGES_NAMES, *SPLIT_FOLDERS)
+        if named and depth < MAX_DEPTH and entry.is_dir():
+            yield from _layout_files(entry, depth + 1)
 
 
-def _id(path: PurePosixPath | Path) -> str:
-    return path.with_suffix("").as_posix() if path.suffix else path.as_posix()
+def _make_source(root: Path, notes: Path, notes_files: Sequence[Path], images: Sequence[Path]) -> VocSource:
+    xml: dict[str, Path] = {}
+    repeated = [
+        path for path in filter(_is_xml, notes_files) if xml.setdefault(_id(path, notes), path) != path
+    ]
+    found: dict[str, list[Path]] = {}
+    by_stem: dict[str, list[str]] = {}
+    for path in filter(is_image_name, images):
+        key = _id(path, root)
+        if key not in found:
+            by_stem.setdefault(fold(PurePosixPath(key).name), []).append(key)
+        found.setdefault(key, []).append(path)
+    source = VocSource(root, notes, xml, found, read_sets(root, notes), tuple(repeated), by_stem)
+    return source if source.sets else replace(source, sets=_folder_sets(source))
 
 
-# --- split files ---------------------------------------------------------------------------------
+def _folder_sets(source: VocSource) -> dict[str, tuple[str, ...]]:
+    """Splits by the folders of the XML files, or of their images."""
+    found: dict[str, list[str]] = {}
+    for key in source.xml:
+        places = [key, *(_id(path, source.root) for path in source.images_called(key))]
+        names = (SPLIT_FOLDERS.get(place.partition("/")[0].lower()) for place in places)
+        if split := next(filter(None, names), None):
+            found.setdefault(split, []).append(key)
+    return {split: tuple(found[split]) for split in dict.fromkeys(SPLIT_FOLDERS.values()) if split in found}
 
 
-def _read_sets(folder: Path) -> dict[str, tuple[str, ...]]:
-    """The lines of every split; the files of single classes count where no file is the whole split's."""
-    files = sorted(folder.glob("*.txt"), key=lambda file: natural_key(file.stem)) if folder.is_dir() else []
-    whole = {file.stem: _lines(file) for file in files if not PER_CLASS.fullmatch(file.stem)}
-    single: dict[str, tuple[str, ...]] = {}
-    for file in files:
-        if (match := PER_CLASS.fullmatch(file.stem)) and match[1] not in whole:
-            single[match[1]] = single.get(match[1], ()) + _lines(file)
-    return {**whole, **single}
+def _is_xml(path: Path) -> bool:
+    return path.suffix.lower() == ".xml"
 
 
-def _lines(file: Path) -> tuple[str, ...]:
-    text = file.read_bytes().decode("utf-8-sig", "replace")
-    return tuple(filter(None, map(str.strip, text.splitlines())))
-
-
-def _ids_in(line: str) -> Iterator[str]:
-    """What a line of a split file may mean, the likeliest first: 000012, 000012 −1, 000012.jpg."""
-    plain = line.replace("\\", "/")
-    for text in (plain, re.sub(r"\s+(-1|0|1)$", "", plain)):
-        yield text
-        if is_image_name(Path(text)):
-            yield _id(PurePosixPath(text))
-        yield _id(PurePosixPath(PurePosixPath(text).name)) if "/" in text else text
+def _id(path: Path, root: Path) -> str:
+    """The path below the root without its suffix and without the folders of the layout."""
+    *folders, name = path.relative_to(root).parts
+    own = [part for part in folders if part.lower() not in NOTES_NAMES + IMAGES_NAMES]
+    return "/".join([*own, PurePosixPath(name).stem if _is_xml(path) or is_image_name(path) else name])
 
 
 # --- one file ------------------------------------------------------------------------------------
 
 
-def read_xml(path: Path) -> Element:
-    """The tree of an XML file. Raises DataError if it is none, or declares types or entities of its own.
-
-    Declarations are what makes a small file grow without bound, or read others; VOC needs none.
-    """
-    data = path.read_bytes() if path.stat().st_size <= MAX_XML_BYTES else b""
-    data = data.lstrip(b" \t\r\n")
-    if not data:
-        raise DataError(f"{path} is empty, or larger than {MAX_XML_BYTES:,} bytes")
-    try:
-        return _parse(data, None, path)
-    except DataError:
-        raise
-    except (expat.ExpatError, LookupError, ValueError, AssertionError) as error:
-        # Many files say UTF-8 and hold a local alphabet; only names could suffer, and those are odd then.
-        try:
-            return _parse(_as_utf8(data), "utf-8", path)
-        except (expat.ExpatError, LookupError, ValueError, AssertionError):
-            raise DataError(f"{path} is not XML: {error}") from error
-
-
-def _parse(data: bytes, encoding: str | None, path: Path) -> Element:
-    def refuse(*_: object) -> None:
-        raise DataError(
-            f"{path} declares a DTD, which is refused: it may hide an attack. Remove the <!DOCTYPE"
-        )
-
-    builder = TreeBuilder()
-    parser = expat.ParserCreate(encoding)
-    parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = refuse
-    parser.EntityDeclHandler = refuse
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    parser.Parse(data, True)
-    return builder.close()
-
-
-def _as_utf8(data: bytes) -> bytes:
-    """Decoded as the file says, if that is known and not what has just failed; else as Western text."""
-    match = re.search(rb"""encoding=["']([\w.-]+)["']""", data[:200])
-    try:
-        encoding = codecs.lookup(match[1].decode()).name if match else "utf-8"
-    except LookupError:
-        encoding = "utf-8"
-    no_alphabet = encoding in NO_ALPHABETS or encoding == "utf-8"
-    return data.decode("cp1252" if no_alphabet else encoding, "replace").encode()
-
-
-def _marks(tree: Element, size_hw: tuple[int, int] | None, name: str, problems: list[str]) -> Iterator[Mark]:
+def _marks(tree: Element, name: str, problems: Problems) -> Iterator[Mark]:
+    """The objects with their boxes as they are written."""
     for number, item in enumerate(tree.findall("object"), 1):
         class_name, corners = _class_name(item), _corners(item)
-        if not class_name or corners is None:
+        if class_name and corners is not None:
+            yield Mark(class_name, corners, difficult=flag(_text(item, "difficult")))
+        else:
             what = "box of four numbers" if class_name else "name"
-            problems.append(f"{name}: object {number} has no {what}; it is left out")
-            continue
-        box, done = fit_box(corners, size_hw, one_based=True)
-        if done:
-            written = ", ".join(f"{value:g}" for value in corners)
-            problems.append(f"{name}: the box of {class_name} ({written}) {done}")
-        if box:
-            yield Mark(class_name, box, difficult=_text(item, "difficult").lower() in ("1", "true", "yes"))
+            problems.add(f"{name}: object {number} has no {what}; it is left out")
 
 
 def _corners(item: Element) -> Box | None:
@@ -266,18 +270,6 @@ def _corners(item: Element) -> Box | None:
     except ValueError:
         return None
     return x0, y0, x1, y1
-
-
-def _said_size(tree: Element) -> tuple[int, int] | None:
-    """Height and width in the XML, if it has them; some tools write 0."""
-    size = tree.find("size")
-    if size is None:
-        return None
-    try:
-        height, width = (int(float(_text(size, side))) for side in ("height", "width"))
-    except (ValueError, OverflowError):
-        return None
-    return (height, width) if height > 0 and width > 0 else None
 
 
 def _class_name(item: Element) -> str:

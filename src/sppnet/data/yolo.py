@@ -2,32 +2,29 @@
 
     ROOT/data.yaml  ROOT/images/train/*.jpg  ROOT/labels/train/*.txt
     ROOT/data.yaml  ROOT/train/images/*.jpg  ROOT/train/labels/*.txt
-    ROOT/classes.txt  ROOT/images/*.jpg  ROOT/labels/*.txt
+    ROOT/classes.txt  ROOT/images/*.jpg  ROOT/labels/*.txt, or images and labels side by side (labelImg)
+    ROOT/obj.names  ROOT/obj.data  ROOT/train.txt  ROOT/obj_train_data/* (darknet, CVAT's YOLO 1.1)
 
 The paths in data.yaml are those of the machine that wrote it, absolute or from some folder above.
 They are sought by their last parts below the folder of data.yaml, so nothing outside is ever read.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
 
-import yaml
-
-from sppnet.data.files import is_image_name, walk_files
+from sppnet.data.files import is_image_name, natural_key, walk_files
 from sppnet.data.image import read_header
-from sppnet.data.marks import Box, Mark, MarkedImage, Reading, exists, fit_box, plain_name
+from sppnet.data.lookup import Lookup, fold, parts_of
+from sppnet.data.marks import Mark, MarkedImage, Reading, fit_box
+from sppnet.data.problems import Problems
+from sppnet.data.text import read_lines
+from sppnet.data.yolo_labels import TOLD, Line, box_of, class_number, find_ways, read_label
+from sppnet.data.yolo_settings import SPLIT_KEYS, Settings, from_darknet, from_list, from_yaml, read_yaml
 from sppnet.errors import DataError, ImageError
 
-SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
-
-MAX_YAML_BYTES = 2**20
-
-MAX_YAML_DEPTH = 20
-
-SLACK = 0.1
-"""Shares may exceed 1 by this and be clipped; beyond it they must be pixels, or something else."""
+CLASSES = "classes.txt"
 
 
 @dataclass(frozen=True)
@@ -38,216 +35,235 @@ class YoloSource:
 
     root: Path
     notes: Path
-    names: dict[int, str]
-    """Class names by their numbers in the label files."""
-    entries: dict[str, tuple[str, ...]]
-    """Folders, lists and images of each split, as data.yaml names them."""
-    has_points: bool = False
-    """Key points follow each box."""
+    settings: Settings
+    places: dict[str, tuple[Path, ...]]
+    """Folders, lists and images of each split that is there."""
+    missing: dict[str, str]
+    lookup: Lookup = field(default_factory=Lookup, repr=False)
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return tuple(self.entries)
+        return tuple(self.places)
 
     def class_names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.names[number] for number in sorted(self.names)))
+        names = self.settings.names
+        return tuple(dict.fromkeys(names[number] for number in sorted(names)))
 
     def read(self, splits: Sequence[str]) -> Reading:
         reading = Reading()
+        for sentence in self.settings.problems:
+            reading.problems.add(sentence)
         images: dict[Path, None] = {}
         for split in splits or self.splits:
-            for entry in self.entries[split]:
-                images.update(dict.fromkeys(self._images_of(entry, split, reading.problems)))
-        if not self.entries:
-            folder = self.root / "images"
-            found = walk_files(folder if folder.is_dir() else self.root)
-            images.update(dict.fromkeys(filter(is_image_name, found)))
+            for place in self.places[split]:
+                images.update(dict.fromkeys(self._images_of(place, reading.problems)))
+        if not self.places:
+            images.update(dict.fromkeys(self._images_without_splits()))
         labels = {image: label for image in images if (label := self._label_of(image))}
         if images and not labels:
-            reading.problems.append(f"none of {len(images)} images has a label file, so none has an object")
-        for image in images:
-            reading.images.append(self._read_one(image, labels.get(image), reading.problems))
+            reading.problems.add(f"none of {len(images)} images has a label file, so none has an object")
+        self._tell_orphans(images, reading.problems)
+        self._read_images(list(images), labels, reading)
         return reading
 
-    def _images_of(self, entry: str, split: str, problems: list[str]) -> Iterator[Path]:
-        place = _find_below(self.root, entry)
-        if place is None:
-            raise DataError(
-                f"the {split} images, {entry}, are not below {self.root}, and nothing outside is read; "
-                "put data.yaml beside its images, or correct its paths"
-            )
+    def tell_unused(self, reading: Reading) -> None:
+        used = {image.path for image in reading.images}
+        if self.places:
+            bare = [path.name for path in walk_files(self.root) if is_image_name(path) and path not in used]
+            outcome = f"they are left out; to read them, name their folder in {self.settings.file.name}"
+            reading.problems.count("images are in no split", outcome, bare)
+
+    def has_labels(self) -> bool:
+        """Whether any image has a label file."""
+        places = [place for found in self.places.values() for place in found] or [self.root]
+        images = (image for place in places for image in self._images_of(place, Problems()))
+        return any(map(self._label_of, images))
+
+    # --- images --------------------------------------------------------------------------------
+
+    def _images_without_splits(self) -> Iterator[Path]:
+        if self.missing:
+            raise DataError(next(iter(self.missing.values())))
+        folder = self.lookup.entry(self.root, "images")
+        found = walk_files(folder if folder and folder.is_dir() else self.root)
+        return filter(is_image_name, found)
+
+    def _images_of(self, place: Path, problems: Problems) -> Iterator[Path]:
         if place.is_dir():
             yield from filter(is_image_name, walk_files(place))
         elif is_image_name(place):
             yield place
         else:
-            yield from self._listed_images(place, problems)
+            for line in read_lines(place):
+                if found := self.lookup.file([place.parent, self.root], line):
+                    yield found
+                else:
+                    what = f"images that {place.name} lists are not below {self.root.name}"
+                    problems.count(what, "they are left out", line)
 
-    def _listed_images(self, file: Path, problems: list[str]) -> Iterator[Path]:
-        missing = []
-        for line in filter(None, map(str.strip, _text(file).splitlines())):
-            found = _find_below(file.parent, line) or _find_below(self.root, line)
-            if found and found.is_file():
-                yield found
-            else:
-                missing.append(line)
-        if missing:
-            listed = f"{len(missing)} images that are not below {self.root.name}, such as {missing[0]}"
-            problems.append(f"{file.name} lists {listed}; they are left out")
+    # --- labels --------------------------------------------------------------------------------
+
+    def _label_folders(self, image: Path) -> Iterator[list[str]]:
+        """Where the label file of an image may be: in labels/ for images/, in labels/ below it, beside it."""
+        folders = list(image.relative_to(self.root).parts[:-1])
+        for index in reversed(range(len(folders))):
+            if fold(folders[index]) == "images":
+                yield [*folders[:index], "labels", *folders[index + 1 :]]
+        yield [*folders, "labels"]
+        yield folders
 
     def _label_of(self, image: Path) -> Path | None:
-        parts = list(image.relative_to(self.root).parts)
-        places = [index for index, part in enumerate(parts[:-1]) if part.lower() == "images"]
-        candidates = [self.root.joinpath(*parts[:i], "labels", *parts[i + 1 :]) for i in places[-1:]]
-        found = (path.with_suffix(".txt") for path in (*candidates, image))
-        return next((path for path in found if path.is_file()), None)
+        name = image.with_suffix(".txt").name
+        found = (self.lookup.below(self.root, [*folders, name]) for folders in self._label_folders(image))
+        return next((path for path in found if path and path.is_file()), None)
 
-    def _read_one(self, image: Path, label: Path | None, problems: list[str]) -> MarkedImage:
-        lines = _text(label).splitlines() if label else []
-        if label is None or not any(map(str.strip, lines)):
-            return MarkedImage(image, ())
+    def _tell_orphans(self, images: dict[Path, None], problems: Problems) -> None:
+        """Label files in the folders of labels that no image has the name of."""
+        orphans = []
+        for folder, image in {image.parent: image for image in images}.items():
+            stems = {fold(path.stem) for path in folder.iterdir() if is_image_name(path)}
+            places = (self.lookup.below(self.root, parts) for parts in self._label_folders(image))
+            place = next((place for place in places if place and place.is_dir()), folder)
+            files = (path for path in place.glob("*.txt") if fold(path.stem) not in stems)
+            orphans += [path.relative_to(self.root).as_posix() for path in files if _looks_like_labels(path)]
+        problems.count("label files have no image", "they are left out", sorted(orphans, key=natural_key))
+
+    def _read_images(self, images: Sequence[Path], labels: dict[Path, Path], reading: Reading) -> None:
+        owners: dict[Path, list[Path]] = {}
+        for image, own in labels.items():
+            owners.setdefault(own, []).append(image)
+        ways = find_ways(map(read_label, owners), self.settings.has_points)
+        for image in images:
+            label = labels.get(image)
+            lines = read_label(label) if label else []
+            if label is None or not lines:
+                reading.images.append(MarkedImage(image, ()))
+            elif len(owners[label]) > 1:
+                outcome = "which is meant cannot be known, and they are left out"
+                example = f"{image.name} ({label.name})"
+                reading.problems.count("images share a label file with others", outcome, example)
+            else:
+                marks = tuple(self._marks(image, label, lines, ways, reading.problems))
+                reading.images.append(MarkedImage(image, marks))
+
+    def _marks(
+        self, image: Path, label: Path, lines: Sequence[Line], ways: dict[int, str], problems: Problems
+    ) -> Iterator[Mark]:
         try:
             size_hw = read_header(image).size_hw
         except ImageError as error:
-            problems.append(f"{error}; so its size is not known, and its objects are left out")
-            return MarkedImage(image, ())
+            problems.add(f"{error}; so its size is not known, and its objects are left out")
+            return
         name = label.relative_to(self.root).as_posix()
-        return MarkedImage(image, tuple(self._marks(lines, size_hw, name, problems)))
-
-    def _marks(
-        self, lines: Iterable[str], size_hw: tuple[int, int], name: str, problems: list[str]
-    ) -> Iterator[Mark]:
-        for number, line in enumerate(lines, 1):
-            if not (columns := line.split()):
+        for line in lines:
+            place, way = f"{name}, line {line.number}", ways[len(line.columns)]
+            class_name, shares = self.settings.names.get(class_number(line.columns[0])), box_of(line, way)
+            if isinstance(shares, str):
+                problems.add(f"{place}: {shares}; it is left out")
                 continue
-            shares = _shares(columns[1:5] if self.has_points else columns[1:])
-            class_name = self.names.get(_number(columns[0]))
-            if shares is None or class_name is None:
-                what = "a box of shares of the sides" if shares is None else f"a known class ({columns[0]})"
-                problems.append(f"{name}: line {number} has not {what}; it is left out")
+            if class_name is None:
+                known = f"{min(self.settings.names)} to {max(self.settings.names)}"
+                names = self.settings.file.name
+                expected = f"a class number of {known} was expected, as {names} names them"
+                problems.add(f"{place}: {expected}; got {line.columns[0]}; it is left out")
                 continue
-            height, width = size_hw
-            x0, y0, x1, y1 = shares
+            if way in TOLD:
+                what, outcome = TOLD[way]
+                problems.count(what, outcome, f"{place} ({line.text})")
+            (x0, y0, x1, y1), (height, width) = shares, size_hw
             box, done = fit_box((x0 * width, y0 * height, x1 * width, y1 * height), size_hw)
             if done:
-                problems.append(f"{name}: the box of {class_name} in line {number} {done}")
+                problems.add(f"{place}: the box of {class_name} {done}")
             if box:
                 yield Mark(class_name, box)
+
+
+def _looks_like_labels(file: Path) -> bool:
+    lines = read_label(file)
+    return bool(lines) and all(len(line.columns) > 4 and class_number(line.columns[0]) >= 0 for line in lines)
+
+
+# --- which data set ------------------------------------------------------------------------------
 
 
 def find_yolo(data: Path) -> YoloSource | None:
     """The YOLO data set that a folder or a .yaml file is, if it is one."""
     if data.is_file():
-        return _from_yaml(data, _load(data)) if data.suffix.lower() in (".yaml", ".yml") else None
-    files = [file for suffix in ("yaml", "yml") for file in sorted(data.glob(f"*.{suffix}"))]
-    for file in sorted(files, key=lambda file: file.stem != "data"):
+        is_yaml = data.suffix.lower() in (".yaml", ".yml")
+        return _source(data.parent, from_yaml(data, read_yaml(data))) if is_yaml else None
+    files = [file for file in sorted(data.iterdir()) if file.suffix.lower() in (".yaml", ".yml")]
+    for file in sorted(files, key=lambda file: file.stem.lower() != "data"):
         try:
-            settings = _load(file)
+            settings = read_yaml(file)
             if "names" in settings or "nc" in settings:
-                return _from_yaml(file, settings)
+                return _source(data, from_yaml(file, settings))
         except DataError:
-            if file.stem == "data":
+            if file.stem.lower() == "data":
                 raise
-    return _from_folders(data)
+    return _find_darknet(data) or _find_folders(data)
 
 
-def _from_yaml(file: Path, settings: dict[str, Any]) -> YoloSource:
-    base = settings.get("path")
-    folder = PurePosixPath(base if isinstance(base, str) else "")
+def _find_darknet(root: Path) -> YoloSource | None:
+    names = next(iter(sorted(root.glob("*.names"))), None)
+    if names is None:
+        return None
+    data = next(iter(sorted(root.glob("*.data"))), None)
+    files = ((split, root / f"{key}.txt") for key, split in SPLIT_KEYS.items())
+    lists = {split: file for split, file in files if file.is_file()}
+    source = _source(root, from_darknet(names, data, lists))
+    return source if source.places or source.has_labels() else None
+
+
+def _find_folders(root: Path) -> YoloSource | None:
+    """With the names in a classes.txt of the root or of the folder of labels or images."""
+    lookup, splits = Lookup(), list(SPLIT_KEYS)
+    below = [[], ["labels"], ["images"], *([split] for split in splits)]
+    below += [["labels", split] for split in splits] + [[split, "labels"] for split in splits]
+    files = (lookup.below(root, [*parts, CLASSES]) for parts in below)
+    listed = next((file for file in files if file and file.is_file()), None)
+    if listed is None:
+        return None
     entries: dict[str, tuple[str, ...]] = {}
-    for key, split in SPLIT_KEYS.items():
-        value = settings.get(key)
-        named = [value] if isinstance(value, str) else value
-        if isinstance(named, list) and named and all(isinstance(entry, str) for entry in named):
-            entries[split] = tuple(str(folder / entry) for entry in named)
-    notes = file.parent / "labels"
-    return YoloSource(file.parent, notes, _names(settings, file), entries, "kpt_shape" in settings)
+    for split in splits:
+        tried = (lookup.below(root, parts) for parts in (["images", split], [split, "images"], [split]))
+        if place := next((place for place in tried if place and place.is_dir()), None):
+            entries.setdefault(SPLIT_KEYS[split], (place.relative_to(root).as_posix(),))
+    source = _source(root, from_list(listed, entries))
+    both = all(lookup.below(root, [name]) for name in ("images", "labels"))
+    return source if both or source.has_labels() else None
 
 
-def _from_folders(root: Path) -> YoloSource | None:
-    """Without data.yaml: images/ and labels/, with the names in classes.txt."""
-    images, labels = root / "images", root / "labels"
-    listed = next((file for file in (root / "classes.txt", labels / "classes.txt") if file.is_file()), None)
-    if listed is None or not (images.is_dir() and labels.is_dir()):
-        return None
-    names = dict(enumerate(filter(None, map(plain_name, _text(listed).splitlines()))))
-    entries: dict[str, tuple[str, ...]] = {
-        split: (f"images/{name}",) for name, split in SPLIT_KEYS.items() if (images / name).is_dir()
-    }
-    return YoloSource(root, labels, names, entries)
+def _source(root: Path, settings: Settings) -> YoloSource:
+    lookup = Lookup()
+    places: dict[str, tuple[Path, ...]] = {}
+    missing = {}
+    for split, entries in settings.entries.items():
+        found = {entry: _find_place(root, settings.base, entry, lookup) for entry in entries}
+        places[split] = tuple(place for place in found.values() if place and _holds_images(place))
+        if bare := [entry for entry, place in found.items() if place and place not in places[split]]:
+            missing[split] = f"the {split} images, {', '.join(bare)}, are in a folder without images"
+        if lost := [entry for entry, place in found.items() if not place]:
+            missing[split] = (
+                f"the {split} images, {', '.join(lost)}, are not below {root}, and nothing outside is read; "
+                f"put {settings.file.name} beside its images, or correct its paths"
+            )
+    places = {split: found for split, found in places.items() if found}
+    return YoloSource(root, root / "labels", settings, places, missing, lookup)
 
 
-def _load(file: Path) -> dict[str, Any]:
-    if file.stat().st_size > MAX_YAML_BYTES:
-        raise DataError(f"{file} is larger than {MAX_YAML_BYTES:,} bytes; a data.yaml has a few lines")
-    text = _text(file)
-    try:
-        _check_events(text)
-        settings = yaml.safe_load(text)
-    except Exception as error:  # what builds numbers and dates out of text fails in any way
-        raise DataError(f"{file} is not YAML that can be used: {' '.join(str(error).split())}") from error
-    return settings if isinstance(settings, dict) else {}
+def _holds_images(place: Path) -> bool:
+    return not place.is_dir() or any(map(is_image_name, place.rglob("*")))
 
 
-def _check_events(text: str) -> None:
-    """Refuses what makes a small file grow without bound when it is read: aliases, and nesting."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"it uses the alias *{event.anchor}; write out what it stands for")
-        if depth > MAX_YAML_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
+def _find_place(root: Path, base: str, written: str, lookup: Lookup) -> Path | None:
+    """What lies below the root under the last parts of a path, as many of them as possible.
 
-
-def _names(settings: dict[str, Any], file: Path) -> dict[int, str]:
-    """Class names by number: a list, a mapping, or only how many there are."""
-    names, count = settings.get("names"), settings.get("nc")
-    if isinstance(names, list) and names:
-        return {number: plain_name(name) for number, name in enumerate(names)}
-    if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
-        return {int(key): plain_name(name) for key, name in names.items()}
-    if names is None and isinstance(count, int) and 0 < count < MAX_YAML_BYTES:
-        return {number: str(number) for number in range(count)}
-    raise DataError(f"{file} has no names: expected a list of class names, or a mapping from 0, 1, … to them")
-
-
-def _find_below(folder: Path, written: str) -> Path | None:
-    """What lies below `folder` under the last parts of a path, as many of them as possible."""
-    parts = [part for part in PurePosixPath(written.replace("\\", "/")).parts if part not in ("/", "..", ".")]
-    tails = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
+    A folder named for a split is never dropped: images/ is not what test/images means.
+    """
+    own = parts_of(written)
+    parts = [*parts_of(base), *own]
     if not parts:
-        return folder
-    return next(filter(exists, tails), None)
-
-
-# --- one file ------------------------------------------------------------------------------------
-
-
-def _text(file: Path) -> str:
-    return file.read_bytes().decode("utf-8-sig", "replace")
-
-
-def _number(text: str) -> int:
-    """A class number, which some tools write as 0.0; −1 for anything else."""
-    try:
-        value = float(text)
-        return int(value) if value.is_integer() else -1
-    except (ValueError, OverflowError):
-        return -1
-
-
-def _shares(columns: Sequence[str]) -> Box | None:
-    """xyxy in shares, of a box or of the corners of an outline; None for anything else."""
-    try:
-        values = [float(column) for column in columns]
-    except ValueError:
-        return None
-    if not all(-SLACK <= value <= 1 + SLACK for value in values):
-        return None
-    if len(values) == 4:
-        cx, cy, width, height = values
-        return cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
-    if len(values) >= 6 and len(values) % 2 == 0:
-        return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
-    return None
+        return root
+    kept = max((len(own) - i for i, part in enumerate(own) if part.lower() in SPLIT_KEYS), default=1)
+    tails = (parts[start:] for start in range(len(parts) - min(kept, len(own)) + 1))
+    return next(filter(None, (lookup.below(root, tail) for tail in tails)), None)

@@ -1,5 +1,6 @@
 """From annotated photographs to a detector file, stage by stage."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +44,8 @@ from sppnet.proposals.learned import WindowHead
 from sppnet.proposals.windows import WindowConfig
 from sppnet.runs import held
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class DetectorTraining:
@@ -83,21 +86,24 @@ def train_detector(
     config = config or DetectorConfig()
     images = data if isinstance(data, AnnotatedImages) else open_annotated(data, split or default_split(data))
     run = DetectorRun(Path(out))
-    _check_objects(images)
+    images = _leave_empty_classes(images)
     training = _Training(images, config, run, cache, progress or Silent())  # a wrong trunk leaves no folder
     with held(run.root):
         run.start(config, {"data": str(images.root), "split": split, "images": len(images)}, resume)
         return training.run_stages()
 
 
-def _check_objects(images: AnnotatedImages) -> None:
-    counts = images.counts()
-    without = [name for name, count in counts.items() if not count]
-    if without:
-        raise DataError(
-            f"no objects of {', '.join(without)} in the {len(images)} images to train on; "
-            "leave those classes out of classes.txt, or choose another split"
-        )
+def _leave_empty_classes(images: AnnotatedImages) -> AnnotatedImages:
+    """Without the classes of which nothing can be learned: those that have difficult objects at most."""
+    counts = images.counts(plain=True)
+    found = tuple(name for name, count in counts.items() if count)
+    if not found:
+        raise DataError(f"no object is marked in the {len(images)} images to train on; choose another split")
+    if found == images.classes:
+        return images
+    without = ", ".join(name for name, count in counts.items() if not count)
+    logger.warning("no objects of %s in the %d images; trained without", without, len(images))
+    return images.of_classes(found)
 
 
 class _Training:

@@ -1,0 +1,168 @@
+"""One COCO file: its images with their objects, as written.
+
+Ids and flags are compared by what they say: some tools write 7, 7.0 and "7" for one id, and "0" for no.
+"""
+
+import json
+import math
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sppnet.data.files import natural_key
+from sppnet.data.frames import Box, Size
+from sppnet.data.marks import Mark, flag, plain_name, said_size
+from sppnet.data.problems import Problems
+from sppnet.data.text import decode
+from sppnet.errors import DataError
+
+KEYS = ("images", "annotations", "categories")
+
+MAX_DIGITS = 18
+"""Of an id in text that is read as a number."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image as the file lists it."""
+
+    name: str
+    size_hw: Size | None
+    marks: tuple[Mark, ...]
+    """With the boxes as they are written, not yet held against the size."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One JSON file."""
+
+    categories: dict[Hashable, str]
+    """Names by id, in the order of the ids."""
+    images: tuple[Entry, ...]
+    problems: tuple[str, ...]
+
+
+def read_table(path: Path) -> Table:
+    """Raises DataError for a file that is no COCO."""
+    data = _load(path)
+    problems, faults = Problems(), _Faults(path.name)
+    images = _by_id(data["images"], "file_name", path.name, problems)
+    categories = _by_id(data["categories"], "name", path.name, problems)
+    by_image: dict[Hashable, list[Mark]] = {}
+    for number, item in enumerate(data["annotations"]):
+        if not isinstance(item, dict) or not _are_ids(item.get("image_id"), item.get("category_id")):
+            faults.add("are not understood", number)
+            continue
+        image, category = _id(item.get("image_id")), _id(item.get("category_id"))
+        if image not in images:
+            faults.add("are of images that are not listed", number)
+        elif category not in categories:
+            faults.add("are of categories that are not listed", number)
+        elif (box := _corners(item.get("bbox"))) is None:
+            faults.add("have no bbox of four numbers", number)
+        else:
+            name = plain_name(categories[category]["name"])
+            mark = Mark(name, box, flag(item.get("ignore")), flag(item.get("iscrowd")))
+            by_image.setdefault(image, []).append(mark)
+    entries = (
+        Entry(
+            str(item["file_name"]),
+            said_size(item.get("height"), item.get("width")),
+            tuple(by_image.get(key, ())),
+        )
+        for key, item in images.items()
+    )
+    ordered = sorted(categories, key=lambda key: natural_key(str(key)))
+    names = {key: plain_name(categories[key]["name"]) for key in ordered}
+    listed = tuple(entries)
+    if _look_like_corners(listed):
+        problems.add(
+            f"{path.name}: most boxes reach beyond their images, and would not if they were corners x0, y0, "
+            "x1, y1; they are read as x, y, width, height, as COCO has them"
+        )
+    return Table(names, listed, (*problems, *faults.sentences()))
+
+
+def _look_like_corners(entries: Iterable[Entry]) -> bool:
+    """Whether most boxes reach beyond their image, and every box would be one within it as two corners."""
+    beyond = count = 0
+    for entry in entries:
+        for x0, y0, x1, y1 in (mark.box for mark in entry.marks if entry.size_hw):
+            height, width = entry.size_hw or (0, 0)
+            if x1 - x0 <= x0 or y1 - y0 <= y0 or x1 - x0 > width + 1 or y1 - y0 > height + 1:
+                return False
+            count += 1
+            beyond += x1 > width + 1 or y1 > height + 1
+    return 2 * beyond > count
+
+
+def _by_id(entries: list[Any], name: str, file: str, problems: Problems) -> dict[Hashable, dict[str, Any]]:
+    """The images or categories by their ids; those without, or of which several share one, are left out."""
+    kind = "images" if name == "file_name" else "categories"
+    found: dict[Hashable, list[dict[str, Any]]] = {}
+    lost = 0
+    for item in entries:
+        if isinstance(item, dict) and {"id", name} <= item.keys() and _are_ids(item["id"]):
+            found.setdefault(_id(item["id"]), []).append(item)
+        else:
+            lost += 1
+    if lost:
+        problems.add(f"{file}: {lost} of its {kind} have no id or {name}; they are left out")
+    for key, items in list(found.items()):
+        if names := list(dict.fromkeys(str(item[name]) for item in items))[1:]:
+            what, outcome = f"{kind} in {file} share their id with another", "which is meant is not known"
+            problems.count(what, f"{outcome}, and all of that id are left out", names)
+            del found[key]
+    return {key: items[0] for key, items in found.items()}
+
+
+def _load(path: Path) -> dict[str, list[Any]]:
+    try:
+        data = json.loads(decode(path.read_bytes()).removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{path} is not COCO: expected an object with {', '.join(KEYS)}, got a list or value")
+    if missing := [key for key in KEYS if not isinstance(data.get(key), list)]:
+        held = ", ".join(map(str, data)) or "nothing"
+        raise DataError(f"{path} is not COCO: it has no list of {' and '.join(missing)} (it has {held})")
+    return data
+
+
+def _are_ids(*values: Any) -> bool:
+    return all(isinstance(value, int | str | float | None) for value in values)
+
+
+def _id(value: Any) -> Hashable:
+    """An id for comparison: text of digits is the number."""
+    text = value.strip() if isinstance(value, str) else ""
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else value
+
+
+@dataclass
+class _Faults:
+    """Annotations that are left out, by reason: files may have thousands."""
+
+    name: str
+    numbers: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, reason: str, number: int) -> None:
+        self.numbers.setdefault(reason, []).append(number)
+
+    def sentences(self) -> Iterable[str]:
+        for reason, numbers in self.numbers.items():
+            first = f"annotations[{numbers[0]}]"
+            yield f"{self.name}: {len(numbers)} annotations {reason}, the first {first}; they are left out"
+
+
+def _corners(bbox: Any) -> Box | None:
+    """xyxy of x, y, width, height."""
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return None
+    x, y, width, height = bbox
+    try:
+        box = float(x + 0), float(y + 0), float(x + width), float(y + height)  # text has no sum with 0
+    except (TypeError, OverflowError):
+        return None
+    return box if all(map(math.isfinite, box)) else None

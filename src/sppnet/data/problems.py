@@ -1,0 +1,56 @@
+"""What is odd in the files of a data set, in sentences: what recurs is counted and told once."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from sppnet.structures import GroundTruth
+
+NAMED = 3
+"""Examples that a sentence names."""
+
+
+class Problems:
+    """Sentences that fill while files are read.
+
+    `add` is for what is odd once; `count` for what may recur with every image or line.
+    """
+
+    def __init__(self) -> None:
+        self._single: list[str] = []
+        self._counted: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, sentence: str) -> None:
+        self._single.append(sentence)
+
+    def count(self, what: str, outcome: str, examples: str | Iterable[str]) -> None:
+        """what: the plural of the odd things; outcome: what is made of them."""
+        found = [examples] if isinstance(examples, str) else list(examples)
+        if found:
+            self._counted.setdefault((what, outcome), []).extend(found)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._single
+        for (what, outcome), examples in self._counted.items():
+            named = ", ".join(examples[:NAMED])
+            yield f"{len(examples)} {what}, such as {named}; {outcome}"
+
+
+def alike_classes(classes: Sequence[str]) -> list[str]:
+    """A sentence for classes whose names differ in upper and lower case alone."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault(name.casefold(), []).append(name)
+    return [
+        f"the classes {' and '.join(names)} differ in upper and lower case alone; they are kept apart"
+        for names in groups.values()
+        if len(names) > 1
+    ]
+
+
+def tiny_boxes(truths: Sequence[GroundTruth]) -> list[str]:
+    """A sentence for boxes that all lie within the first pixel, which no person has drawn."""
+    boxes = np.concatenate([truth.boxes for truth in truths]) if truths else np.zeros((0, 4))
+    if not len(boxes) or boxes.max() > 1:
+        return []
+    return ["all boxes lie within one pixel: they look like shares of the sides, where pixels were expected"]
