@@ -40,8 +40,8 @@ def report_evaluation(
 
     shown = classifier.testing.asked(**views).in_words()
     how = {"model": model, **asked, **shown}
-    if result.skipped:
-        how["left out"] = len(result.skipped)
+    if result.found > result.images:
+        how["images used"] = f"{result.images:,} of {result.found:,}"
     html = evaluation_page(name_of(model), command(), how, result, seconds)
     _write(file or model.parent / EVALUATION, html, by_default=file is None)
 

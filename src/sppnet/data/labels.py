@@ -261,10 +261,14 @@ class _Gathered:
         omitted = [
             *_omission(self.lost["missing"], "listed in the table of labels but not there"),
             *_omission(self.lost["ambiguous"], "listed by a name that several images have; give their paths"),
-            *_omission(sorted(self.unlabelled, key=path_key), "listed without a class, or with several"),
-            *_omission(sorted(self.twice, key=path_key), "listed twice, with two classes"),
+            *_omission(_in_order(self.unlabelled), "listed without a class, or with several"),
+            *_omission(_in_order(self.twice), "listed twice, with two classes"),
         ]
         return LabelledFiles(root, files, (*omitted, *more), table)
+
+
+def _in_order(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=path_key)
 
 
 def _describe(tables: Iterable[LabelTable]) -> str:
@@ -276,7 +280,7 @@ def _class(label: str) -> str:
     return writable_name(composed(label))
 
 
-def _omission(names: Sequence[str | Path], what: str) -> list[Omission]:
+def _omission(names: Sequence[str] | Sequence[Path], what: str) -> list[Omission]:
     if not names:
         return []
     count = len(names)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sppnet import __version__
+from sppnet.data.files import writable_name
 from sppnet.data.image import read_image
 from sppnet.errors import ImageError
 from sppnet.metrics.coco import CocoResult
@@ -192,7 +193,7 @@ def _drawn(outcomes: Sequence[Outcome]) -> list[Html]:
 
 
 def _draw(one: Outcome) -> Html:
-    caption = f"{one.in_words()} · {one.photo.path.name}"
+    caption = f"{one.in_words()} · {writable_name(one.photo.path.name)}"
     try:
         drawn = one.draw(read_image(one.photo.path), SHOWN_PX)
     except ImageError as error:  # it went away since it was judged

@@ -1,0 +1,59 @@
+"""Where commands write: places are made or refused before the work, and tables are written in one step."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> None:
+    """Make the folder of a file that will be written. None stands for an option that was not given.
+
+    Raises ConfigError where a folder lies at `path`, nothing can be written there, or it is one of the
+    files that are read.
+    """
+    from sppnet.errors import ConfigError
+
+    if path is None:
+        return
+    if path.is_dir():
+        raise ConfigError(
+            f"{option} needs the name of a file to write; {path} is a folder, name a file in it"
+        )
+    if path.exists() and any(path.samefile(each) for each in inputs if each.exists()):
+        raise ConfigError(
+            f"{option} {path} is one of the images; nothing is written over them, choose another name"
+        )
+    check_folder(path.parent, option)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ConfigError(f"{option} {path} is there and may not be written; choose another name")
+
+
+def check_folder(path: Path | None, option: str) -> None:
+    """Make a folder that will be written to; raises ConfigError where that cannot be."""
+    from sppnet.errors import ConfigError
+
+    if path is None:
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file of that name is there" if path.is_file() else error.strerror
+        raise ConfigError(
+            f"{option}: the folder {path} cannot be made: {reason}; choose another place"
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}: nothing may be written to the folder {path}; choose another place")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table in UTF-8, its names of columns first; file names go through `writable_name` before."""
+    from sppnet.nn.model_file import write_file
+
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_file(path, text.getvalue().encode("utf-8", "backslashreplace"))
