@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sppnet.data.files import (
     Omission,
+    Walk,
     composed,
     is_hidden,
     is_image_name,
@@ -177,8 +178,11 @@ def list_classes(root: Path) -> LabelledFiles:
     for folder in visible_folders(root):
         by_name[writable_name(composed(folder.name))].append(folder)
     walks = {name: walk(*folders) for name, folders in by_name.items()}
-    _check_listed(root, {folder: why for each in walks.values() for folder, why in each.unlisted.items()})
-    omitted = [omission for each in walks.values() for omission in each.omissions()]
+    whole = Walk([file for each in walks.values() for file in each.files])
+    for each in walks.values():
+        whole.unlisted |= each.unlisted
+    _check_listed(root, whole.unlisted)
+    omitted = whole.omissions()
     if stray := images_in(root) if by_name else []:
         lie = "image lies" if len(stray) == 1 else "images lie"
         reason = f"{len(stray)} {lie} beside the class folders, such as {stray[0]}; move them into a class"
