@@ -118,7 +118,7 @@ def _tell_detector(result: DetectorTraining, command: str) -> str:
     return detection.training_page(
         name_of(run.root), command, _config(run.config), result.objects, result.recall, result.images,
         _rows(run, "tuning", "rows"), _rows(run, "trunk", "rows"), _rows(run, "svm", "rounds"),
-        result.seconds, result.skipped,
+        result.seconds, result.skipped, result.problems,
     )  # fmt: skip
 
 

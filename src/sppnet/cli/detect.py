@@ -174,7 +174,7 @@ def evaluate(
         _print_result(result, metric)
     if not no_report:
         asked = {"data": data, "split": split or "all", "metric": metric.value}
-        report_detector_evaluation(report, model, asked, result, seconds)
+        report_detector_evaluation(report, model, asked, result, seconds, images.problems)
 
 
 @app.command()
