@@ -44,7 +44,7 @@ PAGES = [
     "README.md",
     *(f"docs/{name}.md" for name in (
         "index", "classify", "detect", "quickstart", "layer", "vectors", "inside", "export", "serve",
-        "cluster", "limits", "paper", "differences", "faq", "reference",
+        "cluster", "formats", "limits", "paper", "differences", "faq", "reference",
     )),
 ]  # fmt: skip
 """In the order in which they are read: later ones use what earlier ones have left."""

@@ -66,7 +66,7 @@ class FolderReport:
     """Files whose names are not those of images; they are ignored."""
     empty_classes: tuple[str, ...]
     classes_from: dict[str, str]
-    """What tells the classes of each split: a folder below `root` ("" for itself), or a table of labels."""
+    """What tells the classes of each split: a table of labels, or a folder; "" where it is the usual one."""
     omitted: tuple[str, ...] = ()
     """Image files that training leaves out, a sentence for each reason."""
     ignored: dict[str, int] = field(default_factory=dict)
@@ -160,14 +160,15 @@ def _report(root: Path, splits: dict[str, LabelledFiles], findings: dict[Entry, 
             for name, paths in listed.files.items()
             if not paths
         ),
-        classes_from={split: _told_by(listed, root) for split, listed in splits.items()},
+        classes_from={split: _told_by(split, listed, root) for split, listed in splits.items()},
         omitted=tuple(each.reason for listed in splits.values() for each in listed.omitted),
         ignored=count_ignored(below),
     )
 
 
-def _told_by(listed: LabelledFiles, root: Path) -> str:
-    return listed.table or ("" if listed.root == root else relative_name(listed.root, root))
+def _told_by(split: str, listed: LabelledFiles, root: Path) -> str:
+    expected = listed.root.parent if split else listed.root
+    return listed.table or ("" if expected == root else relative_name(listed.root, root))
 
 
 def count_ignored(below: Walk) -> dict[str, int]:
