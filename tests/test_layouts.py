@@ -148,7 +148,7 @@ def test_what_lies_beside_splits_and_classes_is_told(tmp_path):
 
 
 def test_flat_splits_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"train and test in .* hold no folders of classes; make a folder"):
+    with pytest.raises(DataError, match=r"train and test in .* hold no folders of classes\. Make a folder"):
         open_folder(make_files(tmp_path, "train/1.jpg", "test/2.jpg"))
 
 

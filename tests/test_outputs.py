@@ -14,7 +14,7 @@ from models import small_classifier, small_detector
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.train import train
 from sppnet.cli.app import main
-from sppnet.cli.destinations import check_file, check_folder
+from sppnet.cli.destinations import check_file, check_folder, write_csv
 from sppnet.data.files import name_from_text
 from sppnet.errors import ConfigError, DataError
 from sppnet.nn.model_file import load_model
@@ -220,6 +220,14 @@ def test_places_that_may_not_be_written_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(ConfigError, match="nothing may be written to the folder"):
         check_folder(tmp_path, "--out")
+
+
+def test_a_table_is_written_through_a_link(tmp_path):
+    (tmp_path / "there.csv").write_text("")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "there.csv")
+    write_csv(tmp_path / "link.csv", ["image", "label"], [["a,b.png", "cat"]])
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "there.csv").read_bytes() == b'image,label\r\n"a,b.png",cat\r\n'
 
 
 # --- training ------------------------------------------------------------------------------------

@@ -26,8 +26,9 @@ def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> N
         raise ConfigError(
             f"{option} {path} is one of the images; nothing is written over them, choose another name"
         )
-    check_folder(path.parent, option)
-    if path.exists() and not os.access(path, os.W_OK):
+    if not path.exists():
+        check_folder(path.parent, option)
+    elif not os.access(path, os.W_OK):
         raise ConfigError(f"{option} {path} is there and may not be written; choose another name")
 
 
@@ -49,11 +50,18 @@ def check_folder(path: Path | None, option: str) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table in UTF-8, its names of columns first; file names go through `writable_name` before."""
+    """A table in UTF-8, its names of columns first; file names go through `writable_name` before.
+
+    A link or a device, as /dev/stdout, is written to and not replaced.
+    """
     from sppnet.nn.model_file import write_file
 
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(columns)
     writer.writerows(rows)
-    write_file(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    content = text.getvalue().encode("utf-8", "backslashreplace")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_bytes(content)
+    else:
+        write_file(path, content)

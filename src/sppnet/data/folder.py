@@ -138,12 +138,11 @@ def find_splits(root: str | Path) -> dict[str, LabelledFiles]:
         return read_labels(here, tables)
     if layout.flat:
         names = " and ".join(folder.name for folder in layout.flat)
-        raise DataError(
-            _foreign_layout(layout.root)
-            or f"{names} in {layout.root} hold no folders of classes; make a folder for each class inside, "
-            "ROOT/train/class/image.jpg, or put a table of labels beside them: labels.csv with the "
-            "columns filename,label"
+        hint = _foreign_layout(layout.root) or (
+            "Make a folder for each class inside, ROOT/train/class/image.jpg, or put a table of labels beside "
+            "them: labels.csv with the columns filename,label"
         )
+        raise DataError(f"{names} in {layout.root} hold no folders of classes. {hint}")
     return {"": whole}
 
 
