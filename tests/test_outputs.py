@@ -124,16 +124,6 @@ def test_names_that_are_not_text_are_written_to_every_file(run, models, photos):
     assert len(boxes.of(photos / LATIN)) == 3  # by its name alone
 
 
-def test_of_many_damaged_files_the_first_are_named(run, models, tmp_path):
-    draw(tmp_path / "photos/a.png")
-    for number in range(25):
-        (tmp_path / f"photos/{number}.png").write_bytes(b"")
-    _, _, said = run("classify", "predict", "photos", "--model", models["classifier"])
-    assert said.count(" is empty (0 bytes)") == 20
-    assert "left out: 5 more that could not be read" in said
-    assert "used 1 of 26 images" in said
-
-
 def test_evaluation_counts_what_it_left_out(run, models, tmp_path):
     for label in ("cat", "dog"):
         draw(tmp_path / f"data/{label}/1.png")
@@ -195,7 +185,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_work(run, models, ph
     Path("taken").write_text("a file")
     code, _, said = run(*WRITERS[option].format(**models).split(), flag, Path("taken") / (name or "x.csv"))
     assert code == 1
-    assert "taken cannot be made: a file of that name is there; choose another place" in said
+    assert "the folder taken cannot be made: taken is a file; choose another place" in said
 
 
 def test_an_image_is_never_written_over(run, models, photos):
@@ -213,7 +203,7 @@ def test_places_that_may_not_be_written_are_refused(tmp_path, monkeypatch):
     check_file(None, "--csv")
     check_folder(None, "--out")
     check_file(tmp_path / "new" / "deep" / "file.csv", "--csv")
-    assert list((tmp_path / "new" / "deep").iterdir()) == []
+    assert not (tmp_path / "new").exists()  # it is made when there is something to write
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).suffix != ".csv")
     with pytest.raises(ConfigError, match="is there and may not be written"):
         check_file(tmp_path / "file.csv", "--csv")

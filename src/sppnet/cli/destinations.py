@@ -1,4 +1,4 @@
-"""Where commands write: places are made or refused before the work, and tables are written in one step."""
+"""Where commands write: places are checked before the work, and tables are written in one step."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> None:
-    """Make the folder of a file that will be written. None stands for an option that was not given.
+    """Whether a file can be written; its folder may have to be made then. None: the option was not given.
 
     Raises ConfigError where a folder lies at `path`, nothing can be written there, or it is one of the
     files that are read.
@@ -27,26 +27,28 @@ def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> N
             f"{option} {path} is one of the images; nothing is written over them, choose another name"
         )
     if not path.exists():
-        check_folder(path.parent, option)
+        _check_can_be_made(path.parent, option)
     elif not os.access(path, os.W_OK):
         raise ConfigError(f"{option} {path} is there and may not be written; choose another name")
 
 
 def check_folder(path: Path | None, option: str) -> None:
     """Make a folder that will be written to; raises ConfigError where that cannot be."""
+    if path is not None:
+        _check_can_be_made(path, option)
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def _check_can_be_made(folder: Path, option: str) -> None:
     from sppnet.errors import ConfigError
 
-    if path is None:
-        return
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = "a file of that name is there" if path.is_file() else error.strerror
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
         raise ConfigError(
-            f"{option}: the folder {path} cannot be made: {reason}; choose another place"
-        ) from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigError(f"{option}: nothing may be written to the folder {path}; choose another place")
+            f"{option}: the folder {folder} cannot be made: {there} is a file; choose another place"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}: nothing may be written to the folder {there}; choose another place")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -1,6 +1,5 @@
 """sppnet detect …"""
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -108,7 +107,7 @@ def train(
     no_report: NoReport = False,
 ) -> None:
     """Train a detector on annotated images."""
-    from sppnet.cli.images import tell_left_out
+    from sppnet.cli.images import tell_left_out, tell_problems
     from sppnet.cli.output import Bars
     from sppnet.cli.reports import command, tell_report
     from sppnet.detect.config import DetectorConfig
@@ -151,7 +150,7 @@ def evaluate(
 ) -> None:
     """Measure a detector, or two as one, on annotated images."""
     from sppnet.cli.destinations import check_file
-    from sppnet.cli.images import tell_left_out
+    from sppnet.cli.images import tell_left_out, tell_problems
     from sppnet.cli.output import Bars, print_json
     from sppnet.cli.reports import report_detector_evaluation
     from sppnet.data.annotated import default_split, open_annotated
@@ -264,17 +263,6 @@ def _in_words(found: "Detections") -> str:
     named = [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores, strict=True)]
     more = len(named) - NAMED_IN_LINES
     return ", ".join(named[:NAMED_IN_LINES]) + (f" and {more} more" if more > 0 else "") or "nothing"
-
-
-def tell_problems(problems: Sequence[str]) -> None:
-    """One line on what was odd in the annotations; `sppnet check` lists all of it."""
-    from sppnet.cli.output import notes
-
-    if problems:
-        what = "1 problem" if len(problems) == 1 else f"{len(problems)} problems, the first"
-        notes.print(
-            f"annotations: {what}: {problems[0]} (sppnet check lists all)", soft_wrap=True, markup=False
-        )
 
 
 def _tell_times(seconds: dict[str, float], images: int) -> None:

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-SHOWN_REASONS = 20
-"""Files that could not be read of which each has a line of its own."""
-
 
 def each_image(
     stage: str, paths: Sequence[Path], work: Callable[[Path], Result]
@@ -46,11 +43,9 @@ def tell_left_out(used: int, reasons: Sequence[str], omitted: "Sequence[Omission
     from sppnet.cli.output import notes
     from sppnet.errors import printable
 
-    said = [*dict.fromkeys(omission.reason for omission in omitted), *reasons[:SHOWN_REASONS]]
+    said = [*dict.fromkeys(omission.reason for omission in omitted), *reasons]
     for reason in said:
         notes.print(f"left out: {printable(reason)}", soft_wrap=True, markup=False)
-    if len(reasons) > SHOWN_REASONS:
-        notes.print(f"left out: {len(reasons) - SHOWN_REASONS} more that could not be read", markup=False)
     if said:
         notes.print(f"used {used} of {used + count_left_out(reasons, omitted)} images", markup=False)
 
@@ -66,3 +61,14 @@ def skipped_in_words(reasons: Sequence[str], omitted: "Sequence[Omission]" = ())
     if omitted:
         words.append(f"{count_left_out((), omitted) or 'some'} left out before")
     return "; ".join(words) or "none skipped"
+
+
+def tell_problems(problems: Sequence[str]) -> None:
+    """One line on what was odd in the annotations; `sppnet check` lists all of it."""
+    from sppnet.cli.output import notes
+
+    if problems:
+        what = "1 problem" if len(problems) == 1 else f"{len(problems)} problems, the first"
+        notes.print(
+            f"annotations: {what}: {problems[0]} (sppnet check lists all)", soft_wrap=True, markup=False
+        )

@@ -40,13 +40,13 @@ def filters(
     from sppnet.data.files import list_images
     from sppnet.report.filters import check_filters, choose_filters, draw_filter, find_peaks
 
-    check_folder(out, "--out")  # before the work, not after it
     convolver, _, _ = _open(model, scale, device)
     chosen = _numbers("--filters", numbers) if numbers else None
     if chosen is not None:
         check_filters(chosen, convolver.trunk.channels)
     listed = list_images(data)
     paths = list(listed.paths)
+    check_folder(out, "--out")  # before the work, not after it
     with Bars() as bars:
         peaks = find_peaks(paths, convolver, bars)
         chosen = chosen or choose_filters(peaks)
@@ -113,6 +113,7 @@ def _open(path: Path, scale: int | None, device: str) -> "tuple[Convolver, tuple
 
 
 def _save(picture: "Image.Image", out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(out, "PNG")
     typer.echo(out)
 

@@ -139,8 +139,8 @@ def find_splits(root: str | Path) -> dict[str, LabelledFiles]:
     if layout.flat:
         names = " and ".join(folder.name for folder in layout.flat)
         hint = _foreign_layout(layout.root) or (
-            "Make a folder for each class inside, ROOT/train/class/image.jpg, or put a table of labels beside "
-            "them: labels.csv with the columns filename,label"
+            "Make a folder for each class inside, ROOT/train/class/image.jpg, or put a table of labels "
+            "beside them: labels.csv with the columns filename,label"
         )
         raise DataError(f"{names} in {layout.root} hold no folders of classes. {hint}")
     return {"": whole}

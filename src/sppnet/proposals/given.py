@@ -91,6 +91,7 @@ def write_boxes(file: str | Path, boxes: Mapping[str, npt.ArrayLike]) -> None:
     """Writes boxes by image name, in order, as .json or .csv, for `read_boxes`; see `writable_name`."""
     path = Path(file)
     check_format(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     lists = {writable_name(name): _plain(check_boxes(array)) for name, array in boxes.items()}
     if path.suffix.lower() == ".json":
         entries = [f"{_dump(name)}: {_dump(rows)}" for name, rows in lists.items()]
