@@ -195,6 +195,12 @@ def test_formats_that_are_not_read_are_counted(tmp_path, monkeypatch):
         read_suffixes.cache_clear()
 
 
+def test_a_reason_can_be_written_whatever_the_name(tmp_path):
+    make_files(tmp_path, *two("."), f"red/{LATIN}.cr2")
+    (reason,) = told(tmp_path)
+    assert r"caf\xe9.cr2" in reason
+
+
 def test_a_plugin_makes_a_format_readable(tmp_path, monkeypatch):
     read_suffixes.cache_clear()
     monkeypatch.setattr("sppnet.data.files.find_spec", lambda name: object())

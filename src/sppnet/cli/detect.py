@@ -194,18 +194,13 @@ def predict(
 ) -> None:
     """Find objects in images. Exits with 1 if an image could not be read, after all others."""
     from sppnet.cli import predictions
-    from sppnet.cli.destinations import check_file, check_folder
     from sppnet.cli.images import tell_left_out
     from sppnet.data.files import list_images
 
     predictions.check_engine(engine, parquet, out)
     listed = list_images(images)
-    check_file(csv_file, "--csv", listed.paths)
-    check_folder(out, "--out")
-    on_ray = parquet is not None and engine is Engine.ray
-    if not on_ray:
-        check_file(parquet, "--parquet", listed.paths)
-    if parquet and on_ray:
+    predictions.check_places(csv_file, out, parquet if engine is Engine.local else None, listed.paths)
+    if parquet and engine is Engine.ray:
         read_back = bool(csv_file or as_json)
         found, reasons = predictions.find_on_ray(model, device, listed.paths, min_score, parquet, read_back)
     else:

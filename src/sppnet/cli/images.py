@@ -47,7 +47,9 @@ def tell_left_out(used: int, reasons: Sequence[str], omitted: "Sequence[Omission
     for reason in said:
         notes.print(f"left out: {printable(reason)}", soft_wrap=True, markup=False)
     if said:
-        notes.print(f"used {used} of {used + count_left_out(reasons, omitted)} images", markup=False)
+        known = " that could be listed" if any(not omission.count for omission in omitted) else ""
+        total = used + count_left_out(reasons, omitted)
+        notes.print(f"used {used} of {total} images{known}", markup=False)
 
 
 def count_left_out(reasons: Sequence[str], omitted: "Sequence[Omission]") -> int:

@@ -31,6 +31,17 @@ def check_engine(engine: Engine, parquet: Path | None, drawings: Path | None) ->
         import_pyarrow()
 
 
+def check_places(
+    csv_file: Path | None, drawings: Path | None, parquet: Path | None, images: Sequence[Path]
+) -> None:
+    """Raises ConfigError for a place where nothing can be written; before the work."""
+    from sppnet.cli.destinations import check_file, check_folder
+
+    check_file(csv_file, "--csv", images)
+    check_file(parquet, "--parquet", images)
+    check_folder(drawings, "--out")
+
+
 def find_here(
     detector: "Detector | Ensemble",
     paths: Sequence[Path],

@@ -107,7 +107,10 @@ class Omission:
     count: int
     """How many; 0 where that is not known, as of a folder that cannot be listed."""
     reason: str
-    """A sentence with the count and an example in it."""
+    """A sentence with the count and an example in it; names in it go through `writable_name`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", writable_name(self.reason))
 
 
 @dataclass
