@@ -150,6 +150,19 @@ def test_a_class_without_images_has_no_accuracy(run, models, tmp_path):
     assert printed.splitlines()[-1].split() == ["dog", "–"]
 
 
+def test_detection_tells_what_was_odd_in_annotations(run, models, tmp_path):
+    draw(tmp_path / "data/1.png")
+    corners = "<xmin>1</xmin><ymin>1</ymin><xmax>60</xmax><ymax>60</ymax>"
+    marked = f"<annotation><object><name>cat</name><bndbox>{corners}</bndbox></object></annotation>"
+    (tmp_path / "data/1.xml").write_text(marked)
+    (tmp_path / "data/gone.xml").write_text(marked)
+    code, _, said = run("detect", "evaluate", "data", "--model", models["detector"], "--report", "page.html")
+    assert code == 0
+    assert "annotations: " in said
+    assert "gone.xml" in said
+    assert "gone.xml" in (tmp_path / "page.html").read_text()
+
+
 # --- where things are written --------------------------------------------------------------------
 
 
