@@ -89,8 +89,10 @@ def test_detections_are_written_and_read():
 
 def test_vectors_are_written(tmp_path):
     vectors = [np.arange(3, dtype=np.float32), None]
-    write_part(tmp_path, vectors_table(["a", "b"], vectors, [None, "damaged"], 3))
+    table = vectors_table(["a", "b"], vectors, [None, "damaged"], 3, 3, described='{"kind": "vectors"}')
+    write_part(tmp_path, table)
     (table,) = read_parts(tmp_path)
+    assert table.schema.metadata[b"sppnet"] == b'{"kind": "vectors"}'
     assert table["vector"].to_pylist() == [[0, 1, 2], None]
 
 
@@ -112,7 +114,7 @@ def test_images_are_shared_out(images, processes, blocks, most):
     assert [name for row in rows for name in row["images"]] == [f"{number}.png" for number in range(images)]
     assert [row["first"] for row in rows] == [int(Path(row["images"][0]).stem) for row in rows]
     assert max(len(row["images"]) for row in rows) == most
-    assert rows[-1]["paths"][-1] == str(Path.cwd() / f"{images - 1}.png")
+    assert rows[-1]["paths"][-1] == os.fsencode(Path.cwd() / f"{images - 1}.png")
 
 
 def test_reasons_name_images_as_they_were_named():

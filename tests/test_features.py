@@ -165,8 +165,13 @@ def read_parquet(path: Path) -> tuple[list[str], np.ndarray, dict]:
     from pyarrow import parquet
 
     table = parquet.read_table(path)
+    assert table.column_names == ["number", "image", "reason", "vector"]  # as --engine ray writes them
     header = json.loads(table.schema.metadata[b"sppnet"])
-    return table["image"].to_pylist(), np.array(table["vector"].to_pylist(), np.float32), header
+    rows = table.to_pylist()
+    assert [row["number"] for row in rows] == list(range(len(rows)))
+    assert all((row["vector"] is None) == (row["reason"] is not None) for row in rows)
+    good = [row for row in rows if row["reason"] is None]
+    return [row["image"] for row in good], np.array([row["vector"] for row in good], np.float32), header
 
 
 def read_safetensors(path: Path) -> tuple[list[str], np.ndarray, dict]:

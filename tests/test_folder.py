@@ -207,8 +207,15 @@ def test_roots_that_are_no_folders(tmp_path):
         open_folder(tmp_path / "flower")
     with pytest.raises(DataError, match="is a file"):
         open_folder(tmp_path / "file")
+
+
+def test_where_nothing_can_be_held_out_validation_is_on_the_images_to_train_on(tmp_path):
+    make_files(tmp_path, "a/1.jpg", "b/1.jpg")
+    train, val = split_folder(tmp_path)
+    assert train is val
+    assert names_of(train) == {"a/1.jpg", "b/1.jpg"}
     with pytest.raises(DataError, match="none can be held out"):
-        split_folder(tmp_path / "flowers")
+        hold_out(train)
 
 
 @pytest.mark.shared

@@ -50,6 +50,7 @@ def test_json_has_these_keys_and_fractions():
         "top5": 1.0,
         "mean_per_class": 0.5,
         "images": 4,
+        "found": 5,
         "skipped": ["a/b.jpg"],
         "per_class": {"cat": 0.5, "dog": 0.5, "ant": None},
     }

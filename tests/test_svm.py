@@ -368,6 +368,15 @@ def test_a_class_of_one_vector_is_never_held_out():
     assert told.advances == [*[(1, "")] * 4, (0, "C = 1")]
 
 
+def test_there_are_no_more_folds_than_vectors_to_hold_out():
+    vectors, labels = blobs((4, 5), k=2, apart=20.0)
+    told = Told()
+    chosen = choose_C(vectors, labels, [1.0], folds=5, progress=told)
+    assert chosen.accuracy == {1.0: 1.0}
+    assert told.stages == [("choosing C", 4)]
+    assert told.advances[-1] == (0, "C = 1, in 4 folds for want of images")
+
+
 @pytest.mark.parametrize(
     ("labels", "options", "error", "message"),
     [

@@ -272,7 +272,7 @@ def test_a_picture_never_takes_the_place_of_the_image(model, tmp_path, monkeypat
     command = ("visualize", "pyramid", image, "--model", model, "--out", tmp_path / "." / "a.png")
     code, printed, _ = sppnet(monkeypatch, capsys, *command)
     assert (printed, image.read_bytes()) == ("", before)
-    assert "a.png is the image itself; choose another --out" in str(code)
+    assert "a.png is one of the images; nothing is written over them" in str(code)
 
 
 @pytest.mark.parametrize(

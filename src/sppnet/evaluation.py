@@ -71,6 +71,8 @@ def evaluate_detector(
     if report is not None:
         shown = {"data": images.root, "metric": metric}
         said = in_python("sppnet.evaluate_detector", Name("detector"), Name("images"), metric, report=report)
-        html = detection.evaluation_page(name_of(Path(report)), said, shown, result, watch.seconds)
+        html = detection.evaluation_page(
+            name_of(Path(report)), said, shown, result, watch.seconds, images.problems
+        )
         write_file(Path(report), html.encode("utf-8", "replace"))
     return result

@@ -23,7 +23,13 @@ def held(root: Path) -> Iterator[None]:
     The system lets go of it whenever the process ends, however that comes about, and no lock file stays.
     What a killed run left half written is removed. Raises ConfigError if another process trains there.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file of that name is there" if root.is_file() else error.strerror
+        raise ConfigError(f"the run folder {root} cannot be made: {reason}; choose another --out") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise ConfigError(f"nothing may be written to the run folder {root}; choose another --out")
     handle = os.open(root, os.O_RDONLY) if fcntl else None
     try:
         if handle is not None:

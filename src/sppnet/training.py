@@ -109,7 +109,7 @@ def _tell_classifier(result: TrainingResult, command: str, seconds: dict[str, fl
     config = {**_config(run.config), "C": learned["C"], "images": learned["images"]}
     return classification.training_page(
         name_of(run.root), command, config, result.validation, epochs,
-        classification.stage_times(epochs, seconds), result.skipped,
+        classification.stage_times(epochs, seconds), result.skipped, result.omitted, result.held_out,
     )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def _tell_detector(result: DetectorTraining, command: str) -> str:
     return detection.training_page(
         name_of(run.root), command, _config(run.config), result.objects, result.recall, result.images,
         _rows(run, "tuning", "rows"), _rows(run, "trunk", "rows"), _rows(run, "svm", "rounds"),
-        result.seconds, result.skipped,
+        result.seconds, result.skipped, result.problems,
     )  # fmt: skip
 
 

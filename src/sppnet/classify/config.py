@@ -49,7 +49,8 @@ class TrainingConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Schedule = "plateau"
-    """A plateau of validation lowers the rate tenfold, at most twice; cosine lowers it to zero."""
+    """A plateau of validation lowers the rate tenfold, at most twice. Cosine lowers it along half a cosine
+    that would be zero after the last epoch: epoch e of n, from 0, has ½(1 + cos πe/n) of the rate."""
     patience: int = 8
     """Epochs without improvement that make a plateau."""
     view: ViewRule = "full"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sppnet.classify.classifier import Classifier
 from sppnet.classify.views import score_images
+from sppnet.data.files import composed
 from sppnet.data.folder import ImageFolder
 from sppnet.data.image import ImageArray, read_image
 from sppnet.errors import DataError, ImageError
@@ -52,10 +53,12 @@ def evaluate(
             paths += [folder.paths[index] for index, _ in readable]
             progress.advance(len(group))
     if not scores:
-        raise DataError(f"none of the {len(folder)} images of {folder.root} could be read")
+        raise DataError(
+            f"none of the {len(folder)} images of {folder.root} could be read; the first: {skipped[0]}"
+        )
     every = torch.cat(scores)
     result = judge_scores(every, known, classifier.classes, skipped)
-    return replace(result, judged=_judge_each(every, known, paths))
+    return replace(result, judged=_judge_each(every, known, paths), omitted=folder.omitted)
 
 
 def _judge_each(scores: Tensor, labels: list[int], paths: list[Path]) -> tuple[JudgedImage, ...]:
@@ -69,13 +72,14 @@ def _judge_each(scores: Tensor, labels: list[int], paths: list[Path]) -> tuple[J
 
 def _labels(classifier: Classifier, folder: ImageFolder) -> list[int]:
     """The classifier's number of each class of the folder."""
-    unknown = sorted(set(folder.classes) - set(classifier.classes))
+    places = {composed(name): place for place, name in enumerate(classifier.classes)}
+    unknown = sorted(set(folder.classes) - places.keys())
     if unknown:
         raise DataError(
             f"{folder.root} has classes the model was not trained on: {', '.join(unknown[:5])}"
             f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}"
         )
-    return [classifier.classes.index(name) for name in folder.classes]
+    return [places[name] for name in folder.classes]
 
 
 def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

@@ -1,17 +1,20 @@
 """Linear SVMs on the pooled vectors of a frozen trunk (paper section 4.2): seconds instead of hours."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sppnet.arrays import Ints
 from sppnet.classify.config import TrainingConfig
 from sppnet.data import transforms
 from sppnet.data.folder import ImageFolder
 from sppnet.data.image import read_header, read_image
 from sppnet.data.loader import Damaged, batches
-from sppnet.errors import ImageError
+from sppnet.errors import DataError, ImageError
 from sppnet.geometry.grid import VIEW_PX
 from sppnet.learn.choice import choose_C
 from sppnet.learn.gram import gram_matrix
@@ -21,15 +24,27 @@ from sppnet.progress import Progress
 
 BATCH = 16
 
+DEFAULT_C = 1.0
+"""Of the SVMs where no class has two images, so that none can be held out to choose it."""
+
+logger = logging.getLogger(__name__)
+
 
 def train_svm(
     network: SPPNet, folder: ImageFolder, config: TrainingConfig, damaged: list[Damaged], progress: Progress
 ) -> float:
     """Set the network's SVMs from the images of a folder; returns the C that was used."""
     vectors, labels = extract_vectors(network, folder, config, damaged, progress)
+    counts = np.bincount(labels.numpy(), minlength=len(folder.classes))
+    _check_counts(counts, folder, damaged)
     vectors = torch.nn.functional.normalize(vectors, dim=1)
     gram = gram_matrix(vectors) if len(vectors) <= vectors.shape[1] else None
     cost = config.C
+    if cost is None and counts.max() < 2:
+        logger.warning(
+            "no class has two images to train on, so C is not chosen but %g; or give it", DEFAULT_C
+        )
+        cost = DEFAULT_C
     if cost is None:
         cost = choose_C(vectors, labels, seed=config.seed, gram=gram, progress=progress).C
     svm = fit_svm(
@@ -41,6 +56,15 @@ def train_svm(
         head.weight.copy_(svm.weight)
         head.bias.copy_(svm.bias)
     return cost
+
+
+def _check_counts(counts: Ints, folder: ImageFolder, damaged: Sequence[Damaged]) -> None:
+    """Raises DataError for classes of which no image could be read."""
+    if lost := [name for name, count in zip(folder.classes, counts, strict=True) if not count]:
+        raise DataError(
+            f"of the images of {', '.join(lost)} to train on none could be read; the first: "
+            f"{damaged[0].reason}. Repair them, or remove the class folders"
+        )
 
 
 def extract_vectors(

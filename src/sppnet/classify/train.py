@@ -1,5 +1,6 @@
 """From a folder of images to a model file."""
 
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,18 @@ from sppnet.classify.linear import train_svm
 from sppnet.classify.run import RunFolder
 from sppnet.classify.sgd import Trainer
 from sppnet.classify.workers import Workers
+from sppnet.data.files import Omission
 from sppnet.data.folder import ImageFolder, split_folder
 from sppnet.data.loader import Damaged
-from sppnet.errors import ConfigError
+from sppnet.errors import ConfigError, DataError
 from sppnet.metrics.classification import ClassificationResult
 from sppnet.nn.device import find_device
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk
 from sppnet.progress import Progress, Silent
 from sppnet.runs import held
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,12 @@ class TrainingResult:
     """Why images to train on were left out."""
     report: Path | None = None
     """The page that tells of the run, if one was written."""
+    images: int = 0
+    """That were trained on."""
+    omitted: tuple[Omission, ...] = ()
+    """Images of the data set, to train or to validate on, that were left out before, by reason."""
+    held_out: bool = True
+    """Whether `validation` is of images that were not trained on."""
 
 
 def train(
@@ -56,6 +66,7 @@ def train(
     """
     config, progress = config or TrainingConfig(), progress or Silent()
     train_images, val_images = split_folder(data, seed=config.seed)
+    _check_classes(train_images)
     folder = RunFolder(Path(out))
     with Workers() as workers, ExitStack() as opened:
         resume = resume or workers.starts > 0
@@ -64,6 +75,11 @@ def train(
         if workers.leads:  # after the network, so that a trunk of a wrong name leaves no run behind
             opened.enter_context(held(folder.root))
             folder.start(config, str(data), resume)
+            if val_images is train_images:
+                logger.warning(
+                    "no class has two images, so none is held out: validation is on the images that were "
+                    "trained on, and says little of others"
+                )
         damaged: list[Damaged] = []
         if config.head == "svm":
             if workers.count > 1:
@@ -77,7 +93,24 @@ def train(
             return None
         best = Classifier.load(folder.best, next(network.parameters()).device)
         result = evaluate(best, val_images, progress)
-        return TrainingResult(folder.best, result, tuple(item.reason for item in damaged))
+        skipped = tuple(item.reason for item in damaged)
+        omitted = tuple(dict.fromkeys((*train_images.omitted, *val_images.omitted)))
+        return TrainingResult(
+            folder.best,
+            result,
+            skipped,
+            images=len(train_images) - len(skipped),
+            omitted=omitted,
+            held_out=train_images is not val_images,
+        )
+
+
+def _check_classes(images: ImageFolder) -> None:
+    if len(images.classes) < 2:
+        raise DataError(
+            f"{images.root} has images of one class alone, {images.classes[0]}; a classifier needs two "
+            "classes or more: make a folder for each, ROOT/class/image.jpg"
+        )
 
 
 def build_network(config: TrainingConfig, num_classes: int) -> SPPNet:

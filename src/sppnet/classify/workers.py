@@ -104,7 +104,7 @@ class Workers:
                 f"a batch of {batch_size} leaves some of {self.count} processes without an image; "
                 "raise --batch-size, which counts the images of all, or start fewer"
             )
-        own = hashlib.sha256("\0".join(names).encode()).hexdigest()
+        own = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()
         every: list[Any] = [own] * self.count
         if self.count > 1:
             dist.all_gather_object(every, own)

@@ -17,7 +17,10 @@ SHOWN_PROBLEMS = 20
 
 def check(
     data: Annotated[
-        Path, typer.Argument(help="Folder of class folders, or annotated images: VOC, COCO or YOLO.")
+        Path,
+        typer.Argument(
+            help="Folder of class folders, CSV of labels, or annotated images: VOC, COCO or YOLO."
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -61,14 +64,23 @@ def _describe(report: "FolderReport | AnnotatedReport") -> Iterator[str]:
 
 def _describe_classes(report: "FolderReport") -> Iterator[str]:
     for split, classes in report.splits.items():
-        yield f"{split or 'images'}: {sum(classes.values())} in {len(classes)} classes"
+        number = f"{len(classes)} class{'es' * (len(classes) != 1)}"
+        yield f"{split or 'images'}: {sum(classes.values())} in {number}"
+        if told := report.classes_from[split]:
+            yield f"  classes by {told}"
         counts = sorted(classes.items(), key=lambda item: item[1])
         yield f"  fewest: {_count(counts[:3])}; most: {_count(counts[:-4:-1])}"
 
 
 def _describe_oddities(report: "FolderReport") -> Iterator[str]:
+    if max(map(len, report.splits.values())) < 2:
+        yield "one class alone: a classifier needs two or more"
     for name in report.empty_classes:
         yield f"empty class: {name}"
+    for reason in report.omitted:
+        yield f"left out: {reason}"
+    if report.ignored:
+        yield f"folders of the system or hidden, not read: {_count(report.ignored.items())} images"
     if report.not_images:
         yield f"not images: {len(report.not_images)}, such as {', '.join(report.not_images[:3])}"
 

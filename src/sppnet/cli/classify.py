@@ -1,6 +1,5 @@
 """sppnet classify …"""
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +21,10 @@ Size = Annotated[
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder of class folders, or of train/ and val/ with those.")],
+    data: Annotated[
+        Path,
+        typer.Argument(help="Folder of class folders, of train/ and val/ with those, or a CSV of labels."),
+    ],
     out: Annotated[Path, typer.Option(help="Run folder: models, metrics, configuration.")],
     trunk: Annotated[
         str, typer.Option(help="zf5, convnet5, overfeat5, overfeat7, a torchvision name, or timm:<name>.")
@@ -62,6 +64,7 @@ def train(
 ) -> None:
     """Train a classifier on a folder of class folders."""
     from sppnet.classify.config import TrainingConfig
+    from sppnet.cli.images import skipped_in_words, tell_left_out
     from sppnet.cli.output import Bars, notes
     from sppnet.cli.reports import command, tell_report
     from sppnet.training import train as train_classifier
@@ -80,10 +83,15 @@ def train(
     if result is None:  # another process of torchrun reports
         return
     validation = result.validation
+    damaged = (*result.skipped, *validation.skipped) if result.held_out else result.skipped
+    held_out = validation.images if result.held_out else 0
+    tell_left_out(result.images + held_out, damaged, result.omitted)
+    notes.print(f"trained on {result.images} images", markup=False)
+    shown = "" if result.held_out else "on the images that were trained on, "
     notes.print(
-        f"validation: top-1 {validation.top1:.1%}, top-5 {validation.top5:.1%} "
-        f"of {validation.images} images; "
-        f"{_skipped(result.skipped + tuple(validation.skipped))}"
+        f"validation: {shown}top-1 {validation.top1:.1%}, top-5 {validation.top5:.1%} "
+        f"of {validation.images} images; {skipped_in_words(damaged, result.omitted)}",
+        soft_wrap=True,
     )
     tell_report(result.report)
     typer.echo(result.model)
@@ -91,7 +99,9 @@ def train(
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="Folder of class folders; its val/ if it has one.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder of class folders, its val/ if it has one, or a CSV of labels.")
+    ],
     model: Model,
     split: Annotated[
         str | None, typer.Option(help="train, val or test. Default: val or test, if there.")
@@ -109,12 +119,15 @@ def evaluate(
     """Measure a classifier on a folder of class folders."""
     from sppnet.classify.classifier import Classifier
     from sppnet.classify.evaluate import evaluate as evaluate_classifier
+    from sppnet.cli.destinations import check_file
+    from sppnet.cli.images import skipped_in_words, tell_left_out
     from sppnet.cli.output import Bars, print_json, print_table
     from sppnet.cli.reports import report_evaluation
     from sppnet.data.folder import find_splits, open_folder
     from sppnet.nn.device import find_device
     from sppnet.progress import Timed
 
+    check_file(report, "--report")
     classifier = Classifier.load(model, find_device(device))
     split = split or next((name for name in ("val", "test") if name in find_splits(data)), None)
     with Bars() as bars:
@@ -123,13 +136,14 @@ def evaluate(
             classifier, open_folder(data, split), watch, **_testing(views, scale, size)
         )
         seconds = watch.seconds
+    tell_left_out(result.images, result.skipped, result.omitted)
     if as_json:
         print_json(result.to_json())
     else:
-        rows = [[name, f"{accuracy:.1%}"] for name, accuracy in result.per_class.items()]
+        rows = [[name, _share(accuracy)] for name, accuracy in result.per_class.items()]
         print_table(
             f"top-1 {result.top1:.1%}, top-5 {result.top5:.1%} "
-            f"of {result.images} images; {_skipped(result.skipped)}",
+            f"of {result.images} images; {skipped_in_words(result.skipped, result.omitted)}",
             ["class", "top-1"],
             rows,
         )
@@ -155,44 +169,48 @@ def predict(
 ) -> None:
     """Name what images show. Exits with 1 if an image could not be read, after all others."""
     from sppnet.classify.classifier import Classifier
-    from sppnet.cli.images import each_image
-    from sppnet.cli.output import notes, print_json
-    from sppnet.data.files import find_images
+    from sppnet.cli.destinations import check_file
+    from sppnet.cli.images import each_image, tell_left_out
+    from sppnet.cli.output import print_json
+    from sppnet.data.files import list_images, writable_name
     from sppnet.errors import ImageError
     from sppnet.nn.device import find_device
 
+    listed = list_images(images)
+    check_file(csv_file, "--csv", listed.paths)
     classifier = Classifier.load(model, find_device(device))
     how = _testing(views, scale, size)
-    paths = find_images(images)
-    found: list[tuple[Path, Prediction]] = []
-    skipped = []
-    for path, prediction in each_image("predicting", paths, lambda path: classifier(path, top, **how)):
+    found: list[tuple[str, Prediction]] = []
+    reasons = []
+    for path, prediction in each_image("predicting", listed.paths, lambda path: classifier(path, top, **how)):
         if isinstance(prediction, ImageError):
-            skipped.append(str(prediction))
+            reasons.append(str(prediction))
         else:
-            found.append((path, prediction))
-    for reason in skipped:
-        notes.print(f"left out: {reason}", soft_wrap=True)
+            found.append((writable_name(path), prediction))
+    tell_left_out(len(found), reasons, listed.omitted)
+    skipped = [*(omission.reason for omission in listed.omitted), *reasons]
     if csv_file:
         _write_csv(csv_file, found)
-    elif as_json:
-        results = [{"image": str(path), **prediction.to_json()} for path, prediction in found]
+    if as_json:
+        results = [{"image": name, **prediction.to_json()} for name, prediction in found]
         print_json({"predictions": results, "skipped": skipped})
-    else:
-        for path, prediction in found:
+    elif not csv_file:
+        for name, prediction in found:
             named = zip(prediction.classes, prediction.scores, strict=True)
-            typer.echo(f"{path}  {', '.join(f'{name} {score:.3f}' for name, score in named)}")
+            typer.echo(f"{name}  {', '.join(f'{label} {score:.3f}' for label, score in named)}")
     if skipped:
         raise typer.Exit(1)
 
 
-def _write_csv(path: Path, found: "list[tuple[Path, Prediction]]") -> None:
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "rank", "label", "score"])
-        for image, prediction in found:
-            for rank, (name, score) in enumerate(zip(prediction.classes, prediction.scores, strict=True), 1):
-                writer.writerow([image, rank, name, f"{score:.6f}"])
+def _write_csv(path: Path, found: "list[tuple[str, Prediction]]") -> None:
+    from sppnet.cli.destinations import write_csv
+
+    rows = (
+        [image, rank, label, f"{score:.6f}"]
+        for image, prediction in found
+        for rank, (label, score) in enumerate(zip(prediction.classes, prediction.scores, strict=True), 1)
+    )
+    write_csv(path, ["image", "rank", "label", "score"], rows)
 
 
 def _parse_levels(text: str) -> tuple[int, ...] | None:
@@ -220,5 +238,6 @@ def _testing(views: str | None, scale: int | None, size: int | None) -> dict[str
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _skipped(reasons: Any) -> str:
-    return f"{len(reasons)} could not be read" if reasons else "none skipped"
+def _share(value: float | None) -> str:
+    """None for a class without images."""
+    return "–" if value is None else f"{value:.1%}"

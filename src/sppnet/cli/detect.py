@@ -107,6 +107,7 @@ def train(
     no_report: NoReport = False,
 ) -> None:
     """Train a detector on annotated images."""
+    from sppnet.cli.images import tell_left_out, tell_problems
     from sppnet.cli.output import Bars
     from sppnet.cli.reports import command, tell_report
     from sppnet.detect.config import DetectorConfig
@@ -127,7 +128,8 @@ def train(
             data, out, config, split=split, resume=resume, progress=bars,
             report=not no_report, command=command(),
         )  # fmt: skip
-    _tell_skipped(result.skipped)
+    tell_problems(result.problems)
+    tell_left_out(result.images, result.skipped)
     _tell_times(result.seconds, result.images)
     tell_report(result.report)
     typer.echo(result.model)
@@ -147,12 +149,15 @@ def evaluate(
     no_report: NoReport = False,
 ) -> None:
     """Measure a detector, or two as one, on annotated images."""
+    from sppnet.cli.destinations import check_file
+    from sppnet.cli.images import tell_left_out, tell_problems
     from sppnet.cli.output import Bars, print_json
     from sppnet.cli.reports import report_detector_evaluation
     from sppnet.data.annotated import default_split, open_annotated
     from sppnet.detect.evaluate import evaluate_detector
     from sppnet.progress import Timed
 
+    check_file(report, "--report")
     detector = _open(model, device)
     split = split or default_split(data, ("test", "val"))
     images = open_annotated(data, split)
@@ -160,14 +165,15 @@ def evaluate(
         watch = Timed(bars)
         result = evaluate_detector(detector, images, metric.value, watch)
         seconds = watch.seconds
-    _tell_skipped(result.skipped)
+    tell_problems(images.problems)
+    tell_left_out(result.images, result.skipped)
     if as_json:
         print_json(result.to_json())
     else:
         _print_result(result, metric)
     if not no_report:
         asked = {"data": data, "split": split or "all", "metric": metric.value}
-        report_detector_evaluation(report, model, asked, result, seconds)
+        report_detector_evaluation(report, model, asked, result, seconds, images.problems)
 
 
 @app.command()
@@ -188,27 +194,28 @@ def predict(
 ) -> None:
     """Find objects in images. Exits with 1 if an image could not be read, after all others."""
     from sppnet.cli import predictions
-    from sppnet.data.files import find_images
+    from sppnet.cli.images import tell_left_out
+    from sppnet.data.files import list_images
 
     predictions.check_engine(engine, parquet, out)
-    paths = find_images(images)
-    for folder in filter(None, (out, csv_file and csv_file.parent)):
-        folder.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    listed = list_images(images)
+    predictions.check_places(csv_file, out, parquet if engine is Engine.local else None, listed.paths)
     if parquet and engine is Engine.ray:
         read_back = bool(csv_file or as_json)
-        found, skipped = predictions.find_on_ray(model, device, paths, min_score, parquet, read_back)
+        found, reasons = predictions.find_on_ray(model, device, listed.paths, min_score, parquet, read_back)
     else:
-        found, skipped = predictions.find_here(_open(model, device), paths, min_score, out, parquet)
-    _tell_skipped(skipped)
+        found, reasons = predictions.find_here(_open(model, device), listed.paths, min_score, out, parquet)
+    tell_left_out(len(listed.paths) - len(reasons), reasons, listed.omitted)
+    skipped = [*(omission.reason for omission in listed.omitted), *reasons]
     if csv_file:
-        predictions.write_csv(csv_file, found)
+        predictions.write_found(csv_file, found)
     if as_json:
         predictions.print_found(found, skipped)
     elif parquet:
         typer.echo(parquet)
     elif not csv_file:
-        for path, each in found.items():
-            typer.echo(f"{path}  {_in_words(each)}")
+        for image, each in found.items():
+            typer.echo(f"{image}  {_in_words(each)}")
     if skipped:
         raise typer.Exit(1)
 
@@ -222,9 +229,11 @@ def compress(
     ] = "128,0",
 ) -> None:
     """Make a detector faster: fc layers of low rank. Evaluate it again; --ranks trades precision for time."""
+    from sppnet.cli.destinations import check_file
     from sppnet.cli.output import notes
     from sppnet.detect.detector import Detector
 
+    check_file(out, "--out")
     whole = Detector.load(model)
     small = whole.compress(_integers("--ranks", ranks) or ())
     small.save(out, {"compressed": str(model)})
@@ -251,13 +260,6 @@ def _in_words(found: "Detections") -> str:
     return ", ".join(named[:NAMED_IN_LINES]) + (f" and {more} more" if more > 0 else "") or "nothing"
 
 
-def _tell_skipped(skipped: Any) -> None:
-    from sppnet.cli.output import notes
-
-    for reason in skipped:
-        notes.print(f"left out: {reason}", soft_wrap=True, markup=False)
-
-
 def _tell_times(seconds: dict[str, float], images: int) -> None:
     """A line a stage; stages that an earlier run ended are not among them."""
     from sppnet.cli.output import notes
@@ -268,15 +270,16 @@ def _tell_times(seconds: dict[str, float], images: int) -> None:
 
 
 def _print_result(result: "DetectionResult | CocoResult", metric: Metric) -> None:
+    from sppnet.cli.images import skipped_in_words
     from sppnet.cli.output import print_table
     from sppnet.metrics.coco import CocoResult
 
     columns = {"AP": result.per_class}
     if isinstance(result, CocoResult):
         columns["AP50"] = result.per_class50
-    left_out = f"{len(result.skipped)} could not be read" if result.skipped else "none skipped"
+    skipped = skipped_in_words(result.skipped)
     print_table(
-        f"mAP {result.map:.1%} ({metric.value}) of {result.images} images; {left_out}",
+        f"mAP {result.map:.1%} ({metric.value}) of {result.images} images; {skipped}",
         ["class", *columns],
         [[name, *(_share(values[name]) for values in columns.values())] for name in result.per_class],
     )

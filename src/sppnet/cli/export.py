@@ -19,10 +19,12 @@ def onnx(
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
 ) -> None:
     """Write a model as ONNX, for images of any size, once it has been found to agree with PyTorch."""
+    from sppnet.cli.destinations import check_file
     from sppnet.cli.models import open_model
     from sppnet.cli.output import Bars
     from sppnet.export.onnx import export_model
 
+    check_file(out, "--out", [model])
     with Bars() as bars:
         export_model(open_model(model), out, bars)
     typer.echo(out)

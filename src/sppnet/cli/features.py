@@ -1,5 +1,6 @@
 """sppnet features"""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,63 +34,72 @@ def features(
 ) -> None:
     """Write a vector for each image. Exits with 1 if an image could not be read, after all others."""
     from sppnet.classify.features import SPPFeatures
-    from sppnet.cli.output import notes
+    from sppnet.cli.destinations import check_file
+    from sppnet.cli.images import tell_left_out
     from sppnet.cli.vectors import check_suffix, write_vectors
-    from sppnet.data.files import find_images
+    from sppnet.data.files import list_images
 
-    check_suffix(out, folder=engine is Engine.ray)  # before the work, not after it
-    paths = find_images(images)
+    on_ray = engine is Engine.ray
+    check_suffix(out, folder=on_ray)  # before the work, not after it
+    listed = list_images(images)
+    if not on_ray:
+        check_file(out, "--out", listed.paths)
     extractor = SPPFeatures(trunk, weights, _levels(levels), scale, model, device).fit()
-    if engine is Engine.ray:
-        skipped = _extract_on_ray(extractor, paths, out)
+    if on_ray:
+        reasons = _extract_on_ray(extractor, listed.paths, out)
     else:
-        names, vectors, skipped = _extract(extractor, paths)
-        write_vectors(out, names, vectors, _described(extractor))
-    for reason in skipped:
-        notes.print(f"left out: {reason}", soft_wrap=True, markup=False)
+        vectors, why = _extract(extractor, listed.paths)
+        write_vectors(out, listed.paths, vectors, why, extractor.n_features_out_, _described(extractor))
+        reasons = [reason for reason in why if reason is not None]
+    tell_left_out(len(listed.paths) - len(reasons), reasons, listed.omitted)
     typer.echo(out)
-    if skipped:
+    if reasons or listed.omitted:
         raise typer.Exit(1)
 
 
-def _extract(extractor: "SPPFeatures", paths: list[Path]) -> "tuple[list[str], Vectors, list[str]]":
-    """Names and vectors of the images that can be read, and why the others cannot."""
-    import numpy as np
-
+def _extract(
+    extractor: "SPPFeatures", paths: Sequence[Path]
+) -> "tuple[list[Vectors | None], list[str | None]]":
+    """The vector of each image, and why there is none."""
     from sppnet.cli.images import each_image
     from sppnet.errors import ImageError
 
-    vectors = np.empty((len(paths), extractor.n_features_out_), np.float32)
-    names: list[str] = []
-    skipped = []
-    for path, vector in each_image("features", paths, extractor.vector):
+    vectors: list[Vectors | None] = []
+    reasons: list[str | None] = []
+    for _, vector in each_image("features", paths, extractor.vector):
         if isinstance(vector, ImageError):
-            skipped.append(str(vector))
+            vectors.append(None)
+            reasons.append(str(vector))
         else:
-            vectors[len(names)] = vector
-            names.append(path.as_posix())
-    return names, vectors[: len(names)], skipped
+            vectors.append(vector)
+            reasons.append(None)
+    return vectors, reasons
 
 
-def _extract_on_ray(extractor: "SPPFeatures", paths: list[Path], out: Path) -> list[str]:
+def _extract_on_ray(extractor: "SPPFeatures", paths: Sequence[Path], out: Path) -> list[str]:
     """Writes a folder of Parquet files; why images could not be read."""
+    import json
+
     from sppnet.cli.output import Bars
+    from sppnet.cli.vectors import KIND
     from sppnet.engine.batch import run_on_ray
     from sppnet.engine.work import Extracting
 
     parameters = {**extractor.get_params(), "device": "auto"}
     if parameters["model"] is not None:
         parameters["model"] = str(parameters["model"])
+    described = json.dumps({"kind": KIND, **_described(extractor)})
+    work = Extracting(tuple(parameters.items()), described=described)
     with Bars() as bars:
-        return run_on_ray(
-            Extracting(tuple(parameters.items())), paths, out, extractor.device, "features", bars
-        )
+        return run_on_ray(work, paths, out, extractor.device, "features", bars)
 
 
 def _described(extractor: "SPPFeatures") -> dict[str, Any]:
     """What decides the vectors, for their file. Folders, which may be private, stay out."""
+    from sppnet.data.files import writable_name
+
     given = {"weights": extractor.weights, "model": extractor.model}
-    named = {key: None if value is None else Path(value).name for key, value in given.items()}
+    named = {key: None if value is None else writable_name(Path(value).name) for key, value in given.items()}
     trunk = extractor.trunk_.name
     return {"trunk": trunk, **named, "levels": list(extractor.levels_), "scale_px": extractor.scale_px_}
 

@@ -1,6 +1,6 @@
 """What a detector finds in many images: by either engine, as Parquet, CSV or JSON."""
 
-import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from sppnet.detect.ensemble import Ensemble
     from sppnet.structures import Detections
 
-    Found = dict[Path, Detections]
+    Found = dict[str, Detections]
+    """By the name of the image, fit to be written."""
 
 QUICK = 1
 """Of PNG's compression: a photograph is as large as at 6, the default, in less than half the time."""
@@ -30,9 +31,20 @@ def check_engine(engine: Engine, parquet: Path | None, drawings: Path | None) ->
         import_pyarrow()
 
 
+def check_places(
+    csv_file: Path | None, drawings: Path | None, parquet: Path | None, images: Sequence[Path]
+) -> None:
+    """Raises ConfigError for a place where nothing can be written; before the work."""
+    from sppnet.cli.destinations import check_file, check_folder
+
+    check_file(csv_file, "--csv", images)
+    check_file(parquet, "--parquet", images)
+    check_folder(drawings, "--out")
+
+
 def find_here(
     detector: "Detector | Ensemble",
-    paths: list[Path],
+    paths: Sequence[Path],
     min_score: float,
     out: Path | None,
     parquet: Path | None,
@@ -40,6 +52,7 @@ def find_here(
     """What is in each image, drawn and written on the way, and why some could not be read."""
     from sppnet.cli.drawings import drawing_files
     from sppnet.cli.images import each_image
+    from sppnet.data.files import writable_name
     from sppnet.data.image import read_image
     from sppnet.engine.parts import write_table
     from sppnet.engine.tables import detections_table
@@ -54,15 +67,15 @@ def find_here(
         return seen
 
     found: Found = {}
-    reasons: dict[Path, str] = {}
+    reasons: dict[str, str] = {}
     for path, seen in each_image("detecting", paths, look):
         if isinstance(seen, ImageError):
-            reasons[path] = str(seen)
+            reasons[writable_name(path)] = str(seen)
         else:
-            found[path] = seen
+            found[writable_name(path)] = seen
     if parquet:
-        names = [path.as_posix() for path in paths]
-        table = detections_table(names, [found.get(path) for path in paths], [reasons.get(p) for p in paths])
+        names = [writable_name(path) for path in paths]
+        table = detections_table(names, [found.get(name) for name in names], [reasons.get(n) for n in names])
         write_table(parquet, table)
     return found, list(reasons.values())
 
@@ -70,7 +83,7 @@ def find_here(
 def find_on_ray(
     models: list[Path],
     device: str | None,
-    paths: list[Path],
+    paths: Sequence[Path],
     min_score: float,
     parquet: Path,
     read_back: bool,
@@ -89,21 +102,25 @@ def find_on_ray(
     with Bars() as bars:
         skipped = run_on_ray(work, paths, parquet, device or "auto", "detecting", bars)
     tables = read_parts(parquet) if read_back else ()
-    found = {Path(name): each for table in tables for name, each in read_detections(table, classes).items()}
+    found = {name: each for table in tables for name, each in read_detections(table, classes).items()}
     return found, skipped
 
 
-def write_csv(path: Path, found: "Found") -> None:
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "label", "score", "x0", "y0", "x1", "y1"])
-        for image, each in found.items():
-            for name, score, box in zip(each.names, each.scores, each.boxes.tolist(), strict=True):
-                writer.writerow([image, name, f"{score:.6f}", *(f"{side:.2f}" for side in box)])
+def write_found(path: Path, found: "Found") -> None:
+    """CSV, a line an object."""
+    from sppnet.cli.destinations import write_csv
+
+    rows = (
+        [image, name, f"{score:.6f}", *(f"{side:.2f}" for side in box)]
+        for image, each in found.items()
+        for name, score, box in zip(each.names, each.scores, each.boxes.tolist(), strict=True)
+    )
+    write_csv(path, ["image", "label", "score", "x0", "y0", "x1", "y1"], rows)
 
 
 def print_found(found: "Found", skipped: list[str]) -> None:
+    """JSON."""
     from sppnet.cli.output import print_json
 
-    results = [{"image": str(path), **each.to_json()} for path, each in found.items()]
+    results = [{"image": image, **each.to_json()} for image, each in found.items()]
     print_json({"predictions": results, "skipped": skipped})

@@ -1,6 +1,6 @@
 """sppnet proposals"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -54,18 +54,22 @@ def proposals(
     as_json: Json = False,
 ) -> None:
     """Write boxes that may hold an object. Exits with 1 if an image cannot be read."""
-    from sppnet.cli.output import notes, print_json
-    from sppnet.data.files import find_images
+    from sppnet.cli.destinations import check_file, check_folder
+    from sppnet.cli.images import tell_left_out
+    from sppnet.cli.output import print_json
+    from sppnet.data.files import list_images, writable_name
     from sppnet.proposals.given import check_format, write_boxes
 
     check_format(out)  # before the work, not after it
+    listed = list_images(images)
+    check_file(out, "--out", listed.paths)
+    check_folder(draw, "--draw")
     propose = _proposer(kind, model, mode, most)
     marked = _open_truth(truth)
-    paths = find_images(images)
-    found, skipped = _propose(paths, propose, draw)
-    write_boxes(out, {path.as_posix(): boxes for path, boxes in found.items()})
-    for reason in skipped:
-        notes.print(f"left out: {reason}", soft_wrap=True, markup=False)
+    found, reasons = _propose(listed.paths, propose, draw)
+    write_boxes(out, {writable_name(path): boxes for path, boxes in found.items()})
+    tell_left_out(len(found), reasons, listed.omitted)
+    skipped = [*(omission.reason for omission in listed.omitted), *reasons]
     curve = None if marked is None else _measure(found, marked)
     if as_json:
         recall = None if curve is None else {**asdict(curve), "recall": curve.recall.tolist()}
@@ -111,7 +115,7 @@ def _learned_windows(model: Path, most: int | None) -> Callable[[Any], Any]:
 
 
 def _propose(
-    paths: list[Path], propose: Callable[[Any], Any], draw: Path | None
+    paths: Sequence[Path], propose: Callable[[Any], Any], draw: Path | None
 ) -> tuple[dict[Path, Any], list[str]]:
     """The boxes of each image, and why some have none."""
     from sppnet.cli.drawings import drawing_files

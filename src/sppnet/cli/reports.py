@@ -40,8 +40,8 @@ def report_evaluation(
 
     shown = classifier.testing.asked(**views).in_words()
     how = {"model": model, **asked, **shown}
-    if result.skipped:
-        how["left out"] = len(result.skipped)
+    if result.found > result.images:
+        how["images used"] = f"{result.images:,} of {result.found:,}"
     html = evaluation_page(name_of(model), command(), how, result, seconds)
     _write(file or model.parent / EVALUATION, html, by_default=file is None)
 
@@ -52,13 +52,14 @@ def report_detector_evaluation(
     asked: Mapping[str, Any],
     result: "DetectionResult | CocoResult",
     seconds: Seconds,
+    problems: Sequence[str] = (),
 ) -> None:
     """Beside the first of the models, unless a file is named."""
     from sppnet.report.detection import evaluation_page
     from sppnet.report.page import name_of
 
     how = {"model": [str(model) for model in models], **asked}
-    html = evaluation_page(" and ".join(map(name_of, models)), command(), how, result, seconds)
+    html = evaluation_page(" and ".join(map(name_of, models)), command(), how, result, seconds, problems)
     _write(file or models[0].parent / EVALUATION, html, by_default=file is None)
 
 

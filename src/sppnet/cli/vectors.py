@@ -1,6 +1,7 @@
 """Files of vectors: safetensors, or Parquet for tables."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,43 +26,43 @@ def check_suffix(path: Path, folder: bool = False) -> None:
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"vectors are written to {' or '.join(SUFFIXES)}; got {path.name!r}")
     if path.suffix == ".parquet":
-        _import_pyarrow()
+        from sppnet.engine.tables import import_pyarrow
+
+        import_pyarrow()
 
 
-def write_vectors(path: Path, names: list[str], vectors: "Vectors", described: dict[str, Any]) -> None:
-    """names: of the images; vectors (n, length); described: how they were made. In one step.
+def write_vectors(
+    path: Path,
+    images: Sequence[Path],
+    vectors: "Sequence[Vectors | None]",
+    reasons: Sequence[str | None],
+    length: int,
+    described: dict[str, Any],
+) -> None:
+    """Write the vector (length,) of each image, None where a reason says why there is none, in one step.
 
-    safetensors: the tensor "vectors", and under "sppnet" in its metadata JSON with "names" in their order.
-    Parquet: the columns "image" and "vector", and the same JSON without names in the schema's metadata.
+    described: how the vectors were made.
+    safetensors: the tensor "vectors" of the images that could be read, and under "sppnet" in its metadata
+    JSON with their "names" in their order.
+    Parquet: a row for every image, as `engine.tables` has them, and the same JSON without names in the
+    schema's metadata.
     """
+    from sppnet.data.files import writable_name
+
+    names = [writable_name(image) for image in images]
     if path.suffix == ".parquet":
-        _write_parquet(path, names, vectors, described)
+        from sppnet.engine.parts import write_table
+        from sppnet.engine.tables import vectors_table
+
+        header = json.dumps({"kind": KIND, **described})
+        write_table(path, vectors_table(names, vectors, reasons, length, described=header))
         return
+    import numpy as np
     import torch
 
     from sppnet.nn.model_file import save_model
 
-    save_model(path, KIND, {**described, "names": names}, {"vectors": torch.from_numpy(vectors)})
-
-
-def _write_parquet(path: Path, names: list[str], vectors: "Vectors", described: dict[str, Any]) -> None:
-    from sppnet.nn.model_file import write_file
-
-    arrow = _import_pyarrow()
-    flat = arrow.array(vectors.reshape(-1))
-    rows = arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    table = arrow.table({"image": arrow.array(names, arrow.string()), "vector": rows})
-    table = table.replace_schema_metadata({"sppnet": json.dumps({"kind": KIND, **described})})
-    sink = arrow.BufferOutputStream()
-    arrow.parquet.write_table(table, sink)
-    write_file(path, sink.getvalue().to_pybytes())
-
-
-def _import_pyarrow() -> Any:
-    from sppnet.errors import MissingExtraError
-
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "parquet") from error
-    return pyarrow
+    pairs = zip(names, vectors, strict=True)
+    read = {name: vector for name, vector in pairs if vector is not None}
+    rows = np.stack(list(read.values())) if read else np.empty((0, length), np.float32)
+    save_model(path, KIND, {**described, "names": list(read)}, {"vectors": torch.from_numpy(rows)})

@@ -34,16 +34,19 @@ def filters(
     device: Device = "auto",
 ) -> None:
     """Draw what excites filters of the last convolution: the paper's Figure 2."""
-    from sppnet.cli.output import Bars, notes
-    from sppnet.data.files import find_images
+    from sppnet.cli.destinations import check_folder
+    from sppnet.cli.images import tell_left_out
+    from sppnet.cli.output import Bars
+    from sppnet.data.files import list_images
     from sppnet.report.filters import check_filters, choose_filters, draw_filter, find_peaks
 
     convolver, _, _ = _open(model, scale, device)
     chosen = _numbers("--filters", numbers) if numbers else None
     if chosen is not None:
         check_filters(chosen, convolver.trunk.channels)
-    paths = find_images(data)
-    out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    listed = list_images(data)
+    paths = list(listed.paths)
+    check_folder(out, "--out")  # before the work, not after it
     with Bars() as bars:
         peaks = find_peaks(paths, convolver, bars)
         chosen = chosen or choose_filters(peaks)
@@ -51,8 +54,7 @@ def filters(
         for channel in chosen:
             draw_filter(channel, peaks, convolver).save(out / f"filter-{channel}.png")
             bars.advance()
-    for reason in peaks.skipped:
-        notes.print(f"left out: {reason}", soft_wrap=True, markup=False)
+    tell_left_out(len(paths) - len(peaks.skipped), peaks.skipped, listed.omitted)
     for channel in chosen:
         typer.echo(out / f"filter-{channel}.png")
 
@@ -69,12 +71,11 @@ def pyramid(
     device: Device = "auto",
 ) -> None:
     """Draw the feature cells of a window, the bins of each level, and which cells won them."""
+    from sppnet.cli.destinations import check_file
     from sppnet.data.image import read_image
-    from sppnet.errors import ConfigError
     from sppnet.report.pyramid import draw_pyramid
 
-    if out.exists() and out.samefile(image):
-        raise ConfigError(f"{out} is the image itself; choose another --out for the picture")
+    check_file(out, "--out", [image])
     corners = None if box is None else _corners(box)
     convolver, levels, rule = _open(model, scale, device)
     pixels = read_image(image)
@@ -89,8 +90,10 @@ def bins(
     out: Annotated[Path, typer.Option(help="The picture.")] = Path("bins.png"),
 ) -> None:
     """Draw the bins of the paper's training rule beside the exact ones."""
+    from sppnet.cli.destinations import check_file
     from sppnet.report.bins import draw_bins
 
+    check_file(out, "--out")
     _save(draw_bins(size, level), out)
 
 

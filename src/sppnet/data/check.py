@@ -7,12 +7,13 @@ import hashlib
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sppnet.data.files import is_image_name, walk_files
-from sppnet.data.folder import existing_folder, find_splits, list_classes
+from sppnet.data.class_files import LabelledFiles
+from sppnet.data.files import Walk, is_image_name, is_unread_name, walk, writable_name
+from sppnet.data.folder import find_splits
 from sppnet.data.image import read_header, read_image
 from sppnet.errors import DataError, ImageError
 from sppnet.progress import Progress, Silent, counted
@@ -64,6 +65,12 @@ class FolderReport:
     not_images: tuple[str, ...]
     """Files whose names are not those of images; they are ignored."""
     empty_classes: tuple[str, ...]
+    classes_from: dict[str, str]
+    """What tells the classes of each split: a table of labels, or a folder; "" where it is the usual one."""
+    omitted: tuple[str, ...] = ()
+    """Image files that training leaves out, a sentence for each reason."""
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Hidden folders and folders of the system that hold images, by name, and how many they hold."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,20 +97,21 @@ class Finding:
 
 
 def check_folder(root: str | Path, workers: int = 2, progress: Progress | None = None) -> FolderReport:
-    """Reads every image of ROOT/class/ or ROOT/split/class/ and reports on them.
+    """Reads every image of class folders, or of a table of labels, and reports on them.
 
-    Raises DataError if ROOT is no folder or holds no folders of images.
+    Raises DataError if ROOT holds neither.
     """
-    here = existing_folder(root)
-    splits = {split: list_classes(folder) for split, folder in (find_splits(here) or {"": here}).items()}
+    splits = find_splits(root)
+    here = Path(root) if Path(root).is_dir() else Path(root).parent
     entries = [
         Entry(path, split, name)
-        for split, classes in splits.items()
-        for name, paths in classes.items()
+        for split, listed in splits.items()
+        for name, paths in listed.files.items()
         for path in paths
     ]
     if not entries:
-        raise DataError(f"{root} holds no images in class folders; expected ROOT/class/image.jpg")
+        omitted = "".join(f"; {each.reason}" for listed in splits.values() for each in listed.omitted)
+        raise DataError(f"{root} holds no images in class folders; expected ROOT/class/image.jpg{omitted}")
     findings = examine_all(entries, workers, progress)
     return _report(here, splits, dict(zip(entries, findings, strict=True)))
 
@@ -128,15 +136,16 @@ def _examine(path: Path) -> Finding:
 # --- the report ----------------------------------------------------------------------------------
 
 
-def _report(
-    root: Path, splits: dict[str, dict[str, list[Path]]], findings: dict[Entry, Finding]
-) -> FolderReport:
+def _report(root: Path, splits: dict[str, LabelledFiles], findings: dict[Entry, Finding]) -> FolderReport:
     readable = {entry.path: finding for entry, finding in findings.items() if not finding.reason}
     sizes = {path: finding.size_hw for path, finding in readable.items()}
+    below = walk(root)
+    others = (path for path in below.files if not is_image_name(path) and not is_unread_name(path))
     return FolderReport(
         root=str(root),
         splits={
-            split: {name: len(paths) for name, paths in classes.items()} for split, classes in splits.items()
+            split: {name: len(paths) for name, paths in listed.files.items()}
+            for split, listed in splits.items()
         },
         width=side_range(width for _, width in sizes.values()),
         height=side_range(height for height, _ in sizes.values()),
@@ -144,19 +153,36 @@ def _report(
         modes=dict(Counter(finding.mode for finding in readable.values()).most_common()),
         damaged=find_damaged(root, findings),
         duplicates=find_duplicates(root, findings),
-        not_images=tuple(relative_name(path, root) for path in walk_files(root) if not is_image_name(path)),
+        not_images=tuple(relative_name(path, root) for path in others),
         empty_classes=tuple(
             "/".join(filter(None, (split, name)))
-            for split, classes in splits.items()
-            for name, paths in classes.items()
+            for split, listed in splits.items()
+            for name, paths in listed.files.items()
             if not paths
         ),
+        classes_from={split: _told_by(split, listed, root) for split, listed in splits.items()},
+        omitted=tuple(each.reason for listed in splits.values() for each in listed.omitted),
+        ignored=count_ignored(below),
     )
+
+
+def _told_by(split: str, listed: LabelledFiles, root: Path) -> str:
+    expected = listed.root.parent if split else listed.root
+    return listed.table or ("" if expected == root else relative_name(listed.root, root))
+
+
+def count_ignored(below: Walk) -> dict[str, int]:
+    """Images in hidden folders and in those of the system, by the folders' names."""
+    totals: Counter[str] = Counter()
+    for folder in below.hidden:
+        inside = (path for path in folder.rglob("*") if is_image_name(path) or is_unread_name(path))
+        totals[writable_name(folder.name)] += sum(path.is_file() for path in inside)
+    return {name: count for name, count in totals.items() if count}
 
 
 def relative_name(path: Path, root: Path) -> str:
     """As reports name a file."""
-    return path.relative_to(root).as_posix()
+    return writable_name(path.relative_to(root))
 
 
 def side_range(lengths: Iterable[int]) -> SideRange | None:

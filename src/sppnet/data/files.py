@@ -1,9 +1,17 @@
-"""Which files are meant: the images that paths, folders and patterns name, in natural order."""
+"""Which files are meant: the images that paths, folders and patterns name, in natural order.
+
+Nothing is passed over in silence: a listing also says how many image files it left out, and why.
+"""
 
 import glob
 import os
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from sppnet.errors import DataError, did_you_mean
@@ -12,6 +20,24 @@ _JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
 _NETPBM = {".ppm", ".pgm", ".pbm", ".pnm"}
 IMAGE_SUFFIXES = frozenset(_JPEG | _NETPBM | {".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 """File names that are taken for images, compared in lower case."""
+
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+AVIF_SUFFIXES = frozenset({".avif", ".avifs"})
+_RAW = {".cr2", ".cr3", ".nef", ".nrw", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw"}
+OTHER_SUFFIXES = frozenset(_RAW | {".jxl", ".jp2", ".j2k", ".jpx", ".jpf", ".psd", ".tga", ".exr", ".svg"})
+"""Images in formats that are never read; a listing counts them."""
+
+SYSTEM_FOLDERS = frozenset(
+    {
+        "__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot",
+        "$recycle.bin", "recycler", "system volume information", "lost+found", "found.000",
+        "thumbs.db", "__pycache__",
+    }
+)  # fmt: skip
+"""Folders that an operating system, a network drive or an archive makes beside the user's own."""
+
+
+# --- names ---------------------------------------------------------------------------------------
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
@@ -26,57 +52,188 @@ def path_key(path: Path) -> tuple[tuple[tuple[str | int, ...], str], ...]:
 
 
 def is_hidden(name: str) -> bool:
-    """Names that people do not mean: dot files, and the shadow folder in archives made on a Mac."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Names that people do not mean: dot files, and folders of the system."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def composed(name: str) -> str:
+    """The name in Unicode's composed form (NFC): Macs and archives exchange é with e and an accent."""
+    return unicodedata.normalize("NFC", name)
+
+
+def writable_name(name: str | Path) -> str:
+    r"""A file name as text for any file or screen: bytes that are not UTF-8 become `\xe9` and the like.
+
+    Other names stay as they are. `name_from_text` is the way back.
+    """
+    text = name.as_posix() if isinstance(name, Path) else name
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a pair of UTF-16, as Windows allows in names
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def name_from_text(text: str) -> str:
+    r"""The file name that `writable_name` wrote: `\x80` to `\xff` become bytes that are not UTF-8 again."""
+    return re.sub(r"\\x([89a-f][0-9a-f])", lambda match: chr(0xDC00 + int(match[1], 16)), text)
+
+
+@cache
+def read_suffixes() -> frozenset[str]:
+    """`IMAGE_SUFFIXES`, with those that Pillow or an installed plugin adds."""
+    from PIL import features
+
+    avif = AVIF_SUFFIXES if features.check("avif") else frozenset()
+    return IMAGE_SUFFIXES | avif | (HEIF_SUFFIXES if find_spec("pillow_heif") else frozenset())
+
+
+def is_image_name(path: PurePath) -> bool:
+    """Whether the name ends like that of an image which can be read here."""
+    return path.suffix.lower() in read_suffixes()
+
+
+def is_unread_name(path: Path) -> bool:
+    """Whether the name ends like that of an image in a format which cannot be read here."""
+    return path.suffix.lower() in (HEIF_SUFFIXES | AVIF_SUFFIXES | OTHER_SUFFIXES) - read_suffixes()
+
+
+# --- what lies in folders ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Omission:
+    """Images that were left out for one reason."""
+
+    count: int
+    """How many; 0 where that is not known, as of a folder that cannot be listed."""
+    reason: str
+    """A sentence with the count and an example in it; names in it go through `writable_name`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", writable_name(self.reason))
+
+
+@dataclass
+class Walk:
+    """What lies below folders."""
+
+    files: list[Path] = field(default_factory=list)
+    """In natural order, hidden ones left out."""
+    hidden: list[Path] = field(default_factory=list)
+    """Folders that `is_hidden` left out."""
+    unlisted: dict[Path, str] = field(default_factory=dict)
+    """Folders that the system does not let be listed, and its reason."""
+
+    @property
+    def images(self) -> list[Path]:
+        return [file for file in self.files if is_image_name(file)]
+
+    def omissions(self) -> list[Omission]:
+        """Images in formats that are not read, and folders that cannot be listed."""
+        by_suffix: dict[str, list[Path]] = defaultdict(list)
+        for file in filter(is_unread_name, self.files):
+            by_suffix[file.suffix.lower()].append(file)
+        unread = [
+            Omission(len(files), f"{_files(files, suffix)} not read, such as {files[0]}; {_cure(suffix)}")
+            for suffix, files in sorted(by_suffix.items())
+        ]
+        return unread + [
+            Omission(0, f"the folder {folder} cannot be listed ({why}), so its images are left out")
+            for folder, why in self.unlisted.items()
+        ]
+
+
+def _files(files: Sequence[Path], suffix: str) -> str:
+    return f"{len(files)} {suffix} {'file is' if len(files) == 1 else 'files are'}"
+
+
+def _cure(suffix: str) -> str:
+    plugin = {**dict.fromkeys(HEIF_SUFFIXES, "pillow-heif"), **dict.fromkeys(AVIF_SUFFIXES, "a newer Pillow")}
+    install = f", or install {plugin[suffix]}" if suffix in plugin else ""
+    return f"convert to JPEG or PNG{install}"
+
+
+def walk(*roots: Path) -> Walk:
+    """Everything below folders, links followed (a loop once)."""
+    found = Walk()
+
+    def note(error: OSError) -> None:
+        found.unlisted[Path(error.filename)] = error.strerror or str(error)
+
+    seen: set[str] = set()
+    for root in roots:
+        for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            found.hidden += [Path(folder, name) for name in folders if is_hidden(name)]
+            folders[:] = sorted(name for name in folders if not is_hidden(name))
+            found.files += [Path(folder, name) for name in names if not is_hidden(name)]
+    found.files.sort(key=path_key)
+    found.hidden.sort(key=path_key)
+    return found
 
 
 def walk_files(root: Path) -> list[Path]:
     """All files below a folder in natural order, hidden ones left out, links followed (a loop once)."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        found += [Path(folder, name) for name in names if not is_hidden(name)]
-    return sorted(found, key=path_key)
+    return walk(root).files
 
 
-def is_image_name(path: PurePath) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+# --- what paths name -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Image files, and what was left out when they were listed."""
+
+    paths: tuple[Path, ...]
+    omitted: tuple[Omission, ...] = ()
 
 
 def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The image files that paths name: `list_images` without what was left out."""
+    return list(list_images(paths).paths)
+
+
+def list_images(paths: str | Path | Iterable[str | Path]) -> ImageList:
     """The image files that paths name: files as they are, folders with all below them, and patterns.
 
     Each file once, in the order of `paths` and naturally within a folder or pattern. Raises
     DataError for a path or pattern that names nothing, and for a folder without images.
     """
     listed: Sequence[str | Path] = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    return list(dict.fromkeys(found for path in listed for found in _named_by(path)))
+    named = [_named_by(path) for path in dict.fromkeys(listed)]
+    images = dict.fromkeys(image for each in named for image in each.paths)
+    return ImageList(tuple(images), tuple(omission for each in named for omission in each.omitted))
 
 
-def _named_by(path: str | Path) -> list[Path]:
+def _named_by(path: str | Path) -> ImageList:
     here = Path(path)
     if here.is_dir():
-        images = [file for file in walk_files(here) if is_image_name(file)]
-        if not images:
-            raise DataError(f"{path} holds no images (names that end in {' '.join(sorted(IMAGE_SUFFIXES))})")
-        return images
+        found = walk(here)
+        return _listed(
+            found, f"{path} holds no images (names that end in {' '.join(sorted(IMAGE_SUFFIXES))})"
+        )
     if here.exists():
-        return [here]
+        return ImageList((here,))
     if not glob.has_magic(str(path)):
         raise DataError(f"{path} does not exist; {_nearest(here)}")
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
     matches = [match for match in matches if not any(map(is_hidden, set(match.parts) - set(here.parts)))]
-    files = {file for match in matches for file in (walk_files(match) if match.is_dir() else [match])}
-    images = sorted(filter(is_image_name, files), key=path_key)
+    found = walk(*(match for match in matches if match.is_dir()))
+    files = {*found.files, *(match for match in matches if not match.is_dir())}
+    found.files = sorted(files, key=path_key)
+    return _listed(found, f"the pattern {path} matches no image; check it, and quote it from the shell")
+
+
+def _listed(found: Walk, nothing: str) -> ImageList:
+    """nothing: the error where there is no image that can be read."""
+    images, omitted = found.images, tuple(found.omissions())
     if not images:
-        raise DataError(f"the pattern {path} matches no image; check it, and quote it from the shell")
-    return images
+        raise DataError("; ".join([nothing, *(omission.reason for omission in omitted)]))
+    return ImageList(tuple(images), omitted)
 
 
 def _nearest(missing: Path) -> str:

@@ -1,4 +1,4 @@
-"""A folder of classes: ROOT/class/image.jpg, as torchvision and most people lay them out.
+"""Images and their classes: class folders, ROOT/class/image.jpg, as most people lay them out, or a CSV table.
 
 Classes and files stand in natural order ("2" before "10"), hidden files are left out, and folders
 inside a class folder belong to it. Links are followed, also out of ROOT: large data sets are
@@ -7,26 +7,33 @@ often linked into place, and nothing here is ever written.
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from sppnet.arrays import Ints
-from sppnet.data.files import is_hidden, is_image_name, walk_files
+from sppnet.data.class_files import (
+    SPLIT_NAMES,
+    LabelledFiles,
+    Layout,
+    find_layout,
+    list_classes,
+    visible_folders,
+)
+from sppnet.data.files import Omission, composed, is_hidden, is_image_name, walk
 from sppnet.data.files import natural_key as natural_key
+from sppnet.data.labels import SUFFIXES as TABLE_SUFFIXES
+from sppnet.data.labels import LabelTable, find_tables, first_line, read_labels, read_table
 from sppnet.errors import ConfigError, DataError, did_you_mean
 
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-"""Folder names that are taken for each split, compared in lower case."""
-
 COCO_NAME = re.compile(r"annotations|.*(annotations|instances).*\.json")
+
+GENERIC_FOLDERS = frozenset(
+    {"images", "image", "imgs", "img", "photos", "pictures", "jpg", "jpeg", "png", "masks"}
+)
+"""Folders of these names alone are no classes where a table of labels lies beside them."""
 
 HOLD_OUT = 0.2
 """Share of every class that is held out where the data set brings no validation images."""
@@ -41,6 +48,8 @@ class ImageFolder:
     paths: tuple[Path, ...]
     labels: Ints
     """(n,) indices into `classes`; read-only."""
+    omitted: tuple[Omission, ...] = ()
+    """Images of the data set that are not among these, by reason."""
 
     def __post_init__(self) -> None:
         labels = np.array(self.labels, dtype=np.int64)
@@ -58,9 +67,10 @@ class ImageFolder:
         return self.paths[index], int(self.labels[index])
 
     def take(self, indices: Iterable[int]) -> "ImageFolder":
-        """The images of these indices, with all classes."""
+        """The images of these indices, with all classes and omissions."""
         chosen = np.fromiter(indices, dtype=np.int64)
-        return ImageFolder(self.root, self.classes, tuple(self.paths[i] for i in chosen), self.labels[chosen])
+        paths = tuple(self.paths[i] for i in chosen)
+        return ImageFolder(self.root, self.classes, paths, self.labels[chosen], self.omitted)
 
     def counts(self) -> dict[str, int]:
         """Images of every class, in the order of `classes`."""
@@ -69,27 +79,29 @@ class ImageFolder:
 
 
 def open_folder(root: str | Path, split: str | None = None) -> ImageFolder:
-    """The images of ROOT/class/, or of one split of ROOT: "train", "val" or "test".
+    """The images of ROOT/class/ or of a table of labels, or of one split: "train", "val" or "test".
 
-    A split is ROOT/split/class/ where ROOT has split folders (see SPLIT_NAMES); elsewhere "train"
-    and "val" are the two parts of `hold_out`, and "val" is that of ROOT/train if it stands alone.
-    Raises DataError where the layout is another, a class folder is empty, or ROOT has split folders
-    and none is asked for.
+    A split is ROOT/split/class/ where ROOT has split folders (see SPLIT_NAMES), or what tables of labels
+    tell; elsewhere "train" and "val" are the two parts of `hold_out`, and "val" is that of ROOT/train if
+    it stands alone. Raises DataError where the layout is another, a class folder is empty, or ROOT has
+    splits and none is asked for.
     """
-    here = existing_folder(root)
-    splits = find_splits(here)
-    if split is None:
-        if splits:
-            raise DataError(f"{root} holds splits ({', '.join(splits)}), not classes: ask for one of them")
-        return _read_classes(here)
-    if split not in SPLIT_NAMES:
+    if split is not None and split not in SPLIT_NAMES:
         raise ConfigError(f"a split is train, val or test; got {split!r}: {did_you_mean(split, SPLIT_NAMES)}")
+    splits = find_splits(root)
+    names = [name for name in splits if name]
+    if split is None:
+        if names:
+            raise DataError(f"{root} holds splits ({', '.join(names)}), not classes: ask for one of them")
+        return _as_folder(splits[""])
     if split in splits:
-        return _read_classes(splits[split])
-    if split == "test" or "test" in splits:
-        held = ", ".join(splits) or "class folders only"
-        raise DataError(f"{root} has no {split} split (it holds {held}); make a folder {here / split}/CLASS/")
-    return hold_out(_read_classes(splits.get("train", here)))[split == "val"]
+        return _as_folder(splits[split])
+    if split == "test" or "test" in splits or not {"train", ""} & splits.keys():
+        held = ", ".join(names) or "class folders only"
+        raise DataError(
+            f"{root} has no {split} split (it holds {held}); make a folder {Path(root) / split}/CLASS/"
+        )
+    return hold_out(_as_folder(_to_train_on(root, splits)))[split == "val"]
 
 
 def split_folder(
@@ -97,18 +109,41 @@ def split_folder(
 ) -> tuple[ImageFolder, ImageFolder]:
     """Images to train on and images to validate on, with the same classes.
 
-    ROOT/train with ROOT/val, or with ROOT/test if there is no val; without those, `hold_out` of
-    ROOT/train or of ROOT itself.
+    The train split with val, or with test if there is no val; without those, `hold_out` of train or of
+    everything. Where no class has two images nothing can be held out: both are then the same images.
     """
-    here = existing_folder(root)
-    splits = find_splits(here)
-    train = _read_classes(splits.get("train", here))
+    splits = find_splits(root)
+    train = _as_folder(_to_train_on(root, splits))
     held = splits.get("val") or splits.get("test")
     if held is None:
-        return hold_out(train, fraction, seed)
-    val = _read_classes(held)
-    _check_same_classes(train, val)
-    return train, val
+        return hold_out(train, fraction, seed) if max(train.counts().values()) > 1 else (train, train)
+    return train, _with_classes(_as_folder(held), train)
+
+
+def find_splits(root: str | Path) -> dict[str, LabelledFiles]:
+    """The images of every split by its name in SPLIT_NAMES; under "" where there are no splits.
+
+    Raises DataError where ROOT holds neither class folders nor a table of labels.
+    """
+    here = _existing(root)
+    if here.is_file():
+        return read_labels(here.parent, [_named_table(here)])
+    layout = find_layout(here)
+    if layout.splits:
+        return _listed(layout)
+    whole = LabelledFiles(here, {}) if layout.flat else list_classes(layout.root)
+    generic = {name.lower() for name in whole.files} <= GENERIC_FOLDERS
+    tables = find_tables(here) if whole.labelled_classes < 2 or generic else []
+    if tables:
+        return read_labels(here, tables)
+    if layout.flat:
+        names = " and ".join(folder.name for folder in layout.flat)
+        hint = _foreign_layout(layout.root) or (
+            "Make a folder for each class inside, ROOT/train/class/image.jpg, or put a table of labels "
+            "beside them: labels.csv with the columns filename,label"
+        )
+        raise DataError(f"{names} in {layout.root} hold no folders of classes. {hint}")
+    return {"": whole}
 
 
 def hold_out(
@@ -139,65 +174,73 @@ def _held_count(count: int, fraction: float) -> int:
 
 def _draw(name: Path, seed: int) -> str:
     # Composed letters, since some file systems hand names back decomposed.
-    text = unicodedata.normalize("NFC", f"{seed}/{name.as_posix()}")
+    text = composed(f"{seed}/{name.as_posix()}")
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 # --- layouts -------------------------------------------------------------------------------------
 
 
-def find_splits(root: Path) -> dict[str, Path]:
-    """The split folders of ROOT by their name in SPLIT_NAMES; empty where ROOT holds classes.
-
-    There are splits where a train folder with folders in it stands beside a val or test folder, or
-    alone. A class may be called "train": then images lie in it, or other classes beside it.
-    """
-    folders = _visible_folders(root)
-    by_name = {folder.name.lower(): folder for folder in folders}
-    found = {}
-    for split, names in SPLIT_NAMES.items():
-        if name := next(filter(by_name.__contains__, names), None):
-            found[split] = by_name[name]
-    if "train" not in found or not (len(found) > 1 or len(folders) == 1):
-        return {}
-    return found if all(_visible_folders(folder) for folder in found.values()) else {}
+def _listed(layout: Layout) -> dict[str, LabelledFiles]:
+    """Every split; what lies beside them is told with the first."""
+    splits = {split: list_classes(folder) for split, folder in layout.splits.items()}
+    unused = [
+        Omission(count, f"{count} {'image' if count == 1 else 'images'} in {folder} {why}")
+        for folders, why in ((layout.flat, "without class folders"), (layout.beside, "beside the splits"))
+        for folder in folders
+        if (count := len(walk(folder).images))
+    ]
+    first = next(iter(splits))
+    splits[first] = replace(splits[first], omitted=(*splits[first].omitted, *unused))
+    return splits
 
 
-def list_classes(root: Path) -> dict[str, list[Path]]:
-    """The image files of every class folder in natural order, also of the empty ones."""
-    return {
-        folder.name: [file for file in walk_files(folder) if is_image_name(file)]
-        for folder in _visible_folders(root)
-    }
+def _to_train_on(root: str | Path, splits: dict[str, LabelledFiles]) -> LabelledFiles:
+    if found := splits.get("train", splits.get("")):
+        return found
+    raise DataError(
+        f"{root} has no train split (it holds {', '.join(splits)}); make {Path(root) / 'train'}/CLASS/"
+    )
 
 
-def _read_classes(root: Path) -> ImageFolder:
-    files = list_classes(root)
-    if not any(files.values()):
-        raise DataError(f"{root} should hold folders of images, ROOT/class/image.jpg. {_layout_hint(root)}")
+def _as_folder(listed: LabelledFiles) -> ImageFolder:
+    root, files = listed.root, listed.files
+    omitted = "".join(f". {omission.reason}" for omission in listed.omitted)
+    if not listed.labelled_classes:
+        raise DataError(
+            f"{root} should hold folders of images, ROOT/class/image.jpg. {_layout_hint(root)}{omitted}"
+        )
     if empty := [name for name, paths in files.items() if not paths]:
         hint = _foreign_layout(root) or "Add images or remove the folders"
-        raise DataError(f"class folders without images in {root}: {', '.join(empty)}. {hint}")
+        raise DataError(f"class folders without images in {root}: {', '.join(empty)}. {hint}{omitted}")
     labels = [label for label, paths in enumerate(files.values()) for _ in paths]
     paths = tuple(path for paths in files.values() for path in paths)
-    return ImageFolder(root, tuple(files), paths, np.array(labels, dtype=np.int64))
+    return ImageFolder(root, tuple(files), paths, np.array(labels, dtype=np.int64), listed.omitted)
 
 
-def existing_folder(root: str | Path) -> Path:
-    """`root` as a path; raises DataError if it is not a folder."""
+def _named_table(path: Path) -> LabelTable:
+    """The table that ROOT names itself."""
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise DataError(
+            f"{path} is a file; expected a folder of class folders, ROOT/class/image.jpg, or a table of "
+            "labels in CSV"
+        )
+    if table := read_table(path):
+        return table
+    raise DataError(
+        f"{path} should have a line of names first and columns of file names and of classes, as in "
+        f"filename,label; its first line is {first_line(path)!r}"
+    )
+
+
+def _existing(root: str | Path) -> Path:
+    """`root` as a path; raises DataError if there is no such thing."""
     here = Path(root)
-    if here.is_dir():
-        return here
     if here.exists():
-        raise DataError(f"{root} is a file; expected a folder of class folders, ROOT/class/image.jpg")
-    siblings = _visible_folders(here.parent) if here.parent.is_dir() else []
+        return here
+    siblings = visible_folders(here.parent) if here.parent.is_dir() else []
     hint = did_you_mean(here.name, (folder.name for folder in siblings)) if siblings else "check the path"
     raise DataError(f"{root} does not exist; {hint}")
-
-
-def _visible_folders(root: Path) -> list[Path]:
-    folders = [entry for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name)]
-    return sorted(folders, key=lambda folder: natural_key(folder.name))
 
 
 def _layout_hint(root: Path) -> str:
@@ -222,12 +265,14 @@ def _foreign_layout(root: Path) -> str:
     return f"It is laid out like {looks}: boxes in photographs, not a folder for each class" if looks else ""
 
 
-def _check_same_classes(train: ImageFolder, val: ImageFolder) -> None:
-    if train.classes == val.classes:
-        return
-    missing = [name for name in train.classes if name not in val.classes]
+def _with_classes(val: ImageFolder, train: ImageFolder) -> ImageFolder:
+    """Validation images with the labels of the classes that are learnt; some classes may have none."""
     unknown = [name for name in val.classes if name not in train.classes]
-    differences = [f"{train.root} alone has {', '.join(missing)}"] if missing else []
-    differences += [f"{val.root} alone has {', '.join(unknown)}"] if unknown else []
-    hint = f" ({did_you_mean(unknown[0], missing)})" if missing and unknown else ""
-    raise DataError(f"the splits must have the same class folders; {', '.join(differences)}{hint}")
+    if unknown:
+        missing = [name for name in train.classes if name not in val.classes]
+        differences = [f"{train.root} alone has {', '.join(missing)}"] if missing else []
+        differences += [f"{val.root} alone has {', '.join(unknown)}"]
+        hint = f" ({did_you_mean(unknown[0], missing)})" if missing else ""
+        raise DataError(f"the splits must have the same class folders; {', '.join(differences)}{hint}")
+    places = np.array([train.classes.index(name) for name in val.classes], np.int64)
+    return ImageFolder(val.root, train.classes, val.paths, places[val.labels], val.omitted)

@@ -65,6 +65,8 @@ class DetectorTraining:
     """Of the windows proposed there: the share of objects that one of them overlaps by half."""
     report: Path | None = None
     """The page that tells of the run, if one was written."""
+    problems: tuple[str, ...] = ()
+    """What was odd in the annotations, a sentence each."""
 
 
 def train_detector(
@@ -152,6 +154,7 @@ class _Training:
         return DetectorTraining(
             self.run.model, detector, len(images), self.skipped, self.seconds, images.counts(plain=True),
             recall_curve(proposals, images.truths, (self.config.most,), (0.5,)).at(self.config.most, 0.5),
+            problems=images.problems,
         )  # fmt: skip
 
     # --- stages ----------------------------------------------------------------------------------

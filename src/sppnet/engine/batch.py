@@ -4,6 +4,7 @@ Tasks and not actors: a block whose worker or machine is lost goes to any other 
 wait for a place where that very actor can start again.
 """
 
+import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sppnet.data.files import writable_name
 from sppnet.engine.cluster import joined
 from sppnet.engine.parts import check_parts, count_done, unfinished, write_part
 from sppnet.engine.tables import import_pyarrow
@@ -46,7 +48,10 @@ class Block:
         keep_memory()  # the process is one of Ray's, and does nothing else
         for row in rows.to_pylist():
             with self._tried(row["first"], row["images"]):
-                write_part(Path(self.folder), self.work(row["paths"], row["images"], row["first"]))
+                write_part(
+                    Path(self.folder),
+                    self.work(list(map(os.fsdecode, row["paths"])), row["images"], row["first"]),
+                )
         return rows.select(["first"])
 
     @contextmanager
@@ -103,8 +108,8 @@ def share_out(images: Sequence[Path], processes: int) -> list[dict[str, Any]]:
     return [
         {
             "first": start,
-            "images": [path.as_posix() for path in images[start:end]],
-            "paths": [str(path.absolute()) for path in images[start:end]],
+            "images": [writable_name(path) for path in images[start:end]],
+            "paths": [os.fsencode(path.absolute()) for path in images[start:end]],  # they need not be text
         }
         for start, end in pairwise(edges)
     ]

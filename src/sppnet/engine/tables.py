@@ -59,14 +59,19 @@ def vectors_table(
     reasons: Sequence[str | None],
     length: int,
     first: int = 0,
+    described: str = "{}",
 ) -> Any:
-    """names, vectors (length,), reasons: a row an image; a vector is None where a reason is given."""
+    """names, vectors (length,), reasons: a row an image; a vector is None where a reason is given.
+
+    described: JSON that says how the vectors were made, for the schema's metadata.
+    """
     arrow = import_pyarrow()
     missing = np.array([vector is None for vector in vectors], np.bool_)
     flat = [np.zeros(length, np.float32) if vector is None else vector for vector in vectors]
     values = arrow.array(np.concatenate(flat) if flat else np.empty(0, np.float32))
     rows = arrow.FixedSizeListArray.from_arrays(values, length, mask=arrow.array(missing))
-    return arrow.table({**listing(names, reasons, first), "vector": rows})
+    table = arrow.table({**listing(names, reasons, first), "vector": rows})
+    return table.replace_schema_metadata({"sppnet": described})
 
 
 def read_detections(table: Any, classes: tuple[str, ...]) -> dict[str, Detections]:

@@ -14,7 +14,7 @@ from sppnet.classify.features import SPPFeatures
 from sppnet.detect.detector import Detector
 from sppnet.detect.ensemble import Ensemble
 from sppnet.engine.tables import detections_table, vectors_table
-from sppnet.errors import ImageError
+from sppnet.errors import ImageError, printable
 from sppnet.nn.device import find_device
 
 Found = TypeVar("Found")
@@ -47,6 +47,8 @@ class Extracting:
     parameters: tuple[tuple[str, Any], ...]
     """Of `SPPFeatures`, as its get_params() has them."""
     device: str = "cpu"
+    described: str = "{}"
+    """JSON that says how the vectors are made, for the files."""
 
     def on(self, device: str) -> "Extracting":
         """The same on another device, its files named so that every folder finds them."""
@@ -57,7 +59,7 @@ class Extracting:
         """A table of the images at `paths`, called `names`; see `tables`."""
         extractor = load_extractor(self.parameters, self.device)
         vectors, reasons = attempt(extractor.vector, paths, names)
-        return vectors_table(names, vectors, reasons, extractor.n_features_out_, first)
+        return vectors_table(names, vectors, reasons, extractor.n_features_out_, first, self.described)
 
 
 Work = Detecting | Extracting
@@ -75,7 +77,7 @@ def attempt(
             reasons.append(None)
         except ImageError as error:
             found.append(None)
-            reasons.append(str(error).replace(path, name))
+            reasons.append(str(error).replace(printable(path), name))
     return found, reasons
 
 

@@ -47,8 +47,9 @@ def choose_C(
 ) -> ChosenC:
     """The C that labels held-out vectors best; of equally good ones the smallest.
 
-    Every class is dealt out evenly to `folds` parts, each of which is held out once. A class of one
-    vector is never held out. The other parameters are those of `fit_svm`; progress is told of every fit.
+    Every class is dealt out evenly to `folds` parts, or as many as there are vectors to hold out, if that
+    is less; each is held out once. A class of one vector is never held out. The other parameters are those
+    of `fit_svm`; progress is told of every fit, and of the number of folds where it is smaller.
     """
     rows = as_rows(vectors)
     names, signs = as_signs(labels, len(rows), None)
@@ -65,23 +66,25 @@ def choose_C(
         gram = gram_matrix(torch.from_numpy(rows))
     table = checked_gram(gram, len(rows))
     parts = _deal(signs.argmax(axis=0), folds, seed)
+    dealt = int(parts.max()) + 1
     progress = progress or Silent()
-    progress.begin("choosing C", folds * len(options))
+    progress.begin("choosing C", dealt * len(options))
     right = np.zeros(len(options), np.int64)
-    for part in range(folds):
+    for part in range(dealt):
         for index, option in enumerate(options):
             right[index] += _count_right(rows, table, signs, parts == part, option)
             progress.advance()
     accuracy = right / np.count_nonzero(parts >= 0)
     best = tried[int(accuracy.argmax())]
-    progress.advance(0, note=f"C = {best:g}")
+    few = f", in {dealt} folds for want of images" if dealt < folds else ""
+    progress.advance(0, note=f"C = {best:g}{few}")
     return ChosenC(best, dict(zip(tried, accuracy.tolist(), strict=True)))
 
 
 def _deal(labels: Array, folds: int, seed: int) -> Array:
     """(n,) the fold that holds each vector out: every class dealt round; −1 for a class of one."""
-    if not 2 <= folds <= len(labels):
-        raise ConfigError(f"folds must be 2 to the number of vectors, {len(labels)}; got {folds}")
+    if folds < 2:
+        raise ConfigError(f"folds must be 2 or more; got {folds}")
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
@@ -89,7 +92,7 @@ def _deal(labels: Array, folds: int, seed: int) -> Array:
     if len(dealt) == 0:
         raise DataError("no class has 2 vectors, so none can be held out to choose C; give C")
     parts = np.full(len(labels), -1)
-    parts[dealt] = np.arange(len(dealt)) % folds
+    parts[dealt] = np.arange(len(dealt)) % min(folds, len(dealt))
     return parts
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sppnet.arrays import Array, Ints, Reals
+from sppnet.data.files import Omission
 from sppnet.errors import DataError
 
 TOP = 5
@@ -43,6 +44,8 @@ class ClassificationResult:
     """Images whose class is among the five of the highest scores; of five or fewer classes, all."""
     skipped: tuple[str, ...] = ()
     """Images that could not be read; no share counts them."""
+    omitted: tuple[Omission, ...] = ()
+    """Images of the data set that were left out before, by reason."""
     judged: tuple[JudgedImage, ...] = field(default=(), repr=False)
     """One an image, from whoever knows the files; else empty."""
 
@@ -59,6 +62,11 @@ class ClassificationResult:
     @property
     def images(self) -> int:
         return int(self.confusion.sum())
+
+    @property
+    def found(self) -> int:
+        """How many images the data set has, with those that were left out."""
+        return self.images + len(self.skipped) + sum(omission.count for omission in self.omitted)
 
     @property
     def top1(self) -> float:
@@ -88,7 +96,8 @@ class ClassificationResult:
             "top5": self.top5,
             "mean_per_class": self.mean_per_class,
             "images": self.images,
-            "skipped": list(self.skipped),
+            "found": self.found,
+            "skipped": [*(omission.reason for omission in self.omitted), *self.skipped],
             "per_class": self.per_class,
         }
 

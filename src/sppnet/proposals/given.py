@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppnet.arrays import Floats
+from sppnet.data.files import writable_name
 from sppnet.errors import ConfigError, DataError, did_you_mean
 from sppnet.structures import check_boxes
 
@@ -48,9 +49,10 @@ class GivenBoxes:
         Raises DataError if there are none under any of these names, or several under the file name.
         """
         path = Path(image)
-        names = [path.as_posix()]
+        names = [writable_name(path)]
         if root is not None and path.is_relative_to(root):
-            names.append(path.relative_to(root).as_posix())
+            names.append(writable_name(path.relative_to(root)))
+        path = Path(names[0])
         for name in names:
             if name in self.boxes:
                 return self.boxes[name]
@@ -82,14 +84,15 @@ def read_boxes(file: str | Path) -> GivenBoxes:
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not text in UTF-8: {error}") from error
     read = _read_json if path.suffix.lower() == ".json" else _read_csv
-    return GivenBoxes(path, dict(read(path, text)))
+    return GivenBoxes(path, {writable_name(name): boxes for name, boxes in read(path, text)})
 
 
 def write_boxes(file: str | Path, boxes: Mapping[str, npt.ArrayLike]) -> None:
-    """Writes boxes by image name, in order, as .json or .csv, for `read_boxes`."""
+    """Writes boxes by image name, in order, as .json or .csv, for `read_boxes`; see `writable_name`."""
     path = Path(file)
     check_format(path)
-    lists = {name: _plain(check_boxes(array)) for name, array in boxes.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lists = {writable_name(name): _plain(check_boxes(array)) for name, array in boxes.items()}
     if path.suffix.lower() == ".json":
         entries = [f"{_dump(name)}: {_dump(rows)}" for name, rows in lists.items()]
         path.write_text("{\n" + ",\n".join(entries) + "\n}\n", "utf-8", "backslashreplace")

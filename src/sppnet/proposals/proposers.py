@@ -68,8 +68,8 @@ class NoProposer:
 
     def __call__(self, photo: Photo) -> Proposals:
         raise ConfigError(
-            "this detector was trained on boxes from a file, and has no way of its own to propose boxes: give "
-            "a file with boxes of these images, or selective-search (--proposals; in Python "
+            "this detector was trained on boxes from a file, and cannot propose boxes by itself: give a file "
+            "with boxes of these images, or selective-search (--proposals; in Python "
             "Detector.load(path, proposals=...))"
         )
 

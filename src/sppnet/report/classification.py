@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sppnet import __version__
+from sppnet.data.files import Omission, writable_name
 from sppnet.data.image import read_image
 from sppnet.errors import ImageError
 from sppnet.metrics.classification import ClassificationResult, JudgedImage
@@ -26,6 +27,11 @@ MOST_IN_MATRIX = 100
 """Classes beyond which a matrix would tell less than its list of pairs."""
 
 SCORES = "Numbers are scores: probabilities, or the margins of SVMs, which are above 0 for a yes."
+
+NOT_HELD_OUT = (
+    "No class has two images, so none is held out: these figures are of the images that were trained on, and "
+    "say little of others."
+)
 
 IDLE = {
     "fc": ("view", "C"),
@@ -45,11 +51,14 @@ def training_page(
     epochs: Sequence[Mapping[str, float]],
     seconds: Mapping[str, float],
     skipped: Sequence[str] = (),
+    omitted: Sequence[Omission] = (),
+    held_out: bool = True,
 ) -> str:
     """The page of a training.
 
     run: its name. epochs: rows of metrics.csv, none for SVMs. seconds: of every stage.
-    skipped: why images to train on were left out.
+    skipped: why images to train on could not be read. omitted: what was left out of the data set before.
+    held_out: whether the validation images were not trained on.
     """
     lead = f"Training of a classifier of {len(validation.classes)} classes, by sppnet {__version__}."
     parts = [
@@ -61,8 +70,9 @@ def training_page(
         ),
         page.section("Time", page.times(seconds)),
         page.section("Learning", *_curves(epochs)),
+        page.section("Validation", *([] if held_out else [page.paragraph(NOT_HELD_OUT)])),
         *_judgement(validation),
-        _left_out(skipped, "training"),
+        _left_out(skipped, "training", omitted),
     ]
     return page.page(f"Classifier: {run}", lead, parts)
 
@@ -80,7 +90,7 @@ def evaluation_page(
         page.figures(_main_figures(result, "images")),
         page.section("How it was measured", page.command_block(command), page.settings(how)),
         page.section("Time", page.times(seconds)),
-        *_judgement(result),
+        *_judgement(result, result.omitted),
     ]
     return page.page(f"Evaluation: {model}", lead, parts)
 
@@ -137,13 +147,13 @@ def _series(name: str, column: str, epochs: Sequence[Mapping[str, float]]) -> Se
     return Series(name, [(row["epoch"], row[column]) for row in epochs if column in row])
 
 
-def _judgement(result: ClassificationResult) -> list[Html]:
+def _judgement(result: ClassificationResult, omitted: Sequence[Omission] = ()) -> list[Html]:
     return [
         page.section("Classes", _class_table(result)),
         page.section("What is taken for what", _matrix(result), _confused(result)),
         page.section("The surest of the right ones", *_drawn(best_images(result.judged), result.classes)),
         page.section("The worst mistakes", *_drawn(worst_images(result.judged), result.classes)),
-        _left_out(result.skipped, "evaluation"),
+        _left_out(result.skipped, "evaluation", omitted),
     ]
 
 
@@ -200,7 +210,7 @@ def _draw(one: JudgedImage, classes: Sequence[str]) -> Html:
     caption = f"{said} {one.score:.2f}"
     if one.guess != one.label:
         caption = f"said {caption}, shows {shows} {one.own_score:.2f}"
-    caption += f" · {one.path.name}"
+    caption += f" · {writable_name(one.path.name)}"
     try:
         content = page.picture(read_image(one.path), f"photograph of {shows}", SHOWN_PX)
     except ImageError as error:  # it went away since it was judged
@@ -208,11 +218,11 @@ def _draw(one: JudgedImage, classes: Sequence[str]) -> Html:
     return page.figure(content, caption)
 
 
-def _left_out(skipped: Sequence[str], of: str) -> Html:
-    if not skipped:
-        return Html("")
-    told = page.listing(f"{len(skipped)} could not be read", skipped)
-    return page.section(f"Images left out of {of}", told)
+def _left_out(skipped: Sequence[str], of: str, omitted: Sequence[Omission] = ()) -> Html:
+    reasons = [page.paragraph(omission.reason) for omission in omitted]
+    if skipped:
+        reasons.append(page.listing(f"{len(skipped)} could not be read", skipped))
+    return page.section(f"Images left out of {of}", *reasons)
 
 
 def _number(text: str) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sppnet import __version__
+from sppnet.data.files import writable_name
 from sppnet.data.image import read_image
 from sppnet.errors import ImageError
 from sppnet.metrics.coco import CocoResult
@@ -44,12 +45,14 @@ def training_page(
     mining: Sequence[Mapping[str, Any]],
     seconds: Mapping[str, float],
     skipped: Sequence[str] = (),
+    problems: Sequence[str] = (),
 ) -> str:
     """The page of a training.
 
     run: its name. objects: of every class. recall: of the proposals, as a share of 1. images: that were
     trained on. tuning, trunk_tuning: rows of `learn.finetune.Measured` as JSON, none without fine-tuning.
     mining: rows of `learn.mining.MiningRound`. seconds: of every stage. skipped: why images were left out.
+    problems: what was odd in the annotations.
     """
     lead = f"Training of a detector of {', '.join(objects)}, by sppnet {__version__}."
     shown = {
@@ -69,15 +72,21 @@ def training_page(
         page.section("Fine-tuning", *_curves(tuning)),
         page.section("Fine-tuning the trunk", *_curves(trunk_tuning)),
         page.section("Hard negatives", *_rounds(mining)),
-        _left_out(skipped),
+        _left_out(skipped, images),
+        _odd(problems),
     ]
     return page.page(f"Detector: {run}", lead, parts)
 
 
 def evaluation_page(
-    model: str, command: str, how: Mapping[str, Any], result: Result, seconds: Mapping[str, float]
+    model: str,
+    command: str,
+    how: Mapping[str, Any],
+    result: Result,
+    seconds: Mapping[str, float],
+    problems: Sequence[str] = (),
 ) -> str:
-    """The page of an evaluation. how: what was measured, and in which way."""
+    """The page of an evaluation. how: what was measured, and in which way. problems: of the annotations."""
     metric = result.to_json()["metric"]
     lead = f"Evaluation of a detector of {', '.join(result.per_class)}, by sppnet {__version__}."
     shown = {f"mAP ({metric})": page.share(result.map)}
@@ -95,7 +104,8 @@ def evaluation_page(
         page.section("Precision over recall", _small_curves(result)),
         page.section("The best photographs", *_drawn(best_photos(outcomes, SHOWN))),
         page.section("The worst photographs", *_drawn(worst_photos(outcomes, SHOWN))),
-        _left_out(result.skipped),
+        _left_out(result.skipped, result.images),
+        _odd(problems),
     ]
     return page.page(f"Evaluation: {model}", lead, parts)
 
@@ -192,7 +202,7 @@ def _drawn(outcomes: Sequence[Outcome]) -> list[Html]:
 
 
 def _draw(one: Outcome) -> Html:
-    caption = f"{one.in_words()} · {one.photo.path.name}"
+    caption = f"{one.in_words()} · {writable_name(one.photo.path.name)}"
     try:
         drawn = one.draw(read_image(one.photo.path), SHOWN_PX)
     except ImageError as error:  # it went away since it was judged
@@ -201,7 +211,13 @@ def _draw(one: Outcome) -> Html:
     return page.figure(page.picture(drawn, says, SHOWN_PX), caption)
 
 
-def _left_out(skipped: Sequence[str]) -> Html:
+def _left_out(skipped: Sequence[str], used: int) -> Html:
     if not skipped:
         return Html("")
-    return page.section("Images left out", page.listing(f"{len(skipped)} could not be read", skipped))
+    told = page.listing(f"{len(skipped)} of {used + len(skipped)} could not be read", skipped)
+    return page.section("Images left out", told)
+
+
+def _odd(problems: Sequence[str]) -> Html:
+    """What was put right or left out when the annotations were read."""
+    return page.section("Odd annotations", page.listing(f"{len(problems)} sentences", problems))

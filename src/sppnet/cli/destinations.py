@@ -1,0 +1,69 @@
+"""Where commands write: places are checked before the work, and tables are written in one step."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> None:
+    """Whether a file can be written; its folder may have to be made then. None: the option was not given.
+
+    Raises ConfigError where a folder lies at `path`, nothing can be written there, or it is one of the
+    files that are read.
+    """
+    from sppnet.errors import ConfigError
+
+    if path is None:
+        return
+    if path.is_dir():
+        raise ConfigError(
+            f"{option} needs the name of a file to write; {path} is a folder, name a file in it"
+        )
+    if path.exists() and any(path.samefile(each) for each in inputs if each.exists()):
+        raise ConfigError(
+            f"{option} {path} is one of the images; nothing is written over them, choose another name"
+        )
+    if not path.exists():
+        _check_can_be_made(path.parent, option)
+    elif not os.access(path, os.W_OK):
+        raise ConfigError(f"{option} {path} is there and may not be written; choose another name")
+
+
+def check_folder(path: Path | None, option: str) -> None:
+    """Make a folder that will be written to; raises ConfigError where that cannot be."""
+    if path is not None:
+        _check_can_be_made(path, option)
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def _check_can_be_made(folder: Path, option: str) -> None:
+    from sppnet.errors import ConfigError
+
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise ConfigError(
+            f"{option}: the folder {folder} cannot be made: {there} is a file; choose another place"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}: nothing may be written to the folder {there}; choose another place")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table in UTF-8, its names of columns first; file names go through `writable_name` before.
+
+    A link or a device, as /dev/stdout, is written to and not replaced.
+    """
+    from sppnet.nn.model_file import write_file
+
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(rows)
+    content = text.getvalue().encode("utf-8", "backslashreplace")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_bytes(content)
+    else:
+        write_file(path, content)

@@ -1,0 +1,297 @@
+"""Tables of labels: a CSV file with a column of file names and a column of classes.
+
+    labels.csv, train.csv, …     filename,label  or  id,breed  or  image_id,class_name  …
+
+The delimiter is a comma, a semicolon or a tab. Names of columns are compared without regard to case; one
+column of 0 and 1 for each class is read too. A table names its images by path, by name, or without suffix;
+they are looked for below the folder of the table alone, so that no path leads out of the data set.
+"""
+
+import csv
+import io
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from sppnet.data.class_files import LabelledFiles, split_of
+from sppnet.data.files import (
+    Omission,
+    composed,
+    is_image_name,
+    name_from_text,
+    natural_key,
+    path_key,
+    walk,
+    writable_name,
+)
+from sppnet.errors import DataError, printable
+
+SUFFIXES = (".csv", ".tsv")
+FILE_COLUMNS = (
+    "filename", "file_name", "file", "filepath", "filepaths", "file_path", "path", "image", "image_name",
+    "image_path", "image_file", "image_id", "images", "img", "img_name", "img_path", "id", "id_code", "name",
+)  # fmt: skip
+LABEL_COLUMNS = (
+    "label_name", "class_name", "classname", "category_name", "label", "labels", "class", "category",
+    "target", "species", "breed", "diagnosis", "name", "class_id", "label_id", "category_id",
+)  # fmt: skip
+"""The first of these that a table has counts; names of classes come before their numbers."""
+SPLIT_COLUMNS = ("split", "data_set", "dataset", "set", "subset", "partition")
+_ONES, _ZEROS = frozenset({"1", "1.0"}), frozenset({"0", "0.0"})
+BOX_COLUMNS = frozenset({"xmin", "x_min", "x0", "x1", "bbox", "bbox_x", "left"})
+"""What no table of labels has, but one of boxes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: an image as the table names it, its class, "" if it has none, and its split."""
+
+    image: str
+    label: str
+    split: str
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """A file whose columns are known."""
+
+    path: Path
+    columns: tuple[str, str]
+    """Of file names, and of classes."""
+    rows: tuple[Row, ...]
+
+
+def find_tables(root: Path) -> list[LabelTable]:
+    """The tables of labels that lie in ROOT or in a folder of it, in natural order.
+
+    A sample of a competition's submission has the same columns, but its classes are invented.
+    """
+    near = [file for file in walk(root).files if len(file.relative_to(root).parts) <= 2]
+    named = (
+        file for file in near if file.suffix.lower() in SUFFIXES and "submission" not in file.stem.lower()
+    )
+    tables = (read_table(file) for file in named)
+    return [table for table in tables if table is not None]
+
+
+def read_table(path: Path) -> LabelTable | None:
+    """The table in a file; None if it has no columns of file names and classes."""
+    lines = _lines(path)
+    if not lines or len(lines[0]) < 2:
+        return None
+    if len(lines[0]) == 2 and is_image_name(Path(lines[0][0])):  # there is no line of names
+        lines.insert(0, ["file", "label"])
+    header = [re.sub(r"[\s\-]+", "_", cell.strip().lower()) for cell in lines[0]]
+    body = [line for line in lines[1:] if len(line) == len(header)]
+    file = _file_column(header, body)
+    if file is None or BOX_COLUMNS & set(header):
+        return None
+    splits = next((header.index(name) for name in SPLIT_COLUMNS if name in header), None)
+    others = [column for column in range(len(header)) if column not in (file, splits)]
+    found = _labels(lines[0], header, body, others)
+    if found is None:
+        return None
+    name, labels = found
+    rows = (
+        Row(line[file].strip(), label, "" if splits is None else _split_named(line[splits]))
+        for line, label in zip(body, labels, strict=True)
+    )
+    return LabelTable(path, (header[file], name), tuple(row for row in rows if row.image))
+
+
+def read_labels(root: Path, tables: Sequence[LabelTable]) -> dict[str, LabelledFiles]:
+    """The images that tables label, by split; "" where no split is told by columns or the tables' names.
+
+    A table that names no image is not used. Raises DataError where all are so.
+    """
+    below = walk(root)
+    index = _Index(below.images)
+    located = {table.path: [index.find(row, table, root) for row in table.rows] for table in tables}
+    used = [table for table in tables if any(isinstance(found, Path) for found in located[table.path])]
+    several = len({_split_of_table(table, root) for table in used}) > 1
+    splits: dict[str, _Gathered] = defaultdict(_Gathered)
+    for table in used:
+        own = _split_of_table(table, root) if several else ""
+        for row, found in zip(table.rows, located[table.path], strict=True):
+            splits[row.split or own].add(row, found)
+    labelled = {split: each for split, each in splits.items() if each.classes()}
+    if not labelled:
+        raise DataError(_nothing_found(root, tables))
+    known = {path for each in splits.values() for path in (*each.labels, *each.unlabelled)}
+    rest = [path for path in below.images if path not in known]
+    told = _omission(rest, "without a line in " + " and ".join(table.path.name for table in used))
+    shared = (*below.omissions(), *told)
+    return {
+        split: each.files(root, shared if place == 0 else (), _describe(used))
+        for place, (split, each) in enumerate(labelled.items())
+    }
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def first_line(path: Path) -> str:
+    """What a file begins with, for messages."""
+    return _decode(path.read_bytes()[:200]).partition("\n")[0].strip()
+
+
+def _lines(path: Path) -> list[list[str]]:
+    text = _decode(path.read_bytes())
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    try:
+        return [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(line)]
+    except csv.Error:
+        return []
+
+
+def _decode(data: bytes) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")
+
+
+def _file_column(header: Sequence[str], body: Sequence[Sequence[str]]) -> int | None:
+    """The column of file names: one that begins with an image's, else one that is called so."""
+    if body and (found := [place for place, cell in enumerate(body[0]) if is_image_name(Path(cell.strip()))]):
+        return found[0]
+    return next((header.index(name) for name in FILE_COLUMNS if name in header), None)
+
+
+def _labels(
+    written: Sequence[str], header: Sequence[str], body: Sequence[Sequence[str]], columns: Sequence[int]
+) -> tuple[str, list[str]] | None:
+    """The name of the column of classes and the class of each line; None if there is no such column."""
+    called = [
+        header.index(name) for name in LABEL_COLUMNS if name in header and header.index(name) in columns
+    ]
+    column = next(iter(called or columns[: len(columns) == 1]), None)
+    if column is not None:
+        return header[column], [line[column].strip() for line in body]
+    if (
+        body
+        and columns
+        and all(line[column].strip() in _ONES | _ZEROS for line in body for column in columns)
+    ):
+        return "a column for each class", list(_of_ones(written, body, columns))
+    return None
+
+
+def _of_ones(header: Sequence[str], body: Iterable[Sequence[str]], columns: Sequence[int]) -> Iterator[str]:
+    """The class of each line by the column that holds its only 1."""
+    for line in body:
+        ones = [column for column in columns if line[column].strip() in _ONES]
+        yield header[ones[0]].strip() if len(ones) == 1 else ""
+
+
+def _split_named(text: str) -> str:
+    found = split_of(text.strip())
+    return found[0] if found else ""
+
+
+def _split_of_table(table: LabelTable, root: Path) -> str:
+    """The split that a table's name tells, or that of its folder."""
+    inside = table.path.parent.name if table.path.parent != root else ""
+    return next(filter(None, map(_split_named, (table.path.stem, inside))), "")
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+class _Index:
+    """The images below a folder, by what a table may call them."""
+
+    def __init__(self, images: Iterable[Path]) -> None:
+        self.by_name: dict[str, list[Path]] = defaultdict(list)
+        for image in images:
+            for name in {image.name, image.stem}:
+                self.by_name[composed(name)].append(image)
+
+    def find(self, row: Row, table: LabelTable, root: Path) -> Path | str:
+        """The image that a line means, or why there is none: "missing" or "ambiguous"."""
+        parts = [composed(part) for part in PurePosixPath(row.image.replace("\\", "/")).parts]
+        parts = [part for part in parts if part not in ("/", "..", ".")]
+        found = self._called(parts[-1] if parts else "")
+        split = row.split or _split_of_table(table, root)
+        for fits in (
+            lambda path: [composed(part) for part in path.with_suffix("").parts[-len(parts) :]] == parts,
+            lambda path: [composed(part) for part in path.parts[-len(parts) :]] == parts,
+            lambda path: table.path.parent != root and path.is_relative_to(table.path.parent),
+            lambda path: split and split in map(_split_named, path.relative_to(root).parts[:-1]),
+        ):
+            if len(found) > 1:
+                found = list(filter(fits, found)) or found
+        return found[0] if len(found) == 1 else "ambiguous" if found else "missing"
+
+    def _called(self, name: str) -> list[Path]:
+        return self.by_name.get(name) or self.by_name.get(composed(name_from_text(name)), [])
+
+
+class _Gathered:
+    """The lines of one split."""
+
+    def __init__(self) -> None:
+        self.labels: dict[Path, str] = {}
+        self.unlabelled: set[Path] = set()
+        self.lost: dict[str, list[str]] = defaultdict(list)
+        """Lines that label no image, by reason."""
+        self.twice: set[Path] = set()
+
+    def add(self, row: Row, found: Path | str) -> None:
+        if isinstance(found, str):
+            self.lost[found].append(row.image)
+        elif not row.label:
+            self.unlabelled.add(found)
+        elif self.labels.setdefault(found, row.label) != row.label:
+            self.twice.add(found)
+
+    def classes(self) -> set[str]:
+        return {_class(label) for path, label in self.labels.items() if path not in self.twice}
+
+    def files(self, root: Path, more: Iterable[Omission], table: str) -> LabelledFiles:
+        files: dict[str, list[Path]] = {name: [] for name in sorted(self.classes(), key=natural_key)}
+        for path, label in sorted(self.labels.items(), key=lambda item: path_key(item[0])):
+            if path not in self.twice:
+                files[_class(label)].append(path)
+        omitted = [
+            *_omission(self.lost["missing"], "listed in the table of labels but not there"),
+            *_omission(self.lost["ambiguous"], "listed by a name that several images have; give their paths"),
+            *_omission(_in_order(self.unlabelled), "listed without a class, or with several"),
+            *_omission(_in_order(self.twice), "listed twice, with two classes"),
+        ]
+        return LabelledFiles(root, files, (*omitted, *more), table)
+
+
+def _in_order(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=path_key)
+
+
+def _describe(tables: Iterable[LabelTable]) -> str:
+    """Which columns of which files tell the classes."""
+    return " and ".join(f"{table.path.name} (columns {' and '.join(table.columns)})" for table in tables)
+
+
+def _class(label: str) -> str:
+    return writable_name(composed(label))
+
+
+def _omission(names: Sequence[str] | Sequence[Path], what: str) -> list[Omission]:
+    if not names:
+        return []
+    count = len(names)
+    verb = "image is" if count == 1 else "images are"
+    return [Omission(count, printable(f"{count} {verb} {what}, such as {names[0]}"))]
+
+
+def _nothing_found(root: Path, tables: Sequence[LabelTable]) -> str:
+    table = tables[0]
+    example = table.rows[0].image if table.rows else "nothing"
+    return (
+        f"{table.path} labels no image below {root}: its column {table.columns[0]!r} holds {example!r}, of "
+        "which there is no image; put the images beside the table, or correct the names"
+    )
