@@ -6,12 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sppnet.data.image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from sppnet.errors import DataError, did_you_mean
-
-_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
-_NETPBM = {".ppm", ".pgm", ".pbm", ".pnm"}
-IMAGE_SUFFIXES = frozenset(_JPEG | _NETPBM | {".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-"""File names that are taken for images, compared in lower case."""
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
