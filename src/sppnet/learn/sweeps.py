@@ -5,14 +5,13 @@ small; then a sweep scores all its rows exactly, those left out too, and the gap
 part in the sweeps of the others, so that rows are read once for both.
 """
 
-import numba as nb
 import numpy as np
 
 from sppnet.arrays import Array
+from sppnet.jit import kernel_running, nb
 from sppnet.learn import blocks
 from sppnet.learn.blocks import DESCEND, LOOK, START, WAIT, Problem, State
 from sppnet.learn.objective import FitOptions
-from sppnet.ops.cpu import kernel_running
 from sppnet.progress import Progress
 
 PATIENCE = 30

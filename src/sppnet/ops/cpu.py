@@ -8,18 +8,16 @@ array, turned from bins-major to channels-major there, and written once. Windows
 on the same cells follow one another and are pooled once.
 """
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import numba as nb
 import numpy as np
 import torch
 from torch import Tensor
 
 from sppnet.arrays import Array
 from sppnet.geometry.grid import count_bins
+from sppnet.jit import kernel_running, nb
 from sppnet.ops import memory
 from sppnet.ops.blocks import (
     BITS,
@@ -35,6 +33,7 @@ from sppnet.ops.blocks import (
     turn_level,
 )
 from sppnet.ops.cpu_gradient import pool_gradient
+from sppnet.ops.cpu_ties import has_ties, settle_ties
 from sppnet.ops.definition import accumulator
 from sppnet.ops.lanes import (
     LANES,
@@ -46,24 +45,6 @@ from sppnet.ops.lanes import (
 
 WINDOWS_PER_TABLE = 8
 """On fewer windows of a map the table is not worth its making, and bins are read cell by cell."""
-
-_lock = threading.Lock()
-
-
-@contextmanager
-def kernel_running() -> Iterator[None]:
-    """Around every call of a numba kernel that may be parallel.
-
-    Not every threading layer of numba may be entered by two threads at once; and the first launch
-    sets the number of OpenMP threads for torch too, which would change how torch splits its sums.
-    """
-    with _lock:
-        threads = torch.get_num_threads()
-        try:
-            yield
-        finally:
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
 
 
 def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
@@ -139,7 +120,8 @@ def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[i
 def _count_parts(batch: int, channels: int) -> int:
     """Into how many parts to split the windows of each map, so that all cores have work."""
     blocks = (channels + LANES - 1) // LANES
-    return max(1, nb.get_num_threads() // max(1, batch * blocks))
+    threads: int = nb.get_num_threads()
+    return max(1, threads // max(1, batch * blocks))
 
 
 def _grouped(cells: Array, batch: int) -> tuple[Array, Array]:
@@ -178,6 +160,7 @@ def _pool(
         tabled = len(windows) >= WINDOWS_PER_TABLE
         table = aligned(2 * size if tabled else size, features)  # cells, then squares
         lay_out(table, features, last, shape, which, channel, infinity)
+        tied = has_ties(table, size, infinity)
         if tabled:
             tabulate_squares(table, table[size:], height, width)
         pooled = aligned(bins * LANES, features)
@@ -200,6 +183,11 @@ def _pool(
                     else:
                         m, fine = plan[source, 0], plan[source, 1]
                         _merge_level(pooled, m, fine * LANES, n, first * LANES, vectors, ahead)
+                if tied:
+                    settle_ties(
+                        features, last, shape, which, channel, infinity, cells[window], plan, edges,
+                        table, pooled,
+                    )  # fmt: skip
             before = window
             for row in range(len(plan)):
                 count, first = plan[row, 0] * plan[row, 0], plan[row, 1]
