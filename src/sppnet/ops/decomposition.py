@@ -1,9 +1,11 @@
 """Pyramid pooling in torch's own operations, for tools that cannot use the custom operator.
 
-`torch.onnx` translates slices and reductions of any size, and `torch.func` differentiates and maps
-`adaptive_max_pool2d`.
+`torch.onnx` has a translation of each of them, and `torch.func` differentiates and maps them.
 """
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -11,27 +13,63 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sppnet.errors import GeometryError
+from sppnet.ops.plan import filling_order, plan_levels
+
+_kept: ContextVar[bool] = ContextVar("operator kept in ONNX exports", default=False)
+
+
+@contextlib.contextmanager
+def operator_kept() -> Iterator[None]:
+    """Within the block, ONNX exports keep the operator as one node: for whoever translates it."""
+    token = _kept.set(True)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def is_wanted() -> bool:
+    """Whether `torch.onnx` is exporting, and does not know the operator."""
+    return torch.onnx.is_in_onnx_export() and not _kept.get()
 
 
 def pool_whole(features: Tensor, levels: tuple[int, ...], pooling: Literal["max", "average"]) -> Tensor:
-    """Whole maps (b, c, h, w) → (b, c × bins): rows cut into bins, then columns; sizes may be symbols."""
-    return torch.cat([_pool_columns(_pool_rows(features, n, pooling), n, pooling) for n in levels], 1)
+    """Whole maps (b, c, h, w) → (b, c × bins), exact for any size in the exported graph too.
+
+    The bins are computed from positions that the graph counts: sizes as symbols are simplified on the way
+    to ONNX, whose division rounds negative numbers towards zero, and bins come out one cell off.
+    """
+    plans = plan_levels(levels)
+    grids: dict[int, Tensor] = {}
+    for index in filling_order(plans):
+        n, source = plans[index].n, plans[index].source
+        if source is None or pooling == "average":
+            grids[index] = _pool_level(features, n, pooling)
+        else:
+            factor = levels[source] // n
+            grids[index] = grids[source].unflatten(2, (n, factor)).unflatten(4, (n, factor)).amax((3, 5))
+    return torch.cat([grids[index].flatten(1) for index in range(len(levels))], 1)
 
 
-def _pool_rows(features: Tensor, n: int, pooling: Literal["max", "average"]) -> Tensor:
-    size = features.shape[2]
-    parts = [features[:, :, i * size // n : ((i + 1) * size + n - 1) // n] for i in range(n)]
-    return torch.cat([_reduced(part, 2, pooling) for part in parts], 2)
+def _pool_level(features: Tensor, n: int, pooling: Literal["max", "average"]) -> Tensor:
+    """(b, c, h, w) → (b, c, n, n)"""
+    down, across = _bin_masks(features[:1, :1, :, 0], n), _bin_masks(features[:1, :1, 0], n)
+    if pooling == "average":
+        down, across = (mask / mask.sum(1, keepdim=True) for mask in (down, across))
+        return down.to(features.dtype) @ features @ across.to(features.dtype).T
+    limits = torch.finfo if features.is_floating_point() else torch.iinfo
+    lowest = float("-inf") if features.is_floating_point() else limits(features.dtype).min
+    rows = torch.where(down[:, :, None], features[:, :, None], lowest).amax(3)
+    return torch.where(across, rows[:, :, :, None], lowest).amax(4)
 
 
-def _pool_columns(features: Tensor, n: int, pooling: Literal["max", "average"]) -> Tensor:
-    size = features.shape[3]
-    parts = [features[:, :, :, i * size // n : ((i + 1) * size + n - 1) // n] for i in range(n)]
-    return torch.cat([_reduced(part, 3, pooling) for part in parts], 3).flatten(1)
-
-
-def _reduced(part: Tensor, dim: int, pooling: Literal["max", "average"]) -> Tensor:
-    return part.amax(dim, keepdim=True) if pooling == "max" else part.mean(dim, keepdim=True)
+def _bin_masks(side: Tensor, n: int) -> Tensor:
+    """Which cells of a side each of its n bins holds, (n, size); of the side only the length matters."""
+    positions = torch.ones_like(side, dtype=torch.int64).flatten().cumsum(0)  # from 1
+    size, steps = positions[-1:], torch.arange(n, device=side.device)
+    start = torch.div(steps * size, n, rounding_mode="floor")[:, None]
+    end = torch.div((steps + 1) * size + n - 1, n, rounding_mode="floor")[:, None]
+    return (positions > start) & (positions <= end)
 
 
 def pool_each(features: Tensor, cells: Tensor | None, levels: tuple[int, ...]) -> Tensor:

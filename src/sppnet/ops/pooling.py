@@ -51,7 +51,7 @@ def pyramid_pool(
     if pooling not in ("max", "average"):
         raise GeometryError(f'pooling must be "max" or "average"; got {pooling!r}')
     windows = list_windows(features, cells)
-    if windows is None and torch.onnx.is_in_onnx_export():
+    if windows is None and decomposition.is_wanted():
         return decomposition.pool_whole(features, checked, pooling)
     if pooling == "average":
         return average.pool(features, check_cells(features, windows), checked)
