@@ -117,7 +117,9 @@ def _cache_class() -> Any:
             self._py_file, self._lineno = file, function.__code__.co_firstlineno
 
         def get_cache_path(self) -> str:
-            return os.path.join(private_folder(), str(self.get_suitable_cache_subpath(self._py_file)))
+            return os.path.join(
+                private_folder(), "kernels", str(self.get_suitable_cache_subpath(self._py_file))
+            )
 
     class Place(caching.FunctionCache._impl_class):  # type: ignore[misc]
         _locator_classes = (
@@ -151,7 +153,7 @@ def private_folder() -> str:
     Raises OSError where there is none.
     """
     user = os.getuid() if hasattr(os, "getuid") else 0
-    path = os.path.join(tempfile.gettempdir(), f"sppnet-kernels-{user}")
+    path = os.path.join(tempfile.gettempdir(), f"sppnet-{user}")
     os.makedirs(path, mode=0o700, exist_ok=True)
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or (

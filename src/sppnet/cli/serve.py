@@ -31,5 +31,5 @@ def serve(
         host,
         port,
         limits,
-        lambda url: notes.print(f"listening at {url}", markup=False),
+        lambda url: notes.print(f"listening at {url}"),
     )
