@@ -183,7 +183,8 @@ def test_set_output_gives_a_table(model, photos):
     plain = SPPFeatures(model=model).fit_transform(photos[:3])
     np.testing.assert_array_equal(table.to_numpy(), plain)
     assert list(extractor.transform(photos[:2]).index) == [0, 1]
-    for copied in (clone(extractor), pickle.loads(pickle.dumps(extractor)), extractor.set_output()):
+    pickled = pickle.loads(pickle.dumps(extractor))  # noqa: S301
+    for copied in (clone(extractor), pickled, extractor.set_output()):
         assert isinstance(copied.fit_transform(photos[:1]), pandas.DataFrame)
     assert isinstance(extractor.set_output(transform="default").transform(photos[:1]), np.ndarray)
     with pytest.raises(ConfigError, match="one of default, pandas, polars; got 'numpy'"):
