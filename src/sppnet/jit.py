@@ -90,13 +90,24 @@ def kernel_running() -> Iterator[None]:
     """
     if reason := lost_threads():
         raise SppnetError(reason)
-    with _lock:
-        threads = torch.get_num_threads()
-        try:
-            yield
-        finally:
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
+    with _lock, _torch_threads_kept():
+        yield
+
+
+def thread_count() -> int:
+    """How many threads parallel kernels take; asking numba starts them, which must not change torch's."""
+    with _torch_threads_kept():
+        return int(nb.get_num_threads())
+
+
+@contextlib.contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 # --- the cache -----------------------------------------------------------------------------------
@@ -141,8 +152,12 @@ def _cache_class() -> Any:
                 return None
 
         def save_overload(self, *args: Any) -> None:
-            with contextlib.suppress(OSError):  # a full disk
-                super().save_overload(*args)
+            with contextlib.suppress(Exception):  # a full disk, or what was cut off when it was full
+                try:
+                    super().save_overload(*args)
+                except Exception:
+                    self.flush()  # an empty index in place of one that cannot be read
+                    super().save_overload(*args)
 
     return Cache
 

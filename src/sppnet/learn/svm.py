@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sppnet.arrays import Array
 from sppnet.errors import ConfigError, DataError
-from sppnet.jit import kernel_running, nb
+from sppnet.jit import kernel_running, thread_count
 from sppnet.learn.descent import solve
 from sppnet.learn.gram import checked_gram, gram_matrix, one_thread, pays
 from sppnet.learn.objective import FitOptions, FitRecord, Loss
@@ -131,7 +131,7 @@ def solve_by_gram(
     """How it went; dual (k, n) to begin at is written over, and `weigh` makes weights of it."""
     k = len(signs)
     costs, report = options.costs(k), np.zeros((k, 3))
-    batch = CLASSES_PER_THREAD * nb.get_num_threads()
+    batch = CLASSES_PER_THREAD * thread_count()
     for first in range(0, k, batch):
         part = slice(first, first + batch)
         seed = (options.seed * 1_000_003 + first) % (1 << 62)

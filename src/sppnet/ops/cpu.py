@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sppnet.arrays import Array
 from sppnet.geometry.grid import count_bins
-from sppnet.jit import kernel_running, nb
+from sppnet.jit import kernel_running, nb, thread_count
 from sppnet.ops import memory
 from sppnet.ops.blocks import (
     BITS,
@@ -120,8 +120,7 @@ def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[i
 def _count_parts(batch: int, channels: int) -> int:
     """Into how many parts to split the windows of each map, so that all cores have work."""
     blocks = (channels + LANES - 1) // LANES
-    threads: int = nb.get_num_threads()
-    return max(1, threads // max(1, batch * blocks))
+    return max(1, thread_count() // max(1, batch * blocks))
 
 
 def _grouped(cells: Array, batch: int) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ import numpy as np
 from sppnet.arrays import Array, Floats
 from sppnet.data.image import ImageSource, read_image
 from sppnet.errors import ConfigError, did_you_mean
-from sppnet.jit import jit, nb
+from sppnet.jit import jit, thread_count
 from sppnet.proposals.colour import ColourSpace, to_planes
 from sppnet.proposals.grouping import Similarity, group
 from sppnet.proposals.regions import code_pixels, describe
@@ -82,7 +82,7 @@ def selective_search(
 
 def group_all(image: Array, strategies: Strategies) -> list[Array]:
     """The boxes of every strategy: a list of (2n − 1, 4) int32, each in the order of their making."""
-    with ThreadPoolExecutor(nb.get_num_threads()) as threads:
+    with ThreadPoolExecutor(thread_count()) as threads:
         prepared = list(threads.map(lambda space: _Prepared.of(image, space), strategies.spaces))
         tasks = [(space, k) for space in prepared for k in strategies.ks]
         found = list(threads.map(lambda task: _group_one(task[0], task[1], strategies.similarities), tasks))
