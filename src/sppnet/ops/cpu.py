@@ -82,6 +82,7 @@ def _pool_into(
             last,
             (channels, height, width),
             infinity_bits(features.dtype),
+            has_ties(features),
             windows,
             order,
             starts,
@@ -142,8 +143,8 @@ def _starts(cells: Array, batch: int) -> Array:
 
 @compiled_parallel
 def _pool(
-    features: Array, last: bool, shape: tuple[int, int, int], infinity: int, cells: Array, order: Array,
-    starts: Array, plan: Array, edges: Array, parts: int, vectors: Array,
+    features: Array, last: bool, shape: tuple[int, int, int], infinity: int, tied: bool, cells: Array,
+    order: Array, starts: Array, plan: Array, edges: Array, parts: int, vectors: Array,
 ) -> None:  # fmt: skip
     channels, height, width = shape
     batch = len(starts) - 1
@@ -159,7 +160,6 @@ def _pool(
         tabled = len(windows) >= WINDOWS_PER_TABLE
         table = aligned(2 * size if tabled else size, features)  # cells, then squares
         lay_out(table, features, last, shape, which, channel, infinity)
-        tied = has_ties(table, size, infinity)
         if tabled:
             tabulate_squares(table, table[size:], height, width)
         pooled = aligned(bins * LANES, features)

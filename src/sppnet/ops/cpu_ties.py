@@ -5,27 +5,24 @@ order of the floats say neither: where a map holds such numbers, the bins in que
 """
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sppnet.arrays import Array
-from sppnet.ops.blocks import compiled
+from sppnet.ops.blocks import BITS, compiled
 from sppnet.ops.lanes import LANES
 
 BFLOAT16_INFINITY, BFLOAT16_NAN = 0x7F80, 0x7FC0
 """torch turns every NaN of this type into one, at least in contiguous maps."""
 
 
-@compiled
-def has_ties(block: Array, size: int, infinity: int) -> bool:
-    """Whether a map holds NaN, or zeros of both signs: 0, and −1 in the order of integers."""
-    kind = block.dtype.type
-    zero, minus_zero, limit = kind(0), kind(-1), kind(infinity)
-    nan = positive = negative = kind(0)
-    for i in range(size):
-        number = block[i]
-        nan |= kind(number > limit)
-        positive |= kind(number == zero)
-        negative |= kind(number == minus_zero)
-    return bool(nan) or (bool(positive) and bool(negative))
+def has_ties(features: Tensor) -> bool:
+    """Whether maps may hold NaN, or hold zeros of both signs."""
+    features = features.detach()
+    bits = features.view(BITS[features.dtype])
+    if bool(features.sum(dtype=torch.float64 if features.dtype == torch.float64 else torch.float32).isnan()):
+        return True
+    return bool((bits == torch.iinfo(bits.dtype).min).any()) and bool((bits == 0).any())
 
 
 @compiled
