@@ -6,12 +6,17 @@ clock follow one another in one of the two. Plain `pytest` runs everything in on
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+
+# A job in the background ignores SIGINT, and hands that down to the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER:  # before torch is imported

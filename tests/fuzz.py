@@ -89,7 +89,9 @@ def kernels() -> list[str]:
     return [
         ".".join(["sppnet", *path.relative_to(package).with_suffix("").parts])
         for path in package.rglob("*.py")
-        if re.search(r"^\s*(import|from) (numba|triton|llvmlite)", path.read_text("utf-8"), re.MULTILINE)
+        if re.search(
+            r"^\s*(import|from) (numba|triton|llvmlite|sppnet\.jit)", path.read_text("utf-8"), re.MULTILINE
+        )
     ]
 
 

@@ -257,11 +257,13 @@ def test_doctor(inside):
     code, printed, told = inside("doctor", "--json")
     assert (code, told) == (0, "")
     report = json.loads(printed)
-    assert set(report) == {"versions", "devices", "kernels"}
+    assert set(report) == {"versions", "devices", "kernels", "images"}
     assert report["versions"]["torch"] == metadata.version("torch")
     assert report["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert "cpu" in report["devices"]
     assert all(": " in reason for reason in report["kernels"].values())
+    assert report["kernels"]["compiled"].startswith("yes: kept in /")
+    assert "AVIF" in report["images"]["read"]
     code, printed, _ = inside("doctor")
     assert code == 0
     assert "numba" in printed

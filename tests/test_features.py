@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from sppnet import Classifier, SPPFeatures, SPPNet, pyramid_pool, read_image
@@ -144,6 +147,63 @@ def test_a_damaged_image_is_named(model, tmp_path):
 def test_a_misspelt_parameter_is_answered(model):
     with pytest.raises(ConfigError, match="no 'level'; did you mean levels"):
         SPPFeatures(model=model).set_params(level=3)
+
+
+def test_images_come_in_columns_tables_and_alone(model, photos):
+    paths, extractor = [str(path) for path in photos[:2]], SPPFeatures(model=model).fit()
+    expected = extractor.transform(paths)
+    table = pandas.DataFrame({"path": paths}, index=[7, 3])
+    for images in (
+        table, table["path"], table.to_numpy(), np.array(paths), np.array(paths, object)[:, None],
+        [[path] for path in paths], tuple(paths), iter(paths), [np.str_(path) for path in paths],
+    ):  # fmt: skip
+        np.testing.assert_array_equal(extractor.transform(images), expected)
+    pixels = read_image(paths[0])
+    for image in (
+        paths[0], photos[0], photos[0].read_bytes(), Image.open(photos[0]), pixels,
+        torch.from_numpy(pixels).permute(2, 0, 1),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(extractor.transform(image), expected[:1])
+
+
+def test_a_table_of_several_columns_is_refused(model, photos):
+    table = pandas.DataFrame({"path": photos[:2], "label": ["a", "b"]})
+    with pytest.raises(ConfigError, match=r"table of 2 columns \(path, label\)\. Choose .*table\['path'\]"):
+        SPPFeatures(model=model).fit_transform(table)
+    with pytest.raises(ConfigError, match="a row of 2 cells"):
+        SPPFeatures(model=model).fit_transform(table.to_numpy())
+
+
+def test_set_output_gives_a_table(model, photos):
+    images = pandas.Series(photos[:3], index=["x", "y", "z"])
+    extractor = SPPFeatures(model=model).set_output(transform="pandas")
+    table = extractor.fit_transform(images)
+    assert list(table.index) == ["x", "y", "z"]
+    assert list(table.columns) == list(extractor.get_feature_names_out())
+    plain = SPPFeatures(model=model).fit_transform(photos[:3])
+    np.testing.assert_array_equal(table.to_numpy(), plain)
+    assert list(extractor.transform(photos[:2]).index) == [0, 1]
+    pickled = pickle.loads(pickle.dumps(extractor))  # noqa: S301
+    for copied in (clone(extractor), pickled, extractor.set_output()):
+        assert isinstance(copied.fit_transform(photos[:1]), pandas.DataFrame)
+    assert isinstance(extractor.set_output(transform="default").transform(photos[:1]), np.ndarray)
+    with pytest.raises(ConfigError, match="one of default, pandas, polars; got 'numpy'"):
+        extractor.set_output(transform="numpy")
+
+
+def test_a_pipeline_and_scikit_learn_itself_choose_the_output(model, photos):
+    pipeline = make_pipeline(SPPFeatures(model=model), StandardScaler()).set_output(transform="pandas")
+    assert isinstance(pipeline.fit_transform(photos[:3]), pandas.DataFrame)
+    with config_context(transform_output="pandas"):
+        assert isinstance(SPPFeatures(model=model).fit_transform(photos[:1]), pandas.DataFrame)
+    assert isinstance(SPPFeatures(model=model).fit_transform(photos[:1]), np.ndarray)
+
+
+def test_tables_need_their_package(model, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "polars", None)
+    extractor = SPPFeatures(model=model).set_output(transform="polars")
+    with pytest.raises(MissingExtraError, match=r"sppnet\[polars\]"):
+        extractor.fit_transform(photos[:1])
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 import io
 import os
+import pickle
 import struct
+import sys
 import threading
+import types
 import warnings
 import zlib
 from pathlib import Path
@@ -11,9 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
-from sppnet.data.image import find_images, read_header, read_image
+from sppnet.data import image_formats
+from sppnet.data.image import ImageHeader, find_images, read_header, read_image
+from sppnet.data.image_formats import readable_suffixes, unreadable_hint
+from sppnet.data.quiet import pillow_quiet
 from sppnet.errors import DataError, ImageError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -388,12 +394,133 @@ def test_warnings_of_pillow_are_hidden_while_reading_and_never_else():
         stop.set()
         for thread in threads:
             thread.join()
-    for _ in range(3):  # whoever puts a filter in front, ours goes before it and stands there once
+    for _ in range(3):  # whoever puts a filter in front, ours goes before it, and is gone afterwards
         warnings.simplefilter("error")
+        before = list(warnings.filters)
         read_image(damaged_exif())
-        assert sum("PillowWhileReading" in str(entry) for entry in warnings.filters) == 1
+        assert warnings.filters == before
     with pytest.warns(UserWarning, match="from us"):
         warnings.warn("from us", UserWarning, stacklevel=1)
+
+
+def test_filters_are_as_before_whoever_changes_them_meanwhile():
+    before = list(warnings.filters)
+    with pillow_quiet():
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            with pillow_quiet():
+                assert warnings.filters[0] is not before[0]
+        assert warnings.filters != before
+        copied = pickle.loads(pickle.dumps(warnings.filters[0]))  # noqa: S301
+        assert copied[3].match("PIL.TiffImagePlugin")
+        assert not copied[3].match("sklearn.svm")
+    assert warnings.filters == before
+
+
+def with_text(kind: bytes, data: bytes, after: bool = False) -> bytes:
+    """A PNG file with a chunk before or after its pixels."""
+    png = encode(Image.fromarray(noise(10, 12)), "PNG")
+    chunk = len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+    place = png.index(b"IEND") - 4 if after else 33
+    return png[:place] + chunk + png[place:]
+
+
+LONG = zlib.compress(b"a" * (3 << 20))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the pixels", "after the pixels"])
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        pytest.param(b"zTXt", b"prompt\0\0" + LONG, id="compressed text"),
+        pytest.param(b"iTXt", b"workflow\0\1\0\0\0" + LONG, id="compressed international text"),
+        pytest.param(b"iCCP", b"profile\0\0" + LONG, id="a colour profile"),
+        pytest.param(b"tEXt", b"notes\0" + b"a" * (70 << 20), id="plain text"),
+    ],
+)
+def test_a_png_with_a_long_text_is_read(kind, data, after):
+    content = with_text(kind, data, after)
+    assert np.array_equal(read_image(content), noise(10, 12))
+    assert read_header(content).size_hw == (10, 12)
+
+
+def test_the_orientation_is_kept_where_a_text_is_left_out():
+    data = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
+    turned = with_text(b"iTXt", data)
+    chunk = b"note\0\0" + LONG
+    long = len(chunk).to_bytes(4, "big") + b"zTXt" + chunk + zlib.crc32(b"zTXt" + chunk).to_bytes(4, "big")
+    both = turned[:33] + long + turned[33:]
+    assert read_header(turned).size_hw == read_header(both).size_hw == (12, 10)
+    assert np.array_equal(read_image(both), read_image(turned))
+
+
+# --- HEIC and AVIF -------------------------------------------------------------------------------
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+
+
+def test_avif_is_read():
+    image = Image.new("RGB", (30, 20), (200, 30, 60))
+    content = encode(image, "AVIF", quality=100)
+    assert np.abs(read_image(content).astype(int) - (200, 30, 60)).max() <= 3
+    assert read_header(content) == ImageHeader((20, 30), "RGB", "AVIF")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    assert read_header(encode(image, "AVIF", exif=exif)).size_hw == (30, 20)
+
+
+def test_heic_without_a_plugin_is_named_with_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("sppnet.data.image.reads_heic", lambda: False)
+    path = tmp_path / "IMG_0001.JPG"  # phones' exporters rename without converting
+    path.write_bytes(HEIC)
+    for read in (read_image, read_header):
+        with pytest.raises(ImageError, match=r"IMG_0001\.JPG.*HEIC.*pip install pillow-heif"):
+            read(path)
+
+
+def test_heic_is_read_by_the_plugin_without_registering_it(monkeypatch):
+    class FakeHeif(types.ModuleType):
+        def HeifImageFile(self, stream):
+            assert stream.read() == HEIC
+            return Image.new("RGB", (5, 4), "red")
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", FakeHeif("pillow_heif"))
+    monkeypatch.setattr("sppnet.data.image.reads_heic", lambda: True)
+    known = set(Image.OPEN)
+    assert (read_image(HEIC) == (255, 0, 0)).all()
+    assert set(Image.OPEN) - known <= {"AVIF", *Image.ID}
+    assert "HEIF" not in Image.OPEN
+
+
+def test_a_damaged_heic_is_no_traceback():
+    pytest.importorskip("pillow_heif")
+    with pytest.raises(ImageError, match="the image in memory"):
+        read_image(HEIC)
+
+
+def test_avif_without_its_codec_says_so(monkeypatch):
+    monkeypatch.setattr("sppnet.data.image.reads_avif", lambda: False)
+    with pytest.raises(ImageError, match="built without AVIF: install Pillow"):
+        read_image(encode(Image.new("RGB", (4, 4)), "AVIF"))
+
+
+def test_suffixes_follow_what_is_installed(monkeypatch):
+    for avif, heic in ((True, False), (False, True)):
+        monkeypatch.setattr(image_formats, "reads_avif", lambda avif=avif: avif)
+        monkeypatch.setattr(image_formats, "reads_heic", lambda heic=heic: heic)
+        assert (".avif" in readable_suffixes(), ".heic" in readable_suffixes()) == (avif, heic)
+        assert (unreadable_hint(".AVIF") is None, unreadable_hint(".HEIC") is None) == (avif, heic)
+    assert unreadable_hint(".jpg") is unreadable_hint(".txt") is None
+    assert "develop" in (unreadable_hint(".NEF") or "")
+
+
+def test_an_unread_format_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "a.NEF").write_bytes(b"II*\0raw")
+    with pytest.raises(ImageError, match=r"a\.NEF.*"):
+        read_image(tmp_path / "a.NEF")
+    (tmp_path / "b.jxl").write_bytes(b"\xff\x0ajxl")
+    with pytest.raises(ImageError, match=r"b\.jxl.*JPEG XL is not read: convert"):
+        read_image(tmp_path / "b.jxl")
 
 
 def test_a_header_is_read_without_decoding(monkeypatch):

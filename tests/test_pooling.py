@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from sppnet.errors import ConfigError, GeometryError
-from sppnet.ops import choose, definition, memory, pyramid_pool, using
+from sppnet.ops import choose, definition, memory, pool_maps, pyramid_pool, using
 
 NAN, INF = float("nan"), float("inf")
 EVERY = pytest.mark.parametrize("name", ["cpu", "torch", "definition"])
@@ -397,6 +397,62 @@ def test_averages_pass_gradcheck():
     assert torch.autograd.gradcheck(
         lambda x: pyramid_pool(x, cells, (1, 3), "average"), features, fast_mode=True
     )
+
+
+# --- numbers that are equal, and are not the same ------------------------------------------------
+
+BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
+BITS[torch.float64] = torch.int64
+ODD_NAN = {torch.float16: -0x1FB, torch.float32: -0x3FFFFB, torch.float64: -0x7FFFFFFFFFFFB}
+"""Bits of a negative NaN that nobody else makes."""
+
+
+def with_ties(dtype, channels, memory_format):
+    """Nothing above zero, zeros of both signs, and two kinds of NaN."""
+    features = -draw(2, channels, 9, 11).abs()
+    kind = torch.randint(0, 12, features.shape, generator=torch.Generator().manual_seed(1))
+    for number, value in ((0, 0.0), (1, 0.0), (2, -0.0), (3, -0.0), (4, NAN)):
+        features[(kind == number) & ((number < 4) | (draw(*features.shape, seed=2) > 1.5))] = value
+    features = features.to(dtype)
+    if dtype in ODD_NAN:
+        odd = (kind == 5) & (draw(*features.shape, seed=3) > 1.5)
+        features.view(BITS[dtype])[odd] = ODD_NAN[dtype]
+    return features.contiguous(memory_format=memory_format)
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("channels", [3, 64, 70])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_zeros_and_nan_have_torchs_bits(name, dtype, channels, memory_format):
+    features, levels = with_ties(dtype, channels, memory_format), (1, 2, 3, 6)
+    cells = torch.cat([draw_cells(12, 2, 9, 11), torch.tensor([[1, 0, 0, 1, 1], [0, 0, 0, 11, 9]])])
+    with using(name):
+        ours = [pyramid_pool(features, None, levels), pyramid_pool(features, cells, levels)]
+        ours.append(pool_maps(list(features), cells, levels))
+    whole = torch.tensor([[0, 0, 0, 11, 9], [1, 0, 0, 11, 9]])
+    contiguous = features.contiguous()  # where channels are last, torch's NaN of bfloat16 is another
+    for found, windows in zip(ours, (whole, cells, cells), strict=True):
+        expected = adaptive(contiguous, windows, levels)
+        assert torch.equal(found.view(BITS[dtype]), expected.view(BITS[dtype]))
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("value", [0.0, -0.0, NAN])
+def test_maps_of_one_number_keep_its_bits(name, dtype, value):
+    features = torch.full((1, 5, 6, 5), value, dtype=dtype)
+    with using(name):
+        found = pyramid_pool(features, None, (1, 2)).view(BITS[dtype])
+    assert (found == features.view(BITS[dtype])[0, 0, 0, 0]).all()
+
+
+@EVERY
+def test_zeros_of_both_signs_share_no_gradient(name):
+    features = torch.tensor([[-0.0, 0.0], [0.0, -0.0]]).view(1, 1, 2, 2).requires_grad_()
+    with using(name):
+        pyramid_pool(features, None, (1,)).sum().backward()
+    assert features.grad.flatten().tolist() == [1, 0, 0, 0], "the first of equal ones, as in torch"
 
 
 # --- the choice ----------------------------------------------------------------------------------

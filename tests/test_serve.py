@@ -5,6 +5,7 @@ import io
 import json
 import re
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from served import serving
 from sppnet.classify.classifier import Classifier, Testing
 from sppnet.data.image import read_image
 from sppnet.detect.config import DetectorConfig
@@ -327,6 +329,103 @@ def test_an_rcnn_detector_is_refused():
     )
     with pytest.raises(ConfigError, match=r"too slow to serve; .* --method spp"):
         SeeingDetector(detector)
+
+
+# --- forms, HEAD and other sites -----------------------------------------------------------------
+
+
+def test_options_come_as_fields_of_a_form_too(asked, asked_of_classifier):
+    files = {"images": ("a.png", photograph(), "image/png")}
+    every = asked.post("/v1/detect", files=files).json()["results"][0]["detections"]
+    middle = sorted(row["score"] for row in every)[len(every) // 2]
+    fields = {"min_score": str(middle), "overlap": "1"}
+    some = asked.post("/v1/detect", files=files, data=fields).json()["results"][0]["detections"]
+    query = asked.post("/v1/detect", params=fields, content=photograph()).json()["detections"]
+    assert some == query
+    assert min(row["score"] for row in some) >= middle > min(row["score"] for row in every)
+    (answer,) = asked_of_classifier.post("/v1/classify", files=files, data={"top": "1"}).json()["results"]
+    assert len(answer["top"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "message"),
+    [
+        ({"min_score": "much"}, 422, r"min_score must be a number from -1e\+06 to 1e\+06; got 'much'"),
+        ({"min_score": "nan"}, 422, "min_score must be a number"),
+        ({"overlap": "2"}, 422, "overlap must be a number from 0 to 1; got '2'"),
+        ({"threshold": "1"}, 422, "a field 'threshold'; /v1/detect knows min_score, overlap, and files"),
+        ({str(i): "x" for i in range(9)}, 400, "at most 16 files and 8 fields was expected"),
+    ],
+    ids=["no number", "NaN", "too large", "unknown", "too many"],
+)
+def test_fields_that_are_not_understood_are_refused(asked, fields, status, message):
+    answer = asked.post("/v1/detect", files={"images": photograph()}, data=fields)
+    assert answer.status_code == status
+    assert re.search(message, answer.json()["error"])
+
+
+def test_an_image_sent_as_text_is_told_how_to_be_sent(asked):
+    form = {"files": {"images": (None, "a.png")}}
+    answer = asked.post("/v1/detect", **form)
+    assert answer.status_code == 400
+    assert (
+        "images came as text. Send each image as a file part, as curl -F images=@" in answer.json()["error"]
+    )
+
+
+def test_head_is_answered_wherever_get_is(asked):
+    paths = {route.path for route in asked.app.routes if "GET" in (route.methods or ())}
+    assert {"/", "/health", "/metrics", "/v1/model", "/docs", "/openapi.json"} <= paths
+    for path in paths:
+        head, get = asked.head(path), asked.get(path)
+        assert head.status_code == get.status_code == 200
+        assert head.headers["content-type"] == get.headers["content-type"]
+        assert head.headers["x-content-type-options"] == "nosniff"
+    assert asked.head("/v1/detect").status_code == 405
+    document = asked.get("/openapi.json").json()
+    assert "head" not in {method for methods in document["paths"].values() for method in methods}
+
+
+def test_head_has_no_body_over_the_wire(detector):
+    with serving(detector) as url:
+        request = urllib.request.Request(f"{url}/health", method="HEAD")
+        with urllib.request.urlopen(request) as answer:
+            assert (answer.status, answer.read()) == (200, b"")
+
+
+def test_other_sites_may_ask_only_where_that_is_allowed(asked, detector):
+    origin = {"Origin": "https://example.org"}
+    assert "access-control-allow-origin" not in asked.get("/health", headers=origin).headers
+    preflight = {**origin, "Access-Control-Request-Method": "POST"}
+    assert asked.options("/v1/detect", headers=preflight).status_code == 405
+    with testclient.TestClient(create_app(detector, cors_origins=["https://example.org"])) as client:
+        assert (
+            client.get("/health", headers=origin).headers["access-control-allow-origin"] == origin["Origin"]
+        )
+        assert client.options("/v1/detect", headers=preflight).status_code == 200
+        refused = client.post("/v1/detect", content=b"", headers=origin)
+        assert refused.status_code == 400
+        assert refused.headers["access-control-allow-origin"] == origin["Origin"]
+        other = {"Origin": "https://example.com"}
+        assert "access-control-allow-origin" not in client.get("/health", headers=other).headers
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://example.org/", "ftp://a", "https://", ""])
+def test_what_is_no_origin_is_refused(detector, origin):
+    with pytest.raises(ConfigError, match="an origin is a scheme and a host"):
+        create_app(detector, cors_origins=[origin])
+
+
+def test_every_scale_is_resized_from_the_image_itself(detector):
+    several = make_detector()
+    several.convolver.scales = (96, 64)
+    object.__setattr__(several.config, "scales", (96, 64))
+    image = read_image(photograph(150, 200))
+    maps = SeeingDetector(several).convolve(image)
+    assert maps.sizes_hw == ((96, 128), (64, 85))
+    for index, size_hw in enumerate(maps.sizes_hw):
+        alone = detector.convolver(image, [size_hw])
+        assert torch.equal(maps.maps[index], alone.maps[0])
 
 
 # --- parts ---------------------------------------------------------------------------------------

@@ -1,6 +1,11 @@
 """Weights files of every kind, good and bad, and state dicts of a whole network put into its front."""
 
+import hashlib
 import pickle
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +16,10 @@ from torch import Tensor, nn
 from torchvision import models
 
 from sppnet.errors import ModelError
+from sppnet.nn.model_file import read_header
+from sppnet.nn.pretrained import published_weights
 from sppnet.nn.trunks import load_trunk
-from sppnet.nn.weights import current_names, load_weights, read_weights
+from sppnet.nn.weights import current_names, load_weights, read_weights, under_prefix
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "weights"
 needs_shared = pytest.mark.skipif(
@@ -45,8 +52,30 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
         lambda tensors: {"model": tensors},
         lambda tensors: {"module." + name: tensor for name, tensor in tensors.items()},
         lambda tensors: {"state_dict": {"module." + name: tensor for name, tensor in tensors.items()}},
+        lambda tensors: {"_orig_mod." + name: tensor for name, tensor in tensors.items()},
+        lambda tensors: {"module._orig_mod." + name: tensor for name, tensor in tensors.items()},
+        lambda tensors: {"model._orig_mod.module." + name: tensor for name, tensor in tensors.items()},
+        lambda tensors: {name.replace(".", "._orig_mod."): tensor for name, tensor in tensors.items()},
+        lambda tensors: {"model_state_dict": tensors, "optimizer_state_dict": {"lr": 0.1}},
+        lambda tensors: {"model": {"state_dict": tensors}, "ema": {"decay": 0.9}},
+        lambda tensors: {"ema": {"module": tensors}, "step": torch.tensor(7)},
+        lambda tensors: {"params_ema": tensors},
     ],
-    ids=["plain", "in state_dict", "in model", "from DataParallel", "both"],
+    ids=[
+        "plain",
+        "in state_dict",
+        "in model",
+        "from DataParallel",
+        "both",
+        "compiled",
+        "compiled, in parallel",
+        "three deep",
+        "parts compiled",
+        "in model_state_dict",
+        "nested twice",
+        "a moving average",
+        "as BasicSR",
+    ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".pt"])
 def test_torch_files_are_unwrapped(tmp_path: Path, wrap: Any, suffix: str) -> None:
@@ -54,6 +83,126 @@ def test_torch_files_are_unwrapped(tmp_path: Path, wrap: Any, suffix: str) -> No
     torch.save(wrap(state()), path)
     assert same(read_weights(path), state())
     assert same(read_weights(str(path)), state())
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".bin", ".pth.tar"])
+def test_torch_files_of_other_names_are_read(tmp_path: Path, suffix: str) -> None:
+    torch.save(state(), tmp_path / f"weights{suffix}")
+    assert same(read_weights(tmp_path / f"weights{suffix}"), state())
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "student.encoder.", "model.0."])
+def test_a_network_within_a_training_module_is_found(prefix: str) -> None:
+    known = set(state()) | {"head.weight"}
+    wrapped = {prefix + name: tensor for name, tensor in state().items()}
+    wrapped["loss.weight"] = torch.ones(1)
+    assert same(under_prefix(wrapped, known), state())
+    assert same(under_prefix(state(), known), state())
+    twice = wrapped | {"teacher." + name: tensor for name, tensor in state().items()}
+    assert twice == under_prefix(twice, known), "which of the two is meant cannot be known"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty \\(0 bytes\\): download"),
+        (b"\n<!DOCTYPE html><title>log in</title>", "a web page.*download the file again"),
+        (b"\xef\xbb\xbf<html>", "a web page"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n",
+            "a Git LFS pointer.*git lfs",
+        ),
+        (b"Not found", "text that begins with 'Not found'"),
+        (b'{"error": "gone"}', "text that begins with"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5.*Keras"),
+        (b"\x1f\x8b\x08\0", "a gzip.*unpack"),
+    ],
+    ids=["nothing", "a page", "a page with a mark", "a pointer", "words", "JSON", "Keras", "an archive"],
+)
+def test_what_came_instead_of_weights_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    for name, read in (
+        ("w.pth", read_weights),
+        ("w.safetensors", read_weights),
+        ("m.safetensors", read_header),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ModelError, match=rf"(?s){name}.*it is {message}"):
+            read(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == content
+
+
+# --- published weights ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
+    """A server on this machine that hands out a weights file, its URL with the hash, and torch's cache."""
+    torch.save(state(), tmp_path / "served")
+    content = (tmp_path / "served").read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"<html>log in</html>" if "page" in self.path else content
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None: ...
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("no_proxy", "*")
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/net-{digest}.pth"
+        yield url, tmp_path / "torch" / "hub" / "checkpoints" / f"net-{digest}.pth"
+        server.shutdown()
+
+
+def test_published_weights_are_downloaded_once(published: tuple[str, Path], capfd: Any) -> None:
+    url, path = published
+    assert same(published_weights(url), state())
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert same(published_weights("http://nowhere.invalid/" + path.name), state())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_page_in_place_of_a_download_is_not_kept(published: tuple[str, Path]) -> None:
+    url, path = published
+    with pytest.raises(ModelError, match=r"SHA-256.*proxy.*copy it to"):
+        published_weights(url.replace("/net-", "/page/net-"))
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"<html>log in</html>", b"", b"PK\x03\x04 cut"])
+def test_a_damaged_cache_is_named_and_left_alone(published: tuple[str, Path], content: bytes) -> None:
+    url, path = published
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=f"delete {path} and run this again"):
+        published_weights(url)
+    assert path.read_bytes() == content
+
+
+def test_without_network_one_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    url = "http://127.0.0.1:9/net-01234567.pth"
+    with pytest.raises(ModelError, match=r"cannot be reached.*Connection refused.*https_proxy.*weights file"):
+        published_weights(url)
+    monkeypatch.setattr("sppnet.nn.pretrained.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **options: time.sleep(1))
+    with pytest.raises(ModelError, match="no answer within"):
+        published_weights(url)
+
+
+def test_without_a_home_no_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.hub.get_dir", lambda: "~/.cache/torch/hub")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="set TORCH_HOME"):
+        published_weights("http://127.0.0.1:9/net-01234567.pth")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
@@ -126,7 +275,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no weights file at"):
         read_weights(tmp_path / "absent.pth")
     (tmp_path / "weights.h5").touch()
-    with pytest.raises(ModelError, match=r"\.safetensors, \.pth or \.pt"):
+    with pytest.raises(ModelError, match=r"\.safetensors, \.pth, \.pt.*got .*weights\.h5"):
         read_weights(tmp_path / "weights.h5")
 
 

@@ -4,8 +4,7 @@ import numba
 import pytest
 import torch
 
-from sppnet.ops import pyramid_pool
-from sppnet.ops.pooling import using
+from sppnet.ops import pyramid_pool, using
 
 LEVELS = [(1, 2, 3, 6), (6, 3, 2, 1), (4, 6), (1,), (5, 3), (7, 1)]
 SIZES = [(1, 1), (2, 5), (13, 13), (6, 9), (40, 23)]

@@ -3,9 +3,12 @@
 import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.run import RunFolder
@@ -49,7 +52,8 @@ def train(
     what cannot be trained; damaged images are left out.
     """
     config, watch = config or TrainingConfig(), Timed(progress)
-    result = train_classifier(data, out, config, resume=resume, progress=watch)
+    with _own_random_numbers():
+        result = train_classifier(data, out, config, resume=resume, progress=watch)
     if result is None or not report:
         return result
     seconds, said = watch.seconds, command or in_python("sppnet.train", data, out, config, resume=resume)
@@ -81,7 +85,8 @@ def train_detector(
     Raises DataError, ModelError or ConfigError for what cannot be trained; damaged images are left out.
     """
     config = config or DetectorConfig()
-    result = train_stages(data, out, config, split=split, resume=resume, cache=cache, progress=progress)
+    with _own_random_numbers():
+        result = train_stages(data, out, config, split=split, resume=resume, cache=cache, progress=progress)
     if not report:
         return result
     said = command or in_python(
@@ -89,6 +94,11 @@ def train_detector(
         split=split, resume=resume, cache=cache,
     )  # fmt: skip
     return replace(result, report=_leave_page(Path(out), lambda: _tell_detector(result, said)))
+
+
+def _own_random_numbers() -> AbstractContextManager[None]:
+    """Training sets the seeds of torch; afterwards they are the caller's again."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 def _leave_page(root: Path, tell: Callable[[], str]) -> Path | None:

@@ -15,6 +15,7 @@ from torch import nn
 from sppnet.arrays import Floats
 from sppnet.classify.classifier import KIND as CLASSIFIER
 from sppnet.classify.classifier import Classifier
+from sppnet.classify.tables import OUTPUTS, as_output, list_images, wanted_output
 from sppnet.data.image import ImageSource, read_image
 from sppnet.data.transforms import resize_shorter, to_tensor
 from sppnet.detect.detector import Detector
@@ -30,6 +31,8 @@ LEVELS = (1, 2, 3, 6)
 PARAMETERS = ("trunk", "weights", "levels", "scale_px", "model", "device")
 
 Vectors: TypeAlias = Floats
+Images: TypeAlias = ImageSource | Iterable[ImageSource] | Any
+"""A list of images, a column or a table of one column, or one image."""
 Source: TypeAlias = tuple[Trunk, tuple[int, ...] | None, int]
 """A trunk, and the levels and the scale it was used with."""
 
@@ -58,6 +61,7 @@ class SPPFeatures:
         # As they come, unchecked: scikit-learn's clone() compares what it gave with what is here.
         self.trunk, self.weights, self.levels = trunk, weights, levels
         self.scale_px, self.model, self.device = scale_px, model, device
+        self._sklearn_output_config: dict[str, str] = {}  # by this name clone() copies it
 
     def fit(self, images: Any = None, y: Any = None) -> "SPPFeatures":
         """Read the network; the images are not looked at. Raises ConfigError or ModelError."""
@@ -74,13 +78,29 @@ class SPPFeatures:
         self._network = nn.Sequential(self.trunk_, pyramid)
         return self
 
-    def transform(self, images: Iterable[ImageSource]) -> Vectors:
-        """Images as `read_image` takes them → (n, channels × bins) float32; raises ImageError naming one."""
-        rows = [self.vector(image) for image in images]
-        return np.stack(rows) if rows else np.empty((0, self._fitted().n_features_out_), np.float32)
+    def transform(self, images: Images) -> Any:
+        """Images as `read_image` takes them → (n, channels × bins) float32; raises ImageError naming one.
 
-    def fit_transform(self, images: Iterable[ImageSource], y: Any = None) -> Vectors:
+        images: a list, a column or a table of one column; or one image, which gives one row.
+        What is returned is an array, or the table that `set_output` asked for.
+        """
+        rows = [self.vector(image) for image in list_images(images)]
+        stacked = np.stack(rows) if rows else np.empty((0, self._fitted().n_features_out_), np.float32)
+        return as_output(
+            stacked, wanted_output(self._sklearn_output_config), self.get_feature_names_out(), images
+        )
+
+    def fit_transform(self, images: Images, y: Any = None) -> Any:
         return self.fit(images, y).transform(images)
+
+    def set_output(self, *, transform: str | None = None) -> "SPPFeatures":
+        """What `transform` returns: "default" is an array, "pandas" or "polars" a table; None keeps it."""
+        if transform is None:
+            return self
+        if transform not in OUTPUTS:
+            raise ConfigError(f"transform must be one of {', '.join(OUTPUTS)}; got {transform!r}")
+        self._sklearn_output_config = {"transform": transform}
+        return self
 
     def vector(self, image: ImageSource) -> Vectors:
         """(channels × bins,) of one image; raises ImageError if it cannot be read."""
@@ -119,10 +139,14 @@ class SPPFeatures:
 
     def __getstate__(self) -> dict[str, Any]:
         """Parameters alone: a process of joblib's reads the network from its file."""
-        return {**self.get_params(), "fitted": self.__sklearn_is_fitted__()}
+        return {
+            **self.get_params(),
+            "fitted": self.__sklearn_is_fitted__(),
+            "output": self._sklearn_output_config,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        fitted = state.pop("fitted")
+        fitted, self._sklearn_output_config = state.pop("fitted"), state.pop("output")
         self.set_params(**state)
         if fitted:
             self.fit()

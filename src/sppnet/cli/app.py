@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import signal
 import sys
 from typing import Annotated
@@ -64,6 +65,7 @@ def root(
 
 def main() -> None:
     """Run the command line. Exits with 0, 1 for an error, 2 for wrong usage, 130 and 143 when stopped."""
+    _open_standard_streams()
     _print_every_name()
     keep_memory()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -78,6 +80,18 @@ def main() -> None:
         sys.exit(130)
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _open_standard_streams() -> None:
+    """Services start programs with some of them closed: what is printed there goes nowhere.
+
+    Taken up again, the numbers 0 to 2 cannot become a file of results that somebody's messages end up in.
+    """
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(opened)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _print_every_name() -> None:

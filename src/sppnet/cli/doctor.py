@@ -36,6 +36,7 @@ def _examine() -> dict[str, dict[str, Any]]:
         "numba",
         "numpy",
         "pillow",
+        "pillow-heif",
         "safetensors",
         "triton",
         "timm",
@@ -55,4 +56,24 @@ def _examine() -> dict[str, dict[str, Any]]:
         for dtype in (torch.float32, torch.int32):
             choice = choose(torch.empty(1, 1, 1, 1, dtype=dtype, device=device))
             kernels[f"{device} {str(dtype).removeprefix('torch.')}"] = f"{choice.name}: {choice.reason}"
-    return {"versions": versions, "devices": devices, "kernels": kernels}
+    kernels |= _compiled()
+    return {"versions": versions, "devices": devices, "kernels": kernels, "images": _images()}
+
+
+def _compiled() -> dict[str, str]:
+    """Whether functions are compiled, and where the machine code is kept."""
+    from sppnet import jit
+    from sppnet.ops.dispatch import kernels_missing
+
+    if missing := jit.problem() or kernels_missing():
+        return {"compiled": f"no: {missing}"}
+    from sppnet.ops import cpu
+
+    return {"compiled": f"yes: kept in {jit.cache_folder(cpu._pool)}"}
+
+
+def _images() -> dict[str, str]:
+    from sppnet.data.image_formats import UNREADABLE_HINTS, readable_formats, unreadable_hint
+
+    missing = {UNREADABLE_HINTS[suffix] for suffix in (".heic", ".avif") if unreadable_hint(suffix)}
+    return {"read": ", ".join(readable_formats()), "not read": "; ".join(sorted(missing)) or "none of note"}

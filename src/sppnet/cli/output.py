@@ -17,8 +17,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-notes = Console(stderr=True, highlight=False)
-"""Where everything goes that is not a result."""
+notes = Console(stderr=True, highlight=False, markup=False, emoji=False)
+"""Where everything goes that is not a result. Brackets and colons in names are no markup."""
 
 
 class Bars:
@@ -29,12 +29,12 @@ class Bars:
 
     def __init__(self) -> None:
         self.drawn = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=notes,
             disable=not notes.is_terminal,
         )
@@ -70,6 +70,7 @@ def print_json(data: Any) -> None:
     """Data on standard output, as JSON."""
     json.dump(data, sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
+    sys.stdout.flush()  # a full disk is told here, not when nobody listens any more
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], words: Collection[str] = ()) -> None:
@@ -80,6 +81,6 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], words: Co
         table.add_column(column, justify="left" if text else "right", no_wrap=not text)
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
     console.print(title, style="italic", soft_wrap=True)  # rich would break it at the width of the table
     console.print(table)

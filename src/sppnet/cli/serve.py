@@ -18,6 +18,14 @@ def serve(
     queue: Annotated[int, typer.Option(help="Requests that may wait; more are told to come back.")] = 8,
     max_mb: Annotated[int, typer.Option("--max-mb", help="Of a request's body.")] = 20,
     max_pixels: Annotated[int, typer.Option(help="Of an image, known before it is decoded.")] = 40_000_000,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors-origin",
+            help="Site whose pages may ask this server, as https://example.org; repeat it, or * for all. "
+            "[default: none]",
+        ),
+    ] = None,
 ) -> None:
     """A page and an HTTP API for a model. Ends with Ctrl-C."""
     from sppnet.cli.models import open_model
@@ -31,5 +39,6 @@ def serve(
         host,
         port,
         limits,
-        lambda url: notes.print(f"listening at {url}", markup=False),
+        lambda url: notes.print(f"listening at {url}"),
+        cors_origin or (),
     )

@@ -10,22 +10,10 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path, PurePath
 
+from sppnet.data.image_formats import readable_suffixes, unreadable_hint
 from sppnet.errors import DataError, did_you_mean
-
-_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
-_NETPBM = {".ppm", ".pgm", ".pbm", ".pnm"}
-IMAGE_SUFFIXES = frozenset(_JPEG | _NETPBM | {".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-"""File names that are taken for images, compared in lower case."""
-
-HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
-AVIF_SUFFIXES = frozenset({".avif", ".avifs"})
-_RAW = {".cr2", ".cr3", ".nef", ".nrw", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw"}
-OTHER_SUFFIXES = frozenset(_RAW | {".jxl", ".jp2", ".j2k", ".jpx", ".jpf", ".psd", ".tga", ".exr", ".svg"})
-"""Images in formats that are never read; a listing counts them."""
 
 SYSTEM_FOLDERS = frozenset(
     {
@@ -78,23 +66,14 @@ def name_from_text(text: str) -> str:
     return re.sub(r"\\x([89a-f][0-9a-f])", lambda match: chr(0xDC00 + int(match[1], 16)), text)
 
 
-@cache
-def read_suffixes() -> frozenset[str]:
-    """`IMAGE_SUFFIXES`, with those that Pillow or an installed plugin adds."""
-    from PIL import features
-
-    avif = AVIF_SUFFIXES if features.check("avif") else frozenset()
-    return IMAGE_SUFFIXES | avif | (HEIF_SUFFIXES if find_spec("pillow_heif") else frozenset())
-
-
 def is_image_name(path: PurePath) -> bool:
     """Whether the name ends like that of an image which can be read here."""
-    return path.suffix.lower() in read_suffixes()
+    return path.suffix.lower() in readable_suffixes()
 
 
 def is_unread_name(path: Path) -> bool:
     """Whether the name ends like that of an image in a format which cannot be read here."""
-    return path.suffix.lower() in (HEIF_SUFFIXES | AVIF_SUFFIXES | OTHER_SUFFIXES) - read_suffixes()
+    return unreadable_hint(path.suffix) is not None
 
 
 # --- what lies in folders ------------------------------------------------------------------------
@@ -134,7 +113,9 @@ class Walk:
         for file in filter(is_unread_name, self.files):
             by_suffix[file.suffix.lower()].append(file)
         unread = [
-            Omission(len(files), f"{_files(files, suffix)} not read, such as {files[0]}; {_cure(suffix)}")
+            Omission(
+                len(files), f"{_files(files, suffix)} not read, such as {files[0]}; {unreadable_hint(suffix)}"
+            )
             for suffix, files in sorted(by_suffix.items())
         ]
         return unread + [
@@ -145,12 +126,6 @@ class Walk:
 
 def _files(files: Sequence[Path], suffix: str) -> str:
     return f"{len(files)} {suffix} {'file is' if len(files) == 1 else 'files are'}"
-
-
-def _cure(suffix: str) -> str:
-    plugin = {**dict.fromkeys(HEIF_SUFFIXES, "pillow-heif"), **dict.fromkeys(AVIF_SUFFIXES, "a newer Pillow")}
-    install = f", or install {plugin[suffix]}" if suffix in plugin else ""
-    return f"convert to JPEG or PNG{install}"
 
 
 def walk(*roots: Path) -> Walk:
@@ -214,7 +189,7 @@ def _named_by(path: str | Path) -> ImageList:
     if here.is_dir():
         found = walk(here)
         return _listed(
-            found, f"{path} holds no images (names that end in {' '.join(sorted(IMAGE_SUFFIXES))})"
+            found, f"{path} holds no images (names that end in {' '.join(sorted(readable_suffixes()))})"
         )
     if here.exists():
         return ImageList((here,))

@@ -7,22 +7,31 @@ few formats, the size checked before decoding, and any failure an ImageError tha
 import os
 import stat
 import sys
-import threading
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, Union, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from sppnet.arrays import Array, Doubles
-from sppnet.data.files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from sppnet.data.files import find_images as find_images
+from sppnet.data.image_formats import (
+    FORMATS,
+    UNREADABLE_HINTS,
+    find_brand,
+    readable_formats,
+    reads_avif,
+    reads_heic,
+)
+from sppnet.data.image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from sppnet.data.image_formats import readable_suffixes as readable_suffixes
+from sppnet.data.png import TEXT_LIMIT, without_long_text
+from sppnet.data.quiet import pillow_quiet
 from sppnet.errors import ImageError
 
 if TYPE_CHECKING:
@@ -33,8 +42,7 @@ ImageArray: TypeAlias = npt.NDArray[np.uint8]
 
 ImageSource: TypeAlias = Union[str, Path, bytes, Image.Image, Array, "torch.Tensor"]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""Pillow's other readers are never tried: they are seldom used, and have been the way in for attacks."""
+Result = TypeVar("Result")
 
 MAX_PIXELS = 89_478_485
 """Pillow's limit for an image, above which it warns of a decompression bomb."""
@@ -80,10 +88,7 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> ImageArray:
     torch = sys.modules.get("torch")  # a tensor can only come from a program that imported it
     if torch is not None and isinstance(source, torch.Tensor):
         return _from_tensor(source, max_pixels)
-    with _opened(cast(Any, source), max_pixels) as image:
-        image.load()
-        method = ORIENTATIONS.get(_orientation(image))
-        return _to_rgb(image if method is None else image.transpose(method))
+    return _with_image(cast(Any, source), max_pixels, _decode)
 
 
 def read_header(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
@@ -91,47 +96,80 @@ def read_header(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> Ima
 
     Nothing is decoded but PNG files, of which Pillow looks for the orientation at the end.
     """
-    with _opened(source, max_pixels) as image:
-        width, height = image.size
-        # Pillow gives the size of a TIFF file upright already.
-        orientation = _orientation(image)
-        sideways = orientation >= 5 and image.format != "TIFF"
-        size_hw = (width, height) if sideways else (height, width)
-        return ImageHeader(size_hw, image.mode, image.format or "", orientation)
+    return _with_image(source, max_pixels, _describe)
 
 
 # --- files ---------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _opened(source: str | Path | bytes | Image.Image, max_pixels: int) -> Iterator[Image.Image]:
-    """The image before decoding; whatever goes wrong in the block becomes an ImageError naming the source."""
+def _with_image(
+    source: str | Path | bytes | Image.Image, max_pixels: int, use: Callable[[Image.Image], Result]
+) -> Result:
+    """use(the image before decoding); whatever goes wrong becomes an ImageError naming the source."""
     if isinstance(source, Image.Image):
         with _naming(name := "the PIL image"):
             _check_pixels(source.size, name, max_pixels)
-            yield source
-        return
+            return use(source)
     if not isinstance(source, (str, Path, bytes)):
         raise ImageError(
             f"an image must be a path, bytes, a PIL image, an array or a tensor; got {type(source).__name__}"
         )
     with _naming(name := "the image in memory" if isinstance(source, bytes) else os.fspath(source)):
         _check_not_empty(source, name)
-        with (
-            BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream,
-            Image.open(stream, formats=FORMATS) as image,  # given a name, Pillow lays grey TIFF askew
-        ):
-            _check_pixels(image.size, name, max_pixels)
-            yield image
+        with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
+            try:
+                return _use_stream(stream, name, max_pixels, use)
+            except ValueError as error:
+                if TEXT_LIMIT not in str(error):
+                    raise
+                stream.seek(0)
+                return _use_stream(BytesIO(without_long_text(stream.read())), name, max_pixels, use)
+
+
+def _use_stream(stream: BinaryIO, name: str, max_pixels: int, use: Callable[[Image.Image], Result]) -> Result:
+    with _open(stream, name) as image:
+        _check_pixels(image.size, name, max_pixels)
+        return use(image)
+
+
+def _open(stream: BinaryIO, name: str) -> Image.Image:
+    """The image before decoding. Given a name instead of a stream, Pillow would lay grey TIFF askew."""
+    brand = find_brand(stream.read(64))
+    stream.seek(0)
+    if brand == "HEIC":
+        if not reads_heic():
+            raise ImageError(f"{name} cannot be read: {UNREADABLE_HINTS['.heic']}")
+        import pillow_heif  # not registered with Pillow: what the process reads elsewhere stays as it is
+
+        return cast(Image.Image, pillow_heif.HeifImageFile(stream))
+    if brand == "AVIF":
+        if not reads_avif():
+            raise ImageError(f"{name} cannot be read: {UNREADABLE_HINTS['.avif']}")
+        return Image.open(stream, formats=("AVIF",))
+    return Image.open(stream, formats=FORMATS)
+
+
+def _decode(image: Image.Image) -> ImageArray:
+    image.load()
+    method = ORIENTATIONS.get(_orientation(image))
+    return _to_rgb(image if method is None else image.transpose(method))
+
+
+def _describe(image: Image.Image) -> ImageHeader:
+    width, height = image.size
+    # Pillow gives the size of a TIFF file upright already.
+    orientation = _orientation(image)
+    sideways = orientation >= 5 and image.format != "TIFF"
+    size_hw = (width, height) if sideways else (height, width)
+    return ImageHeader(size_hw, image.mode, image.format or "", orientation)
 
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
     """Turns Pillow's failures, of which damaged files raise nearly every kind, into ImageError."""
-    _hide_pillow_warnings()
-    _thread.is_reading = True
     try:
-        yield
+        with pillow_quiet():
+            yield
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -140,14 +178,14 @@ def _naming(name: str) -> Iterator[None]:
             "max_pixels and PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         ) from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not an image of a known format ({', '.join(FORMATS)})") from error
+        hint = UNREADABLE_HINTS.get(Path(name).suffix.lower(), "check the file, or convert it to JPEG or PNG")
+        known = ", ".join(readable_formats())
+        raise ImageError(f"{name} is not an image of a known format ({known}): {hint}") from error
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist; check the path") from error
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"{name} cannot be read as an image: {reason}") from error
-    finally:
-        _thread.is_reading = False
 
 
 def _check_not_empty(source: str | Path | bytes, name: str) -> None:
@@ -179,40 +217,11 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8. Damaged EXIF data is no reason to lose the photograph: it counts as 1."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
+    except Exception as error:
+        if TEXT_LIMIT in str(error):  # read again without that text, orientation and all
+            raise
         return 1
     return value if isinstance(value, int) and value in ORIENTATIONS else 1
-
-
-# --- Pillow's warnings ---------------------------------------------------------------------------
-
-_thread = threading.local()
-
-
-class _PillowWhileReading:
-    """Stands for the module pattern of a warning filter: Pillow's modules, on a thread that is reading.
-
-    `warnings.catch_warnings` would do for one thread; with several, one restores the filters that
-    another had set, and warnings of the whole program may stay hidden for good.
-    """
-
-    def match(self, module: str) -> bool:
-        return module.startswith("PIL.") and getattr(_thread, "is_reading", False)
-
-
-_FILTER = ("ignore", None, Warning, _PillowWhileReading(), 0)
-_filter_lock = threading.Lock()
-
-
-def _hide_pillow_warnings() -> None:
-    """Brings the filter to the front. It does nothing to anybody else's use of Pillow."""
-    filters = cast(list[Any], warnings.filters)
-    if filters and filters[0] is _FILTER:
-        return
-    with _filter_lock:
-        if _FILTER in filters:
-            filters.remove(_FILTER)
-        filters.insert(0, _FILTER)
 
 
 # --- pixels --------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from sppnet.export.networks import PixelClassifier, PixelDetector
 from sppnet.export.parity import Run, check_classifier, check_detector
 from sppnet.nn.model_file import write_file
 from sppnet.nn.trunks import Trunk
+from sppnet.ops.decomposition import operator_kept
 from sppnet.progress import Progress, Silent
 
 OPSET = 18
@@ -72,7 +73,7 @@ def convert(recipe: Recipe) -> bytes:
     from sppnet.export.pooling import translate_pool  # needs the extra
 
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), operator_kept():
             warnings.simplefilter("ignore")  # the exporter's own, about its internals
             program = torch.onnx.export(
                 recipe.network.eval(),

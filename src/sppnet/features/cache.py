@@ -25,6 +25,7 @@ from torch import Tensor
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import CellGrid
+from sppnet.jit import private_folder
 from sppnet.nn.model_file import write_file
 from sppnet.nn.trunks import Trunk
 
@@ -37,9 +38,12 @@ FORMAT = 2
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/sppnet/maps, or ~/.cache/sppnet/maps."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "sppnet" / "maps"
+    """$XDG_CACHE_HOME/sppnet/maps, or ~/.cache/sppnet/maps; among temporary files where nobody is at home."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # HOME is not set, and the system does not know the user
+        base = Path(private_folder())
+    return base / "sppnet" / "maps"
 
 
 def recipe_of(trunk: Trunk, scales: tuple[int, ...]) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sppnet.data.image import ImageArray
-from sppnet.data.transforms import resize_shorter, to_tensor
+from sppnet.data.transforms import resize_to, shorter_size, to_tensor
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps
 from sppnet.nn.trunks import Trunk
@@ -34,16 +34,17 @@ class Convolver:
         self.device = next(trunk.parameters()).device
 
     @torch.inference_mode()
-    def __call__(self, image: ImageArray) -> FeatureMaps:
-        """image: (h, w, 3) uint8 RGB."""
+    def __call__(self, image: ImageArray, sizes_hw: Sequence[tuple[int, int]] | None = None) -> FeatureMaps:
+        """image: (h, w, 3) uint8 RGB. sizes_hw: what it is resized to for each map, instead of the scales."""
+        size_hw = image.shape[0], image.shape[1]
         maps, sizes = [], []
-        for scale_px in self.scales:
-            resized = resize_shorter(image, scale_px)
+        for wanted_hw in sizes_hw or [shorter_size(size_hw, scale_px) for scale_px in self.scales]:
+            resized = resize_to(image, wanted_hw)
             pixels = to_tensor(resized, self.trunk.mean, self.trunk.std)[None].to(self.device)
             features: Tensor = self.body(pixels.to(memory_format=torch.channels_last))[0]
             maps.append(features.half().cpu().contiguous())
             sizes.append((resized.shape[0], resized.shape[1]))
-        return FeatureMaps((image.shape[0], image.shape[1]), tuple(sizes), tuple(maps), self.trunk.grid)
+        return FeatureMaps(size_hw, tuple(sizes), tuple(maps), self.trunk.grid)
 
 
 def folded(body: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ Functions of boxes take and return numpy arrays; bins are plain tuples.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -71,9 +72,12 @@ def sliding_windows(size: int, n: int) -> list[tuple[int, int]]:
 
 
 def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
-    """The levels of a pyramid as a tuple; raises GeometryError unless they are integers ≥ 1."""
-    checked = tuple(levels)
-    if not checked or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in checked):
+    """The levels of a pyramid as a tuple of int; raises GeometryError unless they are integers ≥ 1."""
+    try:
+        checked = tuple(operator.index(n) for n in levels)  # numpy's integers too
+    except TypeError:
+        checked = ()
+    if not checked or min(checked) < 1 or any(isinstance(n, bool | np.bool_) for n in levels):
         raise GeometryError(f"levels must be one or more integers ≥ 1, such as (1, 2, 3, 6); got {levels!r}")
     return checked
 

@@ -12,10 +12,10 @@ becomes small with it. A class never sees which others share its thread.
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 
 from sppnet.arrays import Array
+from sppnet.jit import jit, nb
 from sppnet.learn.descent import shuffle
 from sppnet.learn.products import add_four, add_one, dot_four, dot_four_exactly, dot_one
 
@@ -30,8 +30,8 @@ CHUNK = 1024
 WAIT, START, DESCEND, LOOK = 0, 1, 2, 3
 """What a sweep does for a class: nothing, weights from dual variables, descent, exact scores."""
 
-_compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
-_compiled_parallel = nb.njit(parallel=True, nogil=True, boundscheck=False, error_model="numpy", cache=True)
+_compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
+_compiled_parallel = jit(parallel=True, nogil=True, boundscheck=False, error_model="numpy")
 
 
 class Problem(NamedTuple):

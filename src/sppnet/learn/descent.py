@@ -5,10 +5,10 @@ state (n + 1,): the sum of alpha·sign·table so far, which is every score witho
 that of alpha·sign·bias_multiplier.
 """
 
-import numba as nb
 import numpy as np
 
 from sppnet.arrays import Array
+from sppnet.jit import jit, nb
 
 FIRST_SPREAD = 0.1
 """The first spread of projected gradients that is small enough to look at the duality gap."""
@@ -18,9 +18,9 @@ SPREAD_FACTOR = 0.3
 
 _FAST = {"reassoc", "contract", "nsz"}
 
-_compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
-_compiled_parallel = nb.njit(parallel=True, nogil=True, boundscheck=False, error_model="numpy", cache=True)
-_compiled_sum = nb.njit(nogil=True, boundscheck=False, error_model="numpy", fastmath=_FAST, cache=True)
+_compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
+_compiled_parallel = jit(parallel=True, nogil=True, boundscheck=False, error_model="numpy")
+_compiled_sum = jit(nogil=True, boundscheck=False, error_model="numpy", fastmath=_FAST)
 
 
 @_compiled_sum

@@ -6,14 +6,14 @@ rows (n, d) float32      table (k, d)      columns low … high − 1
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 
 from sppnet.arrays import Array
+from sppnet.jit import jit
 
 _FAST = {"reassoc", "contract", "nsz"}
 
-_compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", fastmath=_FAST, cache=True)
+_compiled = jit(nogil=True, boundscheck=False, error_model="numpy", fastmath=_FAST)
 
 
 @_compiled

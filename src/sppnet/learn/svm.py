@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -24,14 +23,12 @@ from torch import Tensor
 
 from sppnet.arrays import Array
 from sppnet.errors import ConfigError, DataError
+from sppnet.jit import kernel_running, thread_count
 from sppnet.learn.descent import solve
 from sppnet.learn.gram import checked_gram, gram_matrix, one_thread, pays
 from sppnet.learn.objective import FitOptions, FitRecord, Loss
 from sppnet.learn.sweeps import Fit
 from sppnet.learn.targets import Vectors, as_rows, as_signs, check_sides, first_dual
-
-# Two threads must not enter some of numba's threading layers at once: one lock for all kernels.
-from sppnet.ops.cpu import kernel_running
 from sppnet.progress import Progress, Silent
 
 CLASSES_PER_THREAD = 4
@@ -134,7 +131,7 @@ def solve_by_gram(
     """How it went; dual (k, n) to begin at is written over, and `weigh` makes weights of it."""
     k = len(signs)
     costs, report = options.costs(k), np.zeros((k, 3))
-    batch = CLASSES_PER_THREAD * nb.get_num_threads()
+    batch = CLASSES_PER_THREAD * thread_count()
     for first in range(0, k, batch):
         part = slice(first, first + batch)
         seed = (options.seed * 1_000_003 + first) % (1 << 62)

@@ -5,14 +5,13 @@ small; then a sweep scores all its rows exactly, those left out too, and the gap
 part in the sweeps of the others, so that rows are read once for both.
 """
 
-import numba as nb
 import numpy as np
 
 from sppnet.arrays import Array
+from sppnet.jit import kernel_running, thread_count
 from sppnet.learn import blocks
 from sppnet.learn.blocks import DESCEND, LOOK, START, WAIT, Problem, State
 from sppnet.learn.objective import FitOptions
-from sppnet.ops.cpu import kernel_running
 from sppnet.progress import Progress
 
 PATIENCE = 30
@@ -59,7 +58,7 @@ class Fit:
         count = -(-len(self.problem.rows) // blocks.BLOCK)
         order, seed = self.random.permutation(count), int(self.random.integers(1 << 62))
         with kernel_running():
-            blocks.sweep(self.problem, self.state, self.tasks, classes, order, nb.get_num_threads(), seed)
+            blocks.sweep(self.problem, self.state, self.tasks, classes, order, thread_count(), seed)
 
     def _judge(self, k: int) -> None:
         """What class k does next, by what the sweep found."""

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from sppnet.arrays import Array, Reals
 from sppnet.errors import DataError
+from sppnet.jit import kernel_running
 from sppnet.learn.descent import squares_of
-
-# Two threads must not enter some of numba's threading layers at once: one lock for all kernels.
-from sppnet.ops.cpu import kernel_running
 
 Vectors = Tensor | Reals
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sppnet import __version__
 from sppnet.errors import ModelError
+from sppnet.nn.file_signature import foreign_kind
 
 KEY = "sppnet"
 """Where the header stands among safetensors' metadata."""
@@ -60,7 +61,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(KEY)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
+        kind = foreign_kind(path)
+        reason = f"it is {kind}" if kind else str(error)
+        raise ModelError(f"{path} is not a readable safetensors file: {reason}") from error
     if text is None:
         raise ModelError(
             f"{path} holds weights without sppnet's header; pass it as --weights, not as --model"

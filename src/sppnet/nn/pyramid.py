@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
+import torch.fx
 from torch import Tensor, nn
 
 from sppnet.errors import GeometryError
@@ -43,15 +45,17 @@ class SpatialPyramidPooling(nn.Module):
     def forward(self, features: Tensor, cells: Tensor | Sequence[Tensor] | None = None) -> Tensor:
         """features (b, c, h, w) → (b, c × bins); with windows, (n, c × bins): see `pyramid_pool`."""
         if self.rule == "paper":
-            self._check_sizes(features, cells)
+            _check_sizes(features, cells, self.levels)
         return pyramid_pool(features, cells, self.levels, self.pooling)
-
-    def _check_sizes(self, features: Tensor, cells: Tensor | Sequence[Tensor] | None) -> None:
-        if cells is not None:
-            raise GeometryError('rule="paper" is for whole maps of one size; windows need rule="adaptive"')
-        for size in set(features.shape[-2:]):
-            for n in self.levels:
-                sliding_bins(size, n)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, rule={self.rule!r}, pooling={self.pooling!r}"
+
+
+@torch.fx.wrap  # when the traced network runs, since it looks at sizes
+def _check_sizes(features: Tensor, cells: Tensor | Sequence[Tensor] | None, levels: tuple[int, ...]) -> None:
+    if cells is not None:
+        raise GeometryError('rule="paper" is for whole maps of one size; windows need rule="adaptive"')
+    for size in set(features.shape[-2:]):
+        for n in levels:
+            sliding_bins(size, n)

@@ -19,8 +19,9 @@ from torchvision import models
 from sppnet.errors import MissingExtraError, ModelError, did_you_mean
 from sppnet.nn.backbones import BACKBONES, build_backbone
 from sppnet.nn.dilation import dilate_stages
+from sppnet.nn.pretrained import published_weights
 from sppnet.nn.receptive import derive_grid, follow_stages
-from sppnet.nn.weights import current_names, load_weights, read_weights, trunk_names
+from sppnet.nn.weights import current_names, load_weights, read_weights, trunk_names, under_prefix
 
 Weights = str | Path | Mapping[str, Tensor]
 Rgb = tuple[float, float, float]
@@ -111,7 +112,7 @@ def load_trunk(
     network = _network(name, width, empty=True)
     trunk = _cut(network, name, stride, width)
     known = network.state_dict().keys()
-    load_weights(trunk.body, _state(name, weights), known=known)
+    load_weights(trunk.body, _state(name, weights, known), known=known)
     return trunk
 
 
@@ -295,23 +296,19 @@ def _rgb(values: Collection[float]) -> Rgb:
     return red, green, blue
 
 
-def _state(name: str, weights: Weights) -> dict[str, Tensor]:
+def _state(name: str, weights: Weights, known: Collection[str]) -> dict[str, Tensor]:
     """Weights by name, as the whole network names them, in tensors that nobody else holds."""
     if isinstance(weights, Mapping):
-        return {key: tensor.detach().clone() for key, tensor in weights.items()}
+        return under_prefix({key: tensor.detach().clone() for key, tensor in weights.items()}, known)
     if weights != "imagenet":
-        return current_names(trunk_names(read_weights(weights)))
+        return under_prefix(current_names(trunk_names(read_weights(weights))), known)
     base = name.partition(":")[0]
     if base in BACKBONES:
         raise ModelError(
             f"no ImageNet weights are published for {base}; train it, or take a torchvision network"
         )
     published = models.get_model_weights(base).DEFAULT
-    return current_names(
-        torch.hub.load_state_dict_from_url(
-            published.url, map_location="cpu", weights_only=True, check_hash=True, progress=False
-        )
-    )
+    return current_names(published_weights(published.url))
 
 
 # --- timm's networks -----------------------------------------------------------------------------
@@ -342,7 +339,7 @@ def _load_timm(name: str, stride: int | None, weights: Weights | None) -> Trunk:
     published = network.pretrained_cfg
     trunk = Trunk(name, body, mean=_rgb(published["mean"]), std=_rgb(published["std"]))
     if weights is not None and weights != "imagenet":
-        load_weights(body.network, _state(name, weights), known=known)
+        load_weights(body.network, _state(name, weights, known), known=known)
     return trunk
 
 
@@ -355,7 +352,15 @@ def _timm_network(name: str, pretrained: bool) -> Any:
     if not timm.is_model(model):
         hint = did_you_mean(model, timm.list_models())
         raise ModelError(f"timm has no network {model!r}; {hint}")
-    network = timm.create_model(model, pretrained=pretrained)
+    try:
+        network = timm.create_model(model, pretrained=pretrained)
+    except Exception as error:  # of the network, the cache, or the file in it
+        if not pretrained:
+            raise
+        raise ModelError(
+            f"timm cannot get the published weights of {model} ({type(error).__name__}: {error}). Connect "
+            "this machine, or set HF_HUB_CACHE to a cache that has them, or pass a weights file"
+        ) from error
     if not hasattr(network, "forward_intermediates") or not getattr(network, "feature_info", None):
         raise ModelError(f"timm gives no feature maps for {model}; choose a convolutional network")
     return network

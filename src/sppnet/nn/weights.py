@@ -6,8 +6,10 @@ Files are data: safetensors, or torch files read without running anything pickle
 import pickle
 import re
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,27 +17,41 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sppnet.errors import ModelError
+from sppnet.nn.file_signature import foreign_kind
 
-TORCH_SUFFIXES = (".pth", ".pt")
+TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+"""Names of files that torch.save wrote: its own, Lightning's, Hugging Face's, and .pth.tar."""
+
+NESTS = (
+    "state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights", "params", "module",
+    "ema", "model_ema", "state_dict_ema", "ema_state_dict", "params_ema",
+)  # fmt: skip
+"""Under which checkpoints keep a state dict, the most likely first: weights before their moving averages."""
+
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What torch.compile and others put into names, at any depth."""
+PREFIXES = ("module.", "model.", "network.", "net.")
+"""What DataParallel, Lightning and modules around a network put before every name."""
 
 NAMED_IN_ERRORS = 5
 """How many keys an error names before it counts the rest."""
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pth or .pt file by name, on the CPU.
+    """The tensors of a .safetensors file, or of one that torch.save wrote, by name, on the CPU.
 
-    A state dict wrapped as {"state_dict": …} or {"model": …} is taken out, and the "module." that
-    DataParallel puts before every name is dropped. Raises ModelError for every other content.
+    A state dict within a checkpoint is taken out (`NESTS`), and what wrappers put before every name is
+    dropped (`WRAPPERS`, `PREFIXES`). Raises ModelError for every other content.
     """
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"no weights file at {path}")
     if path.suffix == ".safetensors":
-        return _without_wrapper_prefix(_read_safetensors(path))
+        return _without_wrappers(_read_safetensors(path))
     if path.suffix in TORCH_SUFFIXES:
-        return _without_wrapper_prefix(_tensors(_read_torch(path), path))
-    raise ModelError(f"weights are read from .safetensors, .pth or .pt files; got {path}")
+        return _without_wrappers(_tensors(_read_torch(path), path))
+    known = ", ".join((".safetensors", *TORCH_SUFFIXES))
+    raise ModelError(f"weights are read from files named {known}; got {path}")
 
 
 def trunk_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,7 +100,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
+        raise ModelError(f"{path} is damaged or no safetensors file: {_reason(path, error)}") from error
 
 
 def _read_torch(path: Path) -> object:
@@ -93,18 +109,19 @@ def _read_torch(path: Path) -> object:
             warnings.simplefilter("ignore")  # about pickles of other kinds, which are refused just below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if kind := foreign_kind(path):
+            raise ModelError(f"{path} is damaged or not a torch file: it is {kind}") from error
         raise ModelError(
             f"{path} is damaged or holds Python objects, which are never unpickled here because that can run "
             "code; where you trust it, load it with torch and save its state_dict() as .safetensors"
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way
-        raise ModelError(f"{path} is damaged or not a torch file: {error}") from error
+        raise ModelError(f"{path} is damaged or not a torch file: {_reason(path, error)}") from error
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+    while isinstance(content, Mapping) and (nest := _nest(content)):
+        content = content[nest]
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__}; expected a state dict: tensors by name")
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
@@ -115,10 +132,40 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def _without_wrapper_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    if all(name.startswith("module.") for name in state):
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+def _reason(path: Path, error: Exception) -> str:
+    kind = foreign_kind(path)
+    return f"it is {kind}" if kind else str(error)
+
+
+def _nest(content: Mapping[Any, Any]) -> str | None:
+    """The name under which a checkpoint keeps its state dict; None if it keeps none deeper."""
+    return next((name for name in NESTS if isinstance(content.get(name), Mapping) and content[name]), None)
+
+
+def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for wrapper in WRAPPERS:
+        state = {name.replace(wrapper, ""): tensor for name, tensor in state.items()}
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
+
+
+def under_prefix(state: dict[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
+    """`state`, or what stands in it under the one prefix behind which names of the network stand.
+
+    known: names of the whole network. A training module keeps the network under a name, beside others.
+    """
+    if not state or any(name in known for name in state):
+        return state
+    counts: Counter[str] = Counter()
+    for name in state:
+        steps = [i + 1 for i, sign in enumerate(name) if sign == "."]
+        counts.update(name[:i] for i in steps if name[i:] in known)
+    best = counts.most_common(2)
+    if not best or (len(best) > 1 and best[0][1] == best[1][1]):
+        return state
+    prefix = best[0][0]
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 # --- fitting -------------------------------------------------------------------------------------

@@ -5,12 +5,12 @@ four of them. So nothing loops over windows, and the work does not depend on the
 backward pass the same table also carries where each maximum stands.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from sppnet.ops.definition import accumulator
+from sppnet.ops.definition import accumulator, one_nan
 from sppnet.ops.plan import filling_order, plan_levels
 
 WINDOWS_AT_ONCE = 512  # bounds the memory: 4 rows × 512 windows × 36 bins × 256 channels are 75 MB
@@ -22,23 +22,42 @@ Combine = Callable[[Entry, Entry], Entry]
 
 def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
     """features (b, c, h, w), cells (n, 5) → (n, c × bins)."""
+    if _has_ties(features):
+        flat = _channels_last(features).flatten()
+        return one_nan(torch.cat([flat[index] for index in _winners(features, cells, levels, _as_torch)]))
     parts = [_pool_all((_channels_last(features),), part, levels, _larger) for part in _split(cells)]
     return torch.cat([_as_vectors([level[0] for level in part]) for part in parts])
 
 
 def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
     """grad (n, c × bins) → gradient of features (b, c, h, w)."""
+    rows = _channels_last(features)
+    result = torch.zeros(rows.numel(), dtype=accumulator(features.dtype), device=grad.device)
+    winners = _winners(features, cells, levels, _first_larger)
+    for index, some in zip(winners, grad.split(WINDOWS_AT_ONCE), strict=True):
+        _add_in_order(result, index.flatten(), some.flatten().to(result.dtype))
+    return result.view(rows.shape).permute(0, 3, 1, 2).to(features.dtype).contiguous()
+
+
+def _winners(features: Tensor, cells: Tensor, levels: tuple[int, ...], combine: Combine) -> Iterator[Tensor]:
+    """For some windows at a time, where their maxima stand in the flat channels-last map: (k, c × bins)."""
     _, channels, height, width = features.shape
     rows = _channels_last(features)
     places = torch.arange(height * width, device=rows.device).view(1, height, width, 1).expand(rows.shape)
-    result = torch.zeros(rows.numel(), dtype=accumulator(features.dtype), device=grad.device)
-    channel = torch.cat([torch.arange(channels, device=grad.device).repeat_interleave(n * n) for n in levels])
-    for part, some in zip(_split(cells), grad.split(WINDOWS_AT_ONCE), strict=True):
-        pooled = _pool_all((rows, places), part, levels, _first_larger)
-        winners = _as_vectors([level[1] for level in pooled])  # (n, c × bins)
-        index = (part[:, :1] * height * width + winners) * channels + channel
-        _add_in_order(result, index.flatten(), some.flatten().to(result.dtype))
-    return result.view(rows.shape).permute(0, 3, 1, 2).to(features.dtype).contiguous()
+    channel = torch.cat([torch.arange(channels, device=rows.device).repeat_interleave(n * n) for n in levels])
+    for part in _split(cells):
+        pooled = _pool_all((rows, places), part, levels, combine)
+        winners = _as_vectors([level[1] for level in pooled])
+        yield (part[:, :1] * height * width + winners) * channels + channel
+
+
+def _has_ties(features: Tensor) -> bool:
+    """Whether the maximum of a bin may not be one number: NaN, which have many bits, and 0 beside −0."""
+    if not features.is_floating_point():
+        return False
+    zeros, negative = features == 0, features.signbit()
+    both = (zeros & negative).any() & (zeros & ~negative).any()
+    return bool(both | features.isnan().any())
 
 
 def _add_in_order(result: Tensor, index: Tensor, numbers: Tensor) -> None:
@@ -68,10 +87,19 @@ def _larger(a: Entry, b: Entry) -> Entry:
 
 def _first_larger(a: Entry, b: Entry) -> Entry:
     """The larger value of each two and its place; of equal ones the earlier place; NaN is largest."""
+    return _larger_placed(a, b, last_nan=False)
+
+
+def _as_torch(a: Entry, b: Entry) -> Entry:
+    """As `_first_larger`, but of two NaN the later, as torch's adaptive pooling has it."""
+    return _larger_placed(a, b, last_nan=True)
+
+
+def _larger_placed(a: Entry, b: Entry, last_nan: bool) -> Entry:
     nan_a, nan_b = a[0] != a[0], b[0] != b[0]
     larger = (b[0] > a[0]) | (nan_b & ~nan_a)
-    equal = (b[0] == a[0]) | (nan_a & nan_b)
-    take = larger | (equal & (b[1] < a[1]))
+    earlier = b[1] < a[1]
+    take = larger | ((b[0] == a[0]) & earlier) | (nan_a & nan_b & (earlier != last_nan))
     return torch.where(take, b[0], a[0]), torch.where(take, b[1], a[1])
 
 

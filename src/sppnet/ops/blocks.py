@@ -8,13 +8,13 @@ are read from begins where a line of memory does: one that lies across two costs
 
 from functools import lru_cache
 
-import numba as nb
 import numpy as np
 import torch
 from torch import Tensor
 
 from sppnet.arrays import Array
 from sppnet.geometry.grid import bin_edges
+from sppnet.jit import jit
 from sppnet.ops.lanes import (
     LANES,
     larger_of_four,
@@ -38,8 +38,8 @@ SIZES_AT_ONCE = 64
 """Sizes of windows are tabled in so many steps, so that most maps share a table."""
 
 
-compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
-compiled_parallel = nb.njit(parallel=True, nogil=True, boundscheck=False, error_model="numpy", cache=True)
+compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
+compiled_parallel = jit(parallel=True, nogil=True, boundscheck=False, error_model="numpy")
 
 
 # --- in Python, before the kernel ----------------------------------------------------------------
@@ -130,6 +130,14 @@ def lay_out(
                 else:
                     few[c] = features[(which * channels + source) * cells + cell]
             rank_lanes(few, 0, infinity, block, cell * LANES)
+
+
+@compiled
+def merge_zeros(block: Array, size: int) -> None:
+    """Makes −0 equal to 0, which `lay_out` ranks just below it."""
+    zero, minus_zero = block.dtype.type(0), block.dtype.type(-1)
+    for i in range(size):
+        block[i] = zero if block[i] == minus_zero else block[i]
 
 
 @compiled

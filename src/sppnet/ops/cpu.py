@@ -8,18 +8,16 @@ array, turned from bins-major to channels-major there, and written once. Windows
 on the same cells follow one another and are pooled once.
 """
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import numba as nb
 import numpy as np
 import torch
 from torch import Tensor
 
 from sppnet.arrays import Array
 from sppnet.geometry.grid import count_bins
+from sppnet.jit import kernel_running, nb, thread_count
 from sppnet.ops import memory
 from sppnet.ops.blocks import (
     BITS,
@@ -35,6 +33,7 @@ from sppnet.ops.blocks import (
     turn_level,
 )
 from sppnet.ops.cpu_gradient import pool_gradient
+from sppnet.ops.cpu_ties import has_ties, settle_ties
 from sppnet.ops.definition import accumulator
 from sppnet.ops.lanes import (
     LANES,
@@ -46,24 +45,6 @@ from sppnet.ops.lanes import (
 
 WINDOWS_PER_TABLE = 8
 """On fewer windows of a map the table is not worth its making, and bins are read cell by cell."""
-
-_lock = threading.Lock()
-
-
-@contextmanager
-def kernel_running() -> Iterator[None]:
-    """Around every call of a numba kernel that may be parallel.
-
-    Not every threading layer of numba may be entered by two threads at once; and the first launch
-    sets the number of OpenMP threads for torch too, which would change how torch splits its sums.
-    """
-    with _lock:
-        threads = torch.get_num_threads()
-        try:
-            yield
-        finally:
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
 
 
 def pool(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
@@ -101,6 +82,7 @@ def _pool_into(
             last,
             (channels, height, width),
             infinity_bits(features.dtype),
+            has_ties(features),
             windows,
             order,
             starts,
@@ -139,7 +121,7 @@ def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[i
 def _count_parts(batch: int, channels: int) -> int:
     """Into how many parts to split the windows of each map, so that all cores have work."""
     blocks = (channels + LANES - 1) // LANES
-    return max(1, nb.get_num_threads() // max(1, batch * blocks))
+    return max(1, thread_count() // max(1, batch * blocks))
 
 
 def _grouped(cells: Array, batch: int) -> tuple[Array, Array]:
@@ -161,8 +143,8 @@ def _starts(cells: Array, batch: int) -> Array:
 
 @compiled_parallel
 def _pool(
-    features: Array, last: bool, shape: tuple[int, int, int], infinity: int, cells: Array, order: Array,
-    starts: Array, plan: Array, edges: Array, parts: int, vectors: Array,
+    features: Array, last: bool, shape: tuple[int, int, int], infinity: int, tied: bool, cells: Array,
+    order: Array, starts: Array, plan: Array, edges: Array, parts: int, vectors: Array,
 ) -> None:  # fmt: skip
     channels, height, width = shape
     batch = len(starts) - 1
@@ -200,6 +182,11 @@ def _pool(
                     else:
                         m, fine = plan[source, 0], plan[source, 1]
                         _merge_level(pooled, m, fine * LANES, n, first * LANES, vectors, ahead)
+                if tied:
+                    settle_ties(
+                        features, last, shape, which, channel, infinity, cells[window], plan, edges,
+                        table, pooled,
+                    )  # fmt: skip
             before = window
             for row in range(len(plan)):
                 count, first = plan[row, 0] * plan[row, 0], plan[row, 1]

@@ -6,10 +6,9 @@ and then added channel by channel: one channel's plane fits in the first cache. 
 same cell, and sums have one order on any number of threads.
 """
 
-import numba as nb
-
 from sppnet.arrays import Array
-from sppnet.ops.blocks import aligned, compiled, compiled_parallel, lay_out, turn_level
+from sppnet.jit import nb
+from sppnet.ops.blocks import aligned, compiled, compiled_parallel, lay_out, merge_zeros, turn_level
 from sppnet.ops.lanes import LANES, add_at, copy_lanes, fill_lanes, keep_earlier, keep_larger
 
 WINDOWS_AT_ONCE = 8
@@ -35,6 +34,7 @@ def pool_gradient(
             continue
         block = aligned(height * width * LANES, features)
         lay_out(block, features, last, shape, which, channel, infinity)
+        merge_zeros(block, height * width * LANES)
         best = aligned(bins * LANES, features)
         places = aligned(bins * LANES, features)
         winners = aligned(WINDOWS_AT_ONCE * bins * LANES, features)

@@ -23,9 +23,27 @@ def _pool_window(features: Tensor, window: list[int], levels: tuple[int, ...]) -
     for n in levels:
         for top, bottom in bin_edges(y1 - y0, n):
             for left, right in bin_edges(x1 - x0, n):
-                parts.append(part[:, top:bottom, left:right].amax((1, 2)))
+                parts.append(_maximum(part[:, top:bottom, left:right].flatten(1)))
     columns = torch.stack(parts, 1).split([n * n for n in levels], 1)  # per level (c, n·n)
     return torch.cat([column.flatten() for column in columns])
+
+
+def _maximum(numbers: Tensor) -> Tensor:
+    """The maximum of each row, as torch's adaptive pooling has it: of 0 and −0 the first, of NaN the last."""
+    if not numbers.is_floating_point():
+        return numbers.amax(1)
+    is_nan = numbers.isnan()
+    first = (numbers == numbers.amax(1, keepdim=True)).int().argmax(1)
+    last_nan = numbers.shape[1] - 1 - is_nan.flip(1).int().argmax(1)
+    place = torch.where(is_nan.any(1), last_nan, first)
+    return one_nan(numbers.gather(1, place[:, None])[:, 0])
+
+
+def one_nan(numbers: Tensor) -> Tensor:
+    """bfloat16 has one NaN in torch's adaptive pooling (of contiguous maps), other types keep their bits."""
+    if numbers.dtype != torch.bfloat16:
+        return numbers
+    return numbers.masked_fill(numbers.isnan(), float("nan"))
 
 
 def pool_backward(grad: Tensor, features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:

@@ -99,13 +99,11 @@ def _ordered(builder: Builder, value: Any) -> Any:
 
 
 def _ranked(builder: Builder, value: Any, infinity: Any) -> Any:
-    """As `_ordered`, with −0 as 0, and NaN, what exceeds infinity sign aside, as the largest integer."""
+    """As `_ordered`, with NaN, what exceeds infinity sign aside, as the largest integer."""
     largest = _same(builder, value, (1 << (value.type.element.width - 1)) - 1)
     size = builder.and_(value, largest)
     is_nan = builder.icmp_signed(">", size, spread(builder, infinity, value.type))
-    is_zero = builder.icmp_signed("==", size, _same(builder, value, 0))
-    number = builder.select(is_zero, size, _ordered(builder, value))
-    return builder.select(is_nan, largest, number)
+    return builder.select(is_nan, largest, _ordered(builder, value))
 
 
 @intrinsic

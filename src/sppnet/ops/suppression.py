@@ -5,10 +5,10 @@ A box is compared with those kept so far and no others, and the work ends when e
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 
 from sppnet.arrays import Ints, Reals
+from sppnet.jit import jit
 
 _AT_ONCE = 32
 """Kept boxes that a box is compared with before it is asked whether one of them suppresses it."""
@@ -26,7 +26,7 @@ def suppress(boxes: Reals, scores: Reals, overlap: float, most: int) -> Ints:
     return kept
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def _suppress(boxes: Any, overlap: float, most: int) -> Any:
     """boxes (4, n), the surest first → the numbers of those that stay."""
     count = boxes.shape[1]

@@ -5,15 +5,15 @@ Uijlings et al., IJCV 2013, section 3.2. A space of one plane repeats it, so tha
 
 from typing import Any, Literal
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from sppnet.arrays import Array
+from sppnet.jit import jit
 
 ColourSpace = Literal["hsv", "lab", "rgi", "h", "i"]
 
-_compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
+_compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
 
 _LINEAR = np.arange(256) / 255
 _LINEAR = np.where(_LINEAR <= 0.04045, _LINEAR / 12.92, ((_LINEAR + 0.055) / 1.055) ** 2.4).astype(np.float32)

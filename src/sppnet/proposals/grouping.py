@@ -12,10 +12,10 @@ comes up: that is cheaper than finding it in the heap.
 from dataclasses import dataclass
 from typing import Any
 
-import numba as nb
 import numpy as np
 
 from sppnet.arrays import Array
+from sppnet.jit import jit
 from sppnet.proposals.regions import COLOURS, Regions
 
 _ENTRY_BITS = 30
@@ -24,9 +24,9 @@ _LAST_ENTRY = (1 << _ENTRY_BITS) - 1
 _PRECISION = 1 << 30
 """Similarities are compared in these parts of 1; the largest is 4."""
 
-_compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
+_compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
 _FAST = {"reassoc", "contract", "nnan", "nsz"}
-_compiled_sum = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True, fastmath=_FAST)
+_compiled_sum = jit(nogil=True, boundscheck=False, error_model="numpy", fastmath=_FAST)
 
 
 @dataclass(frozen=True)

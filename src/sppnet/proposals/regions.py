@@ -10,10 +10,10 @@ each of 3 planes, 4 directions and 2 signs; each kind sums to 1.
 from dataclasses import dataclass
 from typing import Any
 
-import numba as nb
 import numpy as np
 
 from sppnet.arrays import Array
+from sppnet.jit import jit
 
 COLOUR_BINS = 25
 TEXTURE_BINS = 10
@@ -26,7 +26,7 @@ COLOURS = 3 * COLOUR_BINS
 """Where the texture bins begin."""
 BINS = COLOURS + 3 * 4 * 2 * TEXTURE_BINS
 
-_compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
+_compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
 
 
 @dataclass(frozen=True, eq=False)

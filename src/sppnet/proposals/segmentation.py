@@ -14,12 +14,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from sppnet.arrays import Array
 from sppnet.errors import ConfigError, GeometryError
+from sppnet.jit import jit
 
 SIGMA = 0.8
 """Of the smoothing, in pixels."""
@@ -30,7 +30,7 @@ UNITS = 64
 _HEAVIEST = math.ceil(255 * math.sqrt(3) * UNITS)
 _NO_EDGE = _HEAVIEST + 1
 
-_compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)
+_compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numba as nb
 import numpy as np
 
 from sppnet.arrays import Array, Floats
 from sppnet.data.image import ImageSource, read_image
 from sppnet.errors import ConfigError, did_you_mean
+from sppnet.jit import jit, thread_count
 from sppnet.proposals.colour import ColourSpace, to_planes
 from sppnet.proposals.grouping import Similarity, group
 from sppnet.proposals.regions import code_pixels, describe
@@ -82,7 +82,7 @@ def selective_search(
 
 def group_all(image: Array, strategies: Strategies) -> list[Array]:
     """The boxes of every strategy: a list of (2n − 1, 4) int32, each in the order of their making."""
-    with ThreadPoolExecutor(nb.get_num_threads()) as threads:
+    with ThreadPoolExecutor(thread_count()) as threads:
         prepared = list(threads.map(lambda space: _Prepared.of(image, space), strategies.spaces))
         tasks = [(space, k) for space in prepared for k in strategies.ks]
         found = list(threads.map(lambda task: _group_one(task[0], task[1], strategies.similarities), tasks))
@@ -135,7 +135,7 @@ def _without_copies(boxes: Array) -> Array:
     return boxes[np.sort(order[new])]
 
 
-@nb.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True, fastmath={"nnan", "nsz"})
+@jit(nogil=True, boundscheck=False, error_model="numpy", fastmath={"nnan", "nsz"})
 def _find_repeated(sides: Array, most: float, repeated: Array) -> None:
     """Sets 1 for boxes that overlap an earlier one, itself 0, by more than `most`.
 

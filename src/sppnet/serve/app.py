@@ -1,23 +1,25 @@
 """The HTTP API around one model."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from sppnet import __version__
 from sppnet.classify.classifier import Classifier
 from sppnet.detect.detector import Detector
-from sppnet.errors import ImageError
+from sppnet.errors import ConfigError, ImageError
 from sppnet.serve.body import read_images, read_windows
 from sppnet.serve.counts import Counts
 from sppnet.serve.limits import Limits, Refusal
 from sppnet.serve.reference import reference_page
-from sppnet.serve.seer import Question, SeeingClassifier, SeeingDetector, Seer
+from sppnet.serve.seer import Question, SeeingClassifier, SeeingDetector, Seer, read_fields
 from sppnet.serve.shelf import Shelf
 from sppnet.serve.worker import Worker
 
@@ -79,8 +81,14 @@ WINDOWS_IN = {
 }
 
 
-def create_app(model: Classifier | Detector, limits: Limits | None = None) -> FastAPI:
-    """The application, with a thread of its own for the model. Raises ConfigError for R-CNN."""
+def create_app(
+    model: Classifier | Detector, limits: Limits | None = None, cors_origins: Sequence[str] = ()
+) -> FastAPI:
+    """The application, with a thread of its own for the model.
+
+    cors_origins: other sites whose pages may ask this server, as "https://example.org"; "*" is all.
+    Raises ConfigError for R-CNN, and for what is no origin.
+    """
     server = Server(model, limits or Limits())
     app = FastAPI(
         title="sppnet",
@@ -95,17 +103,43 @@ def create_app(model: Classifier | Detector, limits: Limits | None = None) -> Fa
     app.exception_handler(Refusal)(_refuse)
     app.exception_handler(ImageError)(_refuse_image)
     for path, name in FILES.items():
-        app.get(path, include_in_schema=False)(partial(_send_file, PAGE / name))
-    app.get("/docs", include_in_schema=False)(lambda: HTMLResponse(reference_page(app.openapi())))
-    app.get("/health")(server.health)
-    app.get("/metrics", response_class=PlainTextResponse)(server.metrics)
-    app.get("/v1/model")(server.describe)
+        _get(app, path, partial(_send_file, PAGE / name), include_in_schema=False)
+    _get(app, "/docs", lambda: HTMLResponse(reference_page(app.openapi())), include_in_schema=False)
+    _get(app, "/health", server.health)
+    _get(app, "/metrics", server.metrics, response_class=PlainTextResponse)
+    _get(app, "/v1/model", server.describe)
     app.post("/v1/windows", openapi_extra=WINDOWS_IN)(server.windows)
     answer = server.classify if isinstance(model, Classifier) else server.detect
     other = "detect" if isinstance(model, Classifier) else "classify"
     app.post(f"/v1/{server.seer.model.kind_of_work}", openapi_extra=IMAGES_IN)(answer)
     app.post(f"/v1/{other}", include_in_schema=False)(server.refuse_kind)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=check_origins(cors_origins),
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["Content-Type"],
+        )
     return app
+
+
+def _get(app: FastAPI, path: str, answer: Callable[..., Any], **options: Any) -> None:
+    """A route for GET, and for HEAD, by which load balancers and monitors ask."""
+    app.get(path, **options)(answer)
+    app.head(path, **{**options, "include_in_schema": False})(answer)
+
+
+def check_origins(origins: Sequence[str]) -> list[str]:
+    """Raises ConfigError for what no browser would send as its origin."""
+    for origin in origins:
+        parts = urlsplit(origin)
+        whole = f"{parts.scheme}://{parts.netloc}"
+        if origin != "*" and (parts.scheme not in ("http", "https") or not parts.netloc or origin != whole):
+            raise ConfigError(
+                "an origin is a scheme and a host, as https://example.org or http://localhost:3000, without "
+                f"a path or an ending slash, or * for all; got {origin!r}"
+            )
+    return list(origins)
 
 
 class Server:
@@ -181,7 +215,8 @@ class Server:
     async def _answer(self, request: Request, question: Question) -> dict[str, Any]:
         with self.worker.place(_client(request)) as place:
             async with place.arrival():
-                sent = await read_images(request, self.limits)
+                sent, fields = await read_images(request, self.limits)
+            question = read_fields(question, fields, self.seer.model.kind_of_work)
             if isinstance(sent, bytes):
                 return await self._look(sent, question)
             return {"results": [await self._look_or_tell(content, question) for content in sent]}

@@ -16,17 +16,26 @@ from sppnet.structures import check_boxes
 MOST_WINDOWS = 1000
 """Of one request."""
 
+MOST_FIELDS = 8
+"""Of one form, beside its files."""
+
 MOST_PX = 1e6
 """Corners further away than this are moved here; no image is as large."""
 
 
-async def read_images(request: Request, limits: Limits) -> list[bytes] | bytes:
-    """One image file as the body itself, or several as the parts of a form. Raises Refusal."""
+Fields = dict[str, str]
+"""Fields of a form that are no files."""
+
+
+async def read_images(request: Request, limits: Limits) -> tuple[list[bytes] | bytes, Fields]:
+    """One image file as the body itself, or several as the parts of a form; its fields. Raises Refusal."""
     is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
     _bound(request, limits)
     try:
         async with asyncio.timeout(limits.upload_seconds):
-            return await _read_form(request, limits) if is_form else _not_empty(await request.body())
+            if is_form:
+                return await _read_form(request, limits)
+            return _not_empty(await request.body()), {}
     except TimeoutError as error:
         raise Refusal(408, f"the body did not arrive within {limits.upload_seconds:g} seconds") from error
 
@@ -53,16 +62,26 @@ async def read_windows(request: Request, limits: Limits) -> tuple[str, Floats]:
     return key, boxes
 
 
-async def _read_form(request: Request, limits: Limits) -> list[bytes]:
+async def _read_form(request: Request, limits: Limits) -> tuple[list[bytes], Fields]:
     try:
-        form = await request.form(max_files=limits.images, max_fields=0)
+        form = await request.form(max_files=limits.images, max_fields=MOST_FIELDS)
     except HTTPException as error:
-        raise Refusal(400, f"the form cannot be read: {error.detail}") from error
+        raise Refusal(
+            400,
+            f"the form cannot be read: {error.detail} A form of at most {limits.images} files and "
+            f"{MOST_FIELDS} fields was expected",
+        ) from error
     async with form_closed(form):
-        parts = [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+        items = form.multi_items()
+        parts = [await part.read() for _, part in items if isinstance(part, UploadFile)]
+        fields = {name: value for name, value in items if isinstance(value, str)}
     if not parts:
-        raise Refusal(400, "the form holds no files; send each image as a file part")
-    return parts
+        text = f"; {', '.join(fields)} came as text" if fields else ""
+        raise Refusal(
+            400,
+            f"the form holds no files{text}. Send each image as a file part, as curl -F images=@photo.jpg",
+        )
+    return parts, fields
 
 
 class form_closed:

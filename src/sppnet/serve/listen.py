@@ -1,7 +1,7 @@
 """A server that listens."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sppnet.classify.classifier import Classifier
@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 
 
 def listen(
-    model: Classifier | Detector, host: str, port: int, limits: Limits, tell: Callable[[str], None]
+    model: Classifier | Detector,
+    host: str,
+    port: int,
+    limits: Limits,
+    tell: Callable[[str], None],
+    cors_origins: Sequence[str] = (),
 ) -> None:
-    """Serve until interrupted. tell: called with the URL once it is open.
+    """Serve until interrupted. tell: called with the URL once it is open. cors_origins: see `create_app`.
 
     Raises ConfigError where the address cannot be had, MissingExtraError without the extra "serve".
     """
-    server, place = open_server(model, host, port, limits)
+    server, place = open_server(model, host, port, limits, cors_origins)
     shown = f"[{host}]" if ":" in host else host
     tell(f"http://{shown}:{place.getsockname()[1]}/")
     with place:
@@ -28,7 +33,7 @@ def listen(
 
 
 def open_server(
-    model: Classifier | Detector, host: str, port: int, limits: Limits
+    model: Classifier | Detector, host: str, port: int, limits: Limits, cors_origins: Sequence[str] = ()
 ) -> "tuple[uvicorn.Server, socket.socket]":
     """A server that does not run yet, and its open socket."""
     try:
@@ -39,7 +44,7 @@ def open_server(
         from sppnet.serve.connection import Connection
     except ImportError as error:
         raise MissingExtraError(error.name or "FastAPI", "serve") from error
-    app = create_app(model, limits)
+    app = create_app(model, limits, cors_origins)
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         place = socket.create_server(address[:2], family=family)

@@ -6,7 +6,8 @@ sizes and its memory stays flat. Boxes are always in pixels of the image as it w
 """
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -20,7 +21,7 @@ from sppnet.arrays import Floats
 from sppnet.classify.classifier import Classifier
 from sppnet.classify.views import probabilities
 from sppnet.data.image import ImageArray, read_header, read_image
-from sppnet.data.transforms import resize_to, shorter_size
+from sppnet.data.transforms import shorter_size
 from sppnet.detect.detector import Detector
 from sppnet.detect.vectors import SppVectors
 from sppnet.errors import ConfigError
@@ -57,6 +58,30 @@ class Question:
     min_score: float = 0.0
     overlap: float | None = None
     """Of a detector: neighbours of a class that overlap more are suppressed; None for the model's."""
+
+
+BOUNDS = {"top": (1, 1000), "min_score": (-1e6, 1e6), "overlap": (0, 1)}
+"""Of the fields of a question; those of a whole number are whole."""
+ASKED = {"classify": ("top",), "detect": ("min_score", "overlap")}
+"""What each kind of work is asked."""
+
+
+def read_fields(question: Question, fields: Mapping[str, str], work: str) -> Question:
+    """The question with what a form's fields say instead. Raises Refusal for other names and numbers."""
+    numbers: dict[str, Any] = {}
+    for name, text in fields.items():
+        if name not in ASKED[work]:
+            raise Refusal(
+                422, f"the form has a field {name!r}; /v1/{work} knows {', '.join(ASKED[work])}, and files"
+            )
+        low, high = BOUNDS[name]
+        try:
+            numbers[name] = (int if isinstance(low, int) and high > 1 else float)(text)
+        except ValueError:
+            numbers[name] = math.nan
+        if not low <= numbers[name] <= high:
+            raise Refusal(422, f"{name} must be a number from {low:g} to {high:g}; got {text!r}")
+    return replace(question, **numbers)
 
 
 class Model(Protocol):
@@ -188,8 +213,7 @@ class SeeingClassifier:
         size_hw = (
             (side, side) if warped else raster_size((image.shape[0], image.shape[1]), self.testing.whole_px)
         )
-        self.convolver.scales = (min(size_hw),)
-        return self.convolver(resize_to(image, size_hw))
+        return self.convolver(image, [size_hw])
 
     def answer(self, photo: Photo, question: Question, watch: Stopwatch) -> dict[str, Any]:
         with watch.stage("pool and score"), torch.inference_mode():
@@ -229,8 +253,9 @@ class SeeingDetector:
         return {**told, "levels": list(self.levels), "trunk": self.detector.parts.trunk.name}
 
     def convolve(self, image: ImageArray) -> FeatureMaps:
-        size_hw = raster_size((image.shape[0], image.shape[1]), max(self.detector.config.scales))
-        return self.detector.convolver(resize_to(image, size_hw))
+        scales = self.detector.config.scales
+        largest_hw = raster_size((image.shape[0], image.shape[1]), max(scales))
+        return self.detector.convolver(image, [shorter_size(largest_hw, scale_px) for scale_px in scales])
 
     def answer(self, photo: Photo, question: Question, watch: Stopwatch) -> dict[str, Any]:
         detector, size_hw = self.detector, photo.maps.size_hw

@@ -1,0 +1,92 @@
+"""Image formats: which are read here, how their files are named, and what to do about the others."""
+
+import importlib.util
+from collections.abc import Mapping
+from functools import cache
+
+from PIL import features
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""Pillow's other readers are never tried: they are seldom used, and have been the way in for attacks."""
+
+_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
+_NETPBM = {".ppm", ".pgm", ".pbm", ".pnm"}
+_AVIF = {".avif", ".avifs"}
+_HEIC = {".heic", ".heif", ".hif"}
+IMAGE_SUFFIXES = frozenset(_JPEG | _NETPBM | {".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+"""File names that are taken for images on every installation, compared in lower case."""
+
+_HEIC_HINT = "HEIC images need a plugin: pip install pillow-heif (or convert them to JPEG)"
+_AVIF_HINT = "this Pillow was built without AVIF: install Pillow from its wheels (or convert them to JPEG)"
+_RAW = {
+    ".cr2",
+    ".cr3",
+    ".crw",
+    ".nef",
+    ".nrw",
+    ".arw",
+    ".orf",
+    ".rw2",
+    ".raf",
+    ".pef",
+    ".srw",
+    ".dng",
+    ".raw",
+}
+UNREADABLE_HINTS: Mapping[str, str] = {
+    **dict.fromkeys(sorted(_HEIC), _HEIC_HINT),
+    **dict.fromkeys(sorted(_AVIF), _AVIF_HINT),
+    **dict.fromkeys(sorted(_RAW), "raw camera files are not read: develop them to JPEG or TIFF"),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf"), "JPEG 2000 is not read: convert to JPEG or PNG"),
+    ".jxl": "JPEG XL is not read: convert to JPEG or PNG",
+    ".svg": "SVG drawings have no pixels: render them to PNG",
+    ".psd": "Photoshop documents are not read: export them as JPEG or PNG",
+    ".dcm": "DICOM files are not read: export them as PNG or TIFF",
+    ".exr": "OpenEXR is not read: convert to PNG or TIFF",
+    ".ico": "icons are not read: convert to PNG",
+    ".tga": "Targa is not read: convert to PNG",
+}
+"""What to do about images that are not read, by their suffix in lower case.
+
+Those of `readable_suffixes` are read after all: ask there first, or use `unreadable_hint`.
+"""
+
+
+@cache
+def reads_avif() -> bool:
+    """Whether this Pillow decodes AVIF."""
+    return bool(features.check("avif"))
+
+
+@cache
+def reads_heic() -> bool:
+    """Whether the pillow-heif plugin is installed."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def readable_suffixes() -> frozenset[str]:
+    """Suffixes of image files that can be read on this installation, in lower case."""
+    return IMAGE_SUFFIXES | (_AVIF if reads_avif() else set()) | (_HEIC if reads_heic() else set())
+
+
+def readable_formats() -> tuple[str, ...]:
+    """Names of the formats that can be read on this installation."""
+    return FORMATS + ("AVIF",) * reads_avif() + ("HEIC",) * reads_heic()
+
+
+def unreadable_hint(suffix: str) -> str | None:
+    """What to do about an image of this suffix that cannot be read here; None if it can, or is no image."""
+    suffix = suffix.lower()
+    return None if suffix in readable_suffixes() else UNREADABLE_HINTS.get(suffix)
+
+
+def find_brand(start: bytes) -> str | None:
+    """ "HEIC" or "AVIF" where a file begins as one (an ISO base media file, its brand in the first box)."""
+    if start[4:8] != b"ftyp":
+        return None
+    brands = {start[i : i + 4] for i in (8, *range(16, min(len(start), 64), 4))}
+    if brands & {b"avif", b"avis"}:
+        return "AVIF"
+    return (
+        "HEIC" if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"} else None
+    )

@@ -1,0 +1,36 @@
+"""What a file is that should hold weights and does not, by its first bytes."""
+
+from pathlib import Path
+
+_BEGINNINGS = (
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the file itself: run `git lfs pull` in its repository, or download the file",
+    ),
+    (b"\x89HDF", "an HDF5 file, as Keras writes; save the weights from PyTorch, as .safetensors or .pth"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"BZh", "a bzip2 archive: unpack it first"),
+    (b"\xfd7zXZ", "an xz archive: unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it first"),
+)
+_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body")
+
+
+def foreign_kind(path: str | Path) -> str | None:
+    """What the file is and what to do, to follow "it is"; None if it begins like nothing known."""
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(512)
+    except OSError:
+        return None
+    if not start:
+        return "empty (0 bytes): download or copy it again"
+    for beginning, kind in _BEGINNINGS:
+        if start.startswith(beginning):
+            return kind
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(_PAGES):
+        return "a web page, such as a login or an error: download the file again, past what sent the page"
+    if text.startswith((b"{", b"[")) or start.decode("utf-8", "replace").isprintable():
+        return f"text that begins with {start[:40].decode('utf-8', 'replace')!r}: download the file again"
+    return None
