@@ -101,25 +101,27 @@ def aligned(count: int, like: Array) -> Array:
 @compiled
 def lay_out(
     block: Array, features: Array, last: bool, shape: tuple[int, int, int], which: int, channel: int,
-    infinity: int,
+    infinity: int, merged: int,
 ) -> None:  # fmt: skip
     """64 channels of a map from `channel` on → block[y, x, channel], as ordered integers.
 
-    shape: channels, height, width. Where the map has no more channels, the last again: those numbers
-    are never written out.
+    shape: channels, height, width. merged: −1 to make −0 equal to 0, 0 to rank it just below.
+    Where the map has no more channels, the last again: those numbers are never written out.
     """
     channels, height, width = shape
     cells = height * width
     whole = channel + LANES <= channels
     if last and whole:
         for cell in range(cells):
-            rank_lanes(features, (which * cells + cell) * channels + channel, infinity, block, cell * LANES)
+            rank_lanes(
+                features, (which * cells + cell) * channels + channel, infinity, merged, block, cell * LANES
+            )
     elif whole and cells >= SQUARE:
         for c in range(0, LANES, SQUARE):  # no more channels at a time than a processor fetches ahead
             for square in range((cells + SQUARE - 1) // SQUARE):
                 cell = min(square * SQUARE, cells - SQUARE)  # the last may overlap: same numbers twice
                 start = (which * channels + channel + c) * cells + cell
-                rank_square(features, start, cells, infinity, block, cell * LANES + c, LANES)
+                rank_square(features, start, cells, infinity, merged, block, cell * LANES + c, LANES)
     else:
         few = np.empty(LANES, features.dtype)
         for cell in range(cells):
@@ -129,15 +131,7 @@ def lay_out(
                     few[c] = features[(which * cells + cell) * channels + source]
                 else:
                     few[c] = features[(which * channels + source) * cells + cell]
-            rank_lanes(few, 0, infinity, block, cell * LANES)
-
-
-@compiled
-def merge_zeros(block: Array, size: int) -> None:
-    """Makes −0 equal to 0, which `lay_out` ranks just below it."""
-    zero, minus_zero = block.dtype.type(0), block.dtype.type(-1)
-    for i in range(size):
-        block[i] = zero if block[i] == minus_zero else block[i]
+            rank_lanes(few, 0, infinity, merged, block, cell * LANES)
 
 
 @compiled

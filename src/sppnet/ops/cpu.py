@@ -33,7 +33,7 @@ from sppnet.ops.blocks import (
     turn_level,
 )
 from sppnet.ops.cpu_gradient import pool_gradient
-from sppnet.ops.cpu_ties import has_ties, settle_ties
+from sppnet.ops.cpu_ties import holds_ties, may_be_ties, settle_ties
 from sppnet.ops.definition import accumulator
 from sppnet.ops.lanes import (
     LANES,
@@ -82,7 +82,6 @@ def _pool_into(
             last,
             (channels, height, width),
             infinity_bits(features.dtype),
-            has_ties(features),
             windows,
             order,
             starts,
@@ -143,8 +142,8 @@ def _starts(cells: Array, batch: int) -> Array:
 
 @compiled_parallel
 def _pool(
-    features: Array, last: bool, shape: tuple[int, int, int], infinity: int, tied: bool, cells: Array,
-    order: Array, starts: Array, plan: Array, edges: Array, parts: int, vectors: Array,
+    features: Array, last: bool, shape: tuple[int, int, int], infinity: int, cells: Array, order: Array,
+    starts: Array, plan: Array, edges: Array, parts: int, vectors: Array,
 ) -> None:  # fmt: skip
     channels, height, width = shape
     batch = len(starts) - 1
@@ -159,12 +158,14 @@ def _pool(
         size = height * width * LANES
         tabled = len(windows) >= WINDOWS_PER_TABLE
         table = aligned(2 * size if tabled else size, features)  # cells, then squares
-        lay_out(table, features, last, shape, which, channel, infinity)
+        lay_out(table, features, last, shape, which, channel, infinity, 0)
         if tabled:
             tabulate_squares(table, table[size:], height, width)
         pooled = aligned(bins * LANES, features)
         turned = aligned(bins * LANES, features)
         before = -1
+        searched = len(windows) >= WINDOWS_PER_TABLE  # of few windows the bins are looked at first
+        tied = searched and holds_ties(table, size, infinity)
         for window in windows:
             place = window * bins * channels  # of the window's vector
             if before < 0 or not _same_cells(cells, before, window):
@@ -182,6 +183,8 @@ def _pool(
                     else:
                         m, fine = plan[source, 0], plan[source, 1]
                         _merge_level(pooled, m, fine * LANES, n, first * LANES, vectors, ahead)
+                if not searched and may_be_ties(pooled, bins * LANES, infinity):
+                    searched, tied = True, holds_ties(table, size, infinity)
                 if tied:
                     settle_ties(
                         features, last, shape, which, channel, infinity, cells[window], plan, edges,

@@ -8,7 +8,7 @@ same cell, and sums have one order on any number of threads.
 
 from sppnet.arrays import Array
 from sppnet.jit import nb
-from sppnet.ops.blocks import aligned, compiled, compiled_parallel, lay_out, merge_zeros, turn_level
+from sppnet.ops.blocks import aligned, compiled, compiled_parallel, lay_out, turn_level
 from sppnet.ops.lanes import LANES, add_at, copy_lanes, fill_lanes, keep_earlier, keep_larger
 
 WINDOWS_AT_ONCE = 8
@@ -33,8 +33,7 @@ def pool_gradient(
         if starts[which] == starts[which + 1]:
             continue
         block = aligned(height * width * LANES, features)
-        lay_out(block, features, last, shape, which, channel, infinity)
-        merge_zeros(block, height * width * LANES)
+        lay_out(block, features, last, shape, which, channel, infinity, -1)
         best = aligned(bins * LANES, features)
         places = aligned(bins * LANES, features)
         winners = aligned(WINDOWS_AT_ONCE * bins * LANES, features)

@@ -5,24 +5,33 @@ order of the floats say neither: where a map holds such numbers, the bins in que
 """
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sppnet.arrays import Array
-from sppnet.ops.blocks import BITS, compiled
+from sppnet.ops.blocks import compiled
 from sppnet.ops.lanes import LANES
 
 BFLOAT16_INFINITY, BFLOAT16_NAN = 0x7F80, 0x7FC0
 """torch turns every NaN of this type into one, at least in contiguous maps."""
 
 
-def has_ties(features: Tensor) -> bool:
-    """Whether maps may hold NaN, or hold zeros of both signs."""
-    features = features.detach()
-    bits = features.view(BITS[features.dtype])
-    if bool(features.sum(dtype=torch.float64 if features.dtype == torch.float64 else torch.float32).isnan()):
-        return True
-    return bool((bits == torch.iinfo(bits.dtype).min).any()) and bool((bits == 0).any())
+@compiled
+def holds_ties(block: Array, size: int, infinity: int) -> bool:
+    """Whether the first `size` numbers of a block of cells have −0 or NaN among them."""
+    minus_zero, largest = False, block[0]
+    for i in range(size):
+        minus_zero |= block[i] == -1
+        largest = max(largest, block[i])
+    return minus_zero or largest > infinity
+
+
+@compiled
+def may_be_ties(pooled: Array, size: int, infinity: int) -> bool:
+    """Whether a bin's maximum is 0 or NaN: for any other number every cell's order says all."""
+    zero, largest = False, pooled[0]
+    for i in range(size):
+        zero |= pooled[i] == 0
+        largest = max(largest, pooled[i])
+    return zero or largest > infinity
 
 
 @compiled

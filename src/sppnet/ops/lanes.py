@@ -98,24 +98,33 @@ def _ordered(builder: Builder, value: Any) -> Any:
     return builder.xor(value, builder.and_(sign, _same(builder, value, (1 << (bits - 1)) - 1)))
 
 
-def _ranked(builder: Builder, value: Any, infinity: Any) -> Any:
-    """As `_ordered`, with NaN, what exceeds infinity sign aside, as the largest integer."""
+def _ranked(builder: Builder, value: Any, infinity: Any, merged: Any) -> Any:
+    """As `_ordered`, with NaN, what exceeds infinity sign aside, as the largest integer.
+
+    merged: −1 to make −0 equal to 0, 0 to rank it just below.
+    """
     largest = _same(builder, value, (1 << (value.type.element.width - 1)) - 1)
     size = builder.and_(value, largest)
     is_nan = builder.icmp_signed(">", size, spread(builder, infinity, value.type))
-    return builder.select(is_nan, largest, _ordered(builder, value))
+    # −0 has the sign bit alone: without it, it ranks as 0.
+    is_zero = builder.icmp_signed("==", size, _same(builder, value, 0))
+    dropped = builder.and_(spread(builder, merged, value.type), builder.sext(is_zero, value.type))
+    number = _ordered(builder, builder.and_(value, builder.not_(dropped)))
+    return builder.select(is_nan, largest, number)
 
 
 @intrinsic
-def rank_lanes(typingctx: Any, source: Any, start: Any, infinity: Any, target: Any, to: Any) -> Any:
+def rank_lanes(
+    typingctx: Any, source: Any, start: Any, infinity: Any, merged: Any, target: Any, to: Any
+) -> Any:
     """target[to:to+64] = source[start:start+64], floats' bits made integers of the same order."""
 
     def generate(context: Context, builder: Builder, signature: Any, args: Any) -> Any:
-        value = _ranked(builder, load(context, builder, source, args[0], args[1], LANES), args[2])
-        store(context, builder, value, target, args[3], args[4])
+        value = _ranked(builder, load(context, builder, source, args[0], args[1], LANES), args[2], args[3])
+        store(context, builder, value, target, args[4], args[5])
         return context.get_dummy_value()
 
-    return types.void(source, types.intp, types.intp, target, types.intp), generate
+    return types.void(source, types.intp, types.intp, types.intp, target, types.intp), generate
 
 
 @intrinsic
@@ -146,16 +155,24 @@ def unrank_square(typingctx: Any, source: Any, start: Any, row: Any, target: Any
 
 @intrinsic
 def rank_square(
-    typingctx: Any, source: Any, start: Any, row: Any, infinity: Any, target: Any, to: Any, step: Any
+    typingctx: Any,
+    source: Any,
+    start: Any,
+    row: Any,
+    infinity: Any,
+    merged: Any,
+    target: Any,
+    to: Any,
+    step: Any,
 ) -> Any:
     """16×16 floats' bits, as ordered integers: source[start + row·q + c] → target[to + step·c + q]."""
 
     def generate(context: Context, builder: Builder, signature: Any, args: Any) -> Any:
-        places = [*args[:3], *args[4:]]
-        turn_square(context, builder, source, target, places, lambda v: _ranked(builder, v, args[3]))
+        places = [*args[:3], *args[5:]]
+        turn_square(context, builder, source, target, places, lambda v: _ranked(builder, v, *args[3:5]))
         return context.get_dummy_value()
 
-    kinds = (source, types.intp, types.intp, types.intp, target, types.intp, types.intp)
+    kinds = (source, *[types.intp] * 4, target, types.intp, types.intp)
     return types.void(*kinds), generate
 
 
