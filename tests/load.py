@@ -18,9 +18,9 @@ from PIL import Image
 
 from damage import corpus
 from sppnet.errors import ImageError
+from sppnet.serve.feature_cache import FeatureCache
 from sppnet.serve.limits import Limits, Refusal
-from sppnet.serve.seer import Question, SeeingClassifier, SeeingDetector, Seer
-from sppnet.serve.shelf import Shelf
+from sppnet.serve.predictor import Predictor, Question, ServedClassifier, ServedDetector
 
 ADDRESSES = 4 if sys.platform == "linux" else 1
 """Of the loopback network, that clients come from; elsewhere than on Linux it has one."""
@@ -92,17 +92,17 @@ def photographs(count: int) -> Iterator[bytes]:
 def cases(model: Any, sizes: int) -> tuple[list[Case], list[Case]]:
     """The good and the bad ones. What is right is what the model says here, of one image after another."""
     limits = Limits(max_pixels=300_000)
-    seeing = SeeingClassifier(model) if hasattr(model, "network") else SeeingDetector(model)
-    seer = Seer(seeing, Shelf(limits), limits.max_pixels)
-    good = [_expected(f"photograph {i}", body, seer) for i, body in enumerate(photographs(sizes))]
-    damaged = [_expected(bad.name, bad.data, seer) for bad in corpus()[::37]]
+    seeing = ServedClassifier(model) if hasattr(model, "network") else ServedDetector(model)
+    predictor = Predictor(seeing, FeatureCache(limits), limits.max_pixels)
+    good = [_expected(f"photograph {i}", body, predictor) for i, body in enumerate(photographs(sizes))]
+    damaged = [_expected(bad.name, bad.data, predictor) for bad in corpus()[::37]]
     bad = [*(case for case in damaged if case.status >= 400), *malformed()]
     return [*good, *(case for case in damaged if case.status == 200)], bad
 
 
-def _expected(name: str, body: bytes, seer: Seer) -> Case:
+def _expected(name: str, body: bytes, predictor: Predictor) -> Case:
     try:
-        said = seer.look(body, Question())
+        said = predictor.look(body, Question())
     except (ImageError, Refusal) as error:
         status = error.status if isinstance(error, Refusal) else 400
         return Case(name, body, status=400 if not body else status)

@@ -8,14 +8,14 @@ import torch
 
 from sppnet.classify.classifier import Classifier
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, Parts
-from sppnet.learn.ridge import BoxRegressor
-from sppnet.learn.svm import LinearSVM
+from sppnet.detect.detector import Detector, DetectorComponents
+from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.model_file import load_model
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk
-from sppnet.proposals.learned import WindowHead
-from sppnet.proposals.windows import WindowConfig
+from sppnet.proposals.dense_windows import WindowConfig
+from sppnet.proposals.proposal_head import ProposalHead
+from sppnet.svm.linear_svm import LinearSVM
 
 
 @cache
@@ -33,10 +33,12 @@ def small_detector() -> Detector:
         torch.manual_seed(0)
         trunk = load_trunk("zf5", width=1 / 96)
         length = trunk.channels * 5
-        head = WindowHead(trunk.channels, WindowConfig(hidden=4))
+        head = ProposalHead(trunk.channels, WindowConfig(hidden=4))
         svm = LinearSVM(torch.randn(2, length), torch.zeros(2), ("cat", "dog"))
         regressor = BoxRegressor(torch.zeros(2, 4, length), torch.zeros(2, 4), ("cat", "dog"))
-    return Detector(Parts(("cat", "dog"), config, trunk.eval(), head.eval(), None, svm, regressor))
+    return Detector(
+        DetectorComponents(("cat", "dog"), config, trunk.eval(), head.eval(), None, svm, regressor)
+    )
 
 
 @cache

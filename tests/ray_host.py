@@ -13,7 +13,7 @@ from sppnet.cli.app import main
 from sppnet.engine.batch import run_on_ray
 from sppnet.engine.cluster import joined
 from sppnet.engine.work import Detecting
-from sppnet.progress import Silent
+from sppnet.progress import NullProgress
 
 told, commands = sys.argv[1], json.loads(sys.argv[2])
 codes = []
@@ -22,7 +22,7 @@ with joined(), redirect_stdout(sys.__stdout__):
         sys.argv = ["sppnet", *words]
         try:
             if words == ["broken"]:
-                run_on_ray(Detecting(("gone.model",), 0), [Path("a")], Path("b"), "cpu", "x", Silent())
+                run_on_ray(Detecting(("gone.model",), 0), [Path("a")], Path("b"), "cpu", "x", NullProgress())
             main()
             codes.append(0)
         except SystemExit as ended:

@@ -11,15 +11,15 @@ from torch import nn
 from browser import until
 from sppnet.classify.classifier import Classifier, Testing
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, Parts
-from sppnet.learn.ridge import BoxRegressor
-from sppnet.learn.svm import LinearSVM
+from sppnet.detect.detector import Detector, DetectorComponents
+from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk
-from sppnet.proposals.learned import WindowHead
-from sppnet.proposals.windows import WindowConfig
+from sppnet.proposals.dense_windows import WindowConfig
+from sppnet.proposals.proposal_head import ProposalHead
 from sppnet.serve.limits import Limits
-from sppnet.serve.listen import open_server
+from sppnet.serve.server import open_server
+from sppnet.svm.linear_svm import LinearSVM
 
 CLASSES = ("cat", "dog")
 
@@ -43,14 +43,22 @@ def make_detector() -> Detector:
     """Says yes to about half of all windows."""
     torch.manual_seed(0)
     config = DetectorConfig(
-        trunk="zf5", stride=None, width=0.1, scales=(160,), levels=(1, 2, 3), most=60, finetune="none"
+        trunk="zf5",
+        stride=None,
+        width=0.1,
+        scales=(160,),
+        levels=(1, 2, 3),
+        max_proposals=60,
+        finetune="none",
     )
     trunk = load_trunk("zf5", width=0.1).eval()
     length = trunk.channels * 14
-    windows = WindowHead(trunk.channels, WindowConfig(sizes=(2, 4), shapes=(0.5, 1.0, 2.0), hidden=8)).eval()
+    windows = ProposalHead(
+        trunk.channels, WindowConfig(sizes=(2, 4), shapes=(0.5, 1.0, 2.0), hidden=8)
+    ).eval()
     svm = LinearSVM(torch.randn(2, length) / 10, torch.zeros(2), CLASSES)
     regressor = BoxRegressor(torch.randn(2, 4, length) / 500, torch.zeros(2, 4), CLASSES)
-    return Detector(Parts(CLASSES, config, trunk, windows, None, svm, regressor))
+    return Detector(DetectorComponents(CLASSES, config, trunk, windows, None, svm, regressor))
 
 
 def make_classifier() -> Classifier:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from sppnet.errors import ModelError
 from sppnet.geometry.grid import CellGrid
 from sppnet.nn.backbones import WithinChannelNorm, build_backbone
-from sppnet.nn.receptive import derive_grid
+from sppnet.nn.receptive_field import derive_grid
 
 # Counts: kernel areas × channels of the paper's Table 1, plus biases, without groups.
 # Maps: Table 1 at 224, section 2.3 at 180 (10×10 for ZF-5).

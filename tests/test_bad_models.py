@@ -12,12 +12,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from readers import READERS, place
 from safetensors.torch import save
 
 from damage import flips, tears, writes
 from models import model_bytes, model_parts
 from pictures import pictures
-from readers import READERS, place
 from sppnet.classify.classifier import Classifier
 from sppnet.detect.detector import Detector
 from sppnet.errors import ModelError
@@ -148,14 +148,16 @@ SETTINGS: list[tuple[str, str, Any]] = [
     ("detector", "config.scales", [0]), ("detector", "config.scales", []),
     ("detector", "config.scales", [10**9]), ("detector", "config.scales", ["64"]),
     ("detector", "config.scales", [True]), ("detector", "config.levels", [10**9]),
-    ("detector", "config.most", 10**30), ("detector", "config.most", 0.5), ("detector", "config.nms", "x"),
-    ("detector", "config.nms", float("nan")), ("detector", "config.rule", "x"),
+    ("detector", "config.max_proposals", 10**30), ("detector", "config.max_proposals", 0.5),
+    ("detector", "config.nms_iou", "x"),
+    ("detector", "config.nms_iou", float("nan")), ("detector", "config.box_mapping", "x"),
     ("detector", "config.trunk", 5), ("detector", "config.method", []), ("detector", "config.more", 1),
     ("detector", "windows.shapes", [0.0]), ("detector", "windows.shapes", []),
     ("detector", "windows.sizes", [-1]), ("detector", "windows.hidden", 10**12),
     ("detector", "windows.hidden", 10**6), ("detector", "windows.levels", []),
     ("detector", "windows.levels", [10**5]), ("detector", "windows.step", float("inf")),
-    ("detector", "windows.channels", -1), ("detector", "windows.kept", None), ("detector", "windows", 7),
+    ("detector", "windows.channels", -1), ("detector", "windows.max_refined", None),
+    ("detector", "windows", 7),
     ("detector", "trunk.width", 10**6), ("detector", "trunk.width", float("nan")),
     ("detector", "trunk", []), ("detector", "trunk.name", "timm:../../x"),
     ("detector", "trunk.name", "torch:hub"), ("classifier", "testing.scale_px", 10**9),
@@ -258,7 +260,7 @@ def test_hostile_headers_take_no_memory(home, tmp_path):
     [
         "classify predict {image} --model {model} --device cpu",
         "detect predict {image} --model {model} --device cpu",
-        "proposals {image} --kind learned --model {model} --out {out}/boxes.json",
+        "proposals {image} --method learned --model {model} --out {out}/boxes.json",
         "export onnx --model {model} --out {out}/x.onnx",
     ],
 )

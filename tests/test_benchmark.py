@@ -6,10 +6,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from told import Told
 
 from sppnet.benchmark import pool
-from sppnet.benchmark.rows import Row, compare, time_in_turns, to_json
-from told import Told
+from sppnet.benchmark.results import Row, compare, time_interleaved, to_json
 
 ROW = Row(
     case="few",
@@ -36,7 +36,7 @@ def test_rows_become_plain_seconds():
 def test_calls_take_turns_in_both_orders():
     called = []
     calls = {name: lambda name=name: called.append(name) for name in "abc"}
-    timings = time_in_turns(calls, rounds=2, turn_s=0)
+    timings = time_interleaved(calls, rounds=2, turn_s=0)
     assert "".join(called) == "cba" + "abc" + "cba"
     assert all(0 <= t.q1_s <= t.median_s <= t.q3_s for t in timings.values())
 
@@ -44,7 +44,7 @@ def test_calls_take_turns_in_both_orders():
 def test_a_quick_call_is_repeated_in_its_turn_and_a_slow_one_is_not():
     called, told = [], Told()
     quick, slow = (lambda: called.append("quick")), (lambda: (called.append("slow"), time.sleep(0.02)))
-    time_in_turns({"quick": quick, "slow": slow}, rounds=2, turn_s=0.01, progress=told)
+    time_interleaved({"quick": quick, "slow": slow}, rounds=2, turn_s=0.01, progress=told)
     assert called.count("slow") == 3
     assert called.count("quick") > 30
     assert called.index("quick") == 1, "the first round goes backwards"
@@ -52,7 +52,7 @@ def test_a_quick_call_is_repeated_in_its_turn_and_a_slow_one_is_not():
 
 
 def test_one_round_is_its_own_quartiles():
-    timing = time_in_turns({"only": lambda: None}, rounds=1)["only"]
+    timing = time_interleaved({"only": lambda: None}, rounds=1)["only"]
     assert timing.q1_s == timing.median_s == timing.q3_s
 
 

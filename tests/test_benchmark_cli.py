@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sppnet.benchmark.rows import Row
+from sppnet.benchmark.results import Row
 from sppnet.cli import benchmark, main
 from sppnet.errors import MissingExtraError, SppnetError
 

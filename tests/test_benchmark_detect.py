@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from sppnet.benchmark import detect, proposals
-from sppnet.benchmark.apart import run_apart
 from sppnet.benchmark.photographs import gather
+from sppnet.benchmark.subprocess_runner import run_in_subprocess
 from sppnet.data.image import read_image
 from sppnet.demo import generate_scenes
 from sppnet.detect.config import DetectorConfig
@@ -16,7 +16,9 @@ from sppnet.detect.detector import Detector
 from sppnet.errors import ConfigError
 
 SMALL = "ssdlite320_mobilenet_v3_large"
-TINY = DetectorConfig(trunk="zf5", width=0.0625, stride=None, scales=(128,), finetune="none", most=50)
+TINY = DetectorConfig(
+    trunk="zf5", width=0.0625, stride=None, scales=(128,), finetune="none", max_proposals=50
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_memory_is_told_of_the_folder(scenes, model, monkeypatch):
         asked.append((module, name, len(words)))
         return {"first_bytes": 10_000_000, "bytes": 12_000_000 if name == detect.OURS else 5_000_000}
 
-    monkeypatch.setattr(detect, "run_apart", apart)
+    monkeypatch.setattr(detect, "run_in_subprocess", apart)
     first, folder = detect.run(model, scenes, photographs=2, peers=[SMALL], rounds=1)
     assert first.ours_bytes is None
     assert (folder.ours_bytes, folder.peer_bytes) == (12_000_000, 5_000_000)
@@ -66,9 +68,9 @@ def test_a_side_tells_what_it_held(scenes, model, capsys):
 
 def test_a_process_apart_answers_in_json_or_says_why_not(tmp_path):
     (tmp_path / "told").write_text('{"bytes": 1}')
-    assert run_apart("json.tool", "--compact", str(tmp_path / "told")) == {"bytes": 1}
+    assert run_in_subprocess("json.tool", "--compact", str(tmp_path / "told")) == {"bytes": 1}
     with pytest.raises(RuntimeError, match=r"json\.tool .* failed"):
-        run_apart("json.tool", str(tmp_path / "nothing"))
+        run_in_subprocess("json.tool", str(tmp_path / "nothing"))
 
 
 def test_a_random_detector_finds_nothing_and_survives_a_file(model, scenes):

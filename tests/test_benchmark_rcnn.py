@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from sppnet.benchmark import rcnn
-from sppnet.benchmark.floor import PRODUCT, large_product, multiply_adds
-from sppnet.benchmark.rows import Timing
+from sppnet.benchmark.results import Timing
+from sppnet.benchmark.roofline import PRODUCT, large_product, multiply_adds
 from sppnet.errors import ConfigError, ModelError
 from sppnet.nn.trunks import load_trunk
 

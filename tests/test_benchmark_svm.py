@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sppnet.benchmark import svm
-from sppnet.benchmark.rows import to_json
+from sppnet.benchmark.results import to_json
 from sppnet.errors import ConfigError, SppnetError
 
 

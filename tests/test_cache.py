@@ -14,9 +14,9 @@ from safetensors.torch import save, save_file
 
 from sppnet.errors import ConfigError, ImageError
 from sppnet.features.cache import MapCache, cache_folder, recipe_of
-from sppnet.features.convolve import Convolver
+from sppnet.features.extractor import FeatureExtractor
+from sppnet.features.lazy_image import LazyImage
 from sppnet.features.maps import FeatureMaps
-from sppnet.features.photo import Photo
 from sppnet.geometry.grid import CellGrid
 from sppnet.nn.trunks import load_trunk
 
@@ -295,21 +295,21 @@ def photograph(tmp_path):
 
 def test_a_photo_is_convolved_once(tmp_path, photograph, monkeypatch):
     trunk = load_trunk("squeezenet1_1").eval()
-    convolver = Convolver(trunk, (64,))
+    extractor = FeatureExtractor(trunk, (64,))
     cache = MapCache(recipe_of(trunk, (64,)), tmp_path / "cache")
-    first = Photo(photograph, convolver, cache)
+    first = LazyImage(photograph, extractor, cache)
     assert first.maps is first.maps
     moved = photograph.rename(tmp_path / "moved.png")
-    monkeypatch.setattr(Convolver, "__call__", None)  # never asked again, and the file never decoded
-    monkeypatch.setattr("sppnet.features.photo.read_image", None)
-    again = Photo(moved, convolver, cache)
+    monkeypatch.setattr(FeatureExtractor, "__call__", None)  # never asked again, and the file never decoded
+    monkeypatch.setattr("sppnet.features.lazy_image.read_image", None)
+    again = LazyImage(moved, extractor, cache)
     assert_same(again.maps, first.maps)
     assert again.size_hw == (40, 60)
 
 
 def test_photos_that_are_no_files_need_no_cache(tmp_path):
     pixels = np.zeros((40, 60, 3), np.uint8)
-    photo = Photo(pixels, Convolver(load_trunk("squeezenet1_1"), (64,)), MapCache("r", tmp_path))
+    photo = LazyImage(pixels, FeatureExtractor(load_trunk("squeezenet1_1"), (64,)), MapCache("r", tmp_path))
     assert photo.size_hw == photo.maps.size_hw == (40, 60)
     assert entries(tmp_path) == []
 
@@ -317,11 +317,11 @@ def test_photos_that_are_no_files_need_no_cache(tmp_path):
 def test_a_damaged_photo_is_named_and_not_kept(tmp_path, photograph):
     photograph.write_bytes(photograph.read_bytes()[:200])
     cache = MapCache("r", tmp_path / "cache")
-    convolver = Convolver(load_trunk("squeezenet1_1"), (64,))
+    extractor = FeatureExtractor(load_trunk("squeezenet1_1"), (64,))
     with pytest.raises(ImageError, match=r"photo\.png"):
-        _ = Photo(photograph, convolver, cache).maps
+        _ = LazyImage(photograph, extractor, cache).maps
     with pytest.raises(ImageError, match=r"nowhere\.png cannot be read"):
-        _ = Photo(tmp_path / "nowhere.png", convolver, cache).maps
+        _ = LazyImage(tmp_path / "nowhere.png", extractor, cache).maps
     assert entries(tmp_path / "cache") == []
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from told import Told
 
 from sppnet.cli.app import main
 from sppnet.data.check import SideRange, check_folder
-from sppnet.data.check_marks import BoxRange, check_annotated
+from sppnet.data.check_detection import BoxRange, check_annotated
 from sppnet.errors import DataError
-from told import Told
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -14,17 +14,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sppnet.classify.board import NAMES as NAMES_ON_BOARD
-from sppnet.classify.board import Board
 from sppnet.classify.classifier import Classifier, Testing
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.evaluate import evaluate
 from sppnet.classify.sgd import Trainer
+from sppnet.classify.tensorboard import NAMES as NAMES_ON_BOARD
+from sppnet.classify.tensorboard import Board
 from sppnet.classify.train import train
 from sppnet.data.folder import open_folder
 from sppnet.errors import ConfigError, DataError, ModelError, SppnetError
 from sppnet.nn.trunks import load_trunk
-from sppnet.progress import Silent
+from sppnet.progress import NullProgress
 
 TINY = TrainingConfig(
     width=0.0625, hidden=16, sizes="64,48", scale_px=224, epochs=2, batch_size=6, learning_rate=0.02,
@@ -252,7 +252,7 @@ class Interrupted(Exception):
     """What a person's Ctrl-C would raise."""
 
 
-class StopIn(Silent):
+class StopIn(NullProgress):
     """Raises after the second batch of a stage."""
 
     def __init__(self, stage: str) -> None:

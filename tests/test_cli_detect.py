@@ -22,7 +22,7 @@ from sppnet.detect.detector import Detector
 from sppnet.nn.trunks import load_trunk
 
 COLOURS = {"blue": (40, 60, 210), "red": (210, 50, 40)}
-SMALL = "--trunk zf5 --width 0.0625 --scales 160 --most 100 --finetune none --C 0.01"
+SMALL = "--trunk zf5 --width 0.0625 --scales 160 --max-proposals 100 --finetune none --C 0.01"
 
 
 def draw_scenes(root: Path, split: str, count: int, seed: int) -> None:
@@ -135,7 +135,7 @@ def test_options_reach_the_model(model, weights):
         trunk="zf5",
         width=0.0625,
         scales=(160,),
-        most=100,
+        max_proposals=100,
         finetune="none",
         C=0.01,
         weights=str(weights),
@@ -291,7 +291,16 @@ def test_learned_windows_of_the_detector(command, model, data, tmp_path):
     out = tmp_path / "boxes.json"
     images = data / "test"
     code, printed, _ = command(
-        "proposals", images / "0.png", "--out", out, "--kind", "learned", "--model", model, "--truth", data
+        "proposals",
+        images / "0.png",
+        "--out",
+        out,
+        "--kind",
+        "learned",
+        "--model",
+        model,
+        "--annotations",
+        data,
     )
     assert code == 0
     (boxes,) = json.loads(out.read_text()).values()
@@ -311,7 +320,9 @@ def test_learned_windows_of_the_detector(command, model, data, tmp_path):
         pytest.param("detect train {data} --out {tmp}/run --levels 0", "levels must", id="a level of 0"),
         pytest.param("detect train {data} --out {tmp}/run --method yolo", "one of spp, rcnn", id="a method"),
         pytest.param(
-            "detect train {data} --out {tmp}/run --layer fc7 --finetune none", "needs fc layers", id="no fc7"
+            "detect train {data} --out {tmp}/run --svm-layer fc7 --finetune none",
+            "needs fc layers",
+            id="no fc7",
         ),
         pytest.param("detect train {data} --out {tmp}/run --split tset", "did you mean test", id="a split"),
         pytest.param("detect evaluate {data} --model {tmp}/no", "no model file at", id="no model"),
@@ -319,7 +330,7 @@ def test_learned_windows_of_the_detector(command, model, data, tmp_path):
         pytest.param("detect evaluate {data} --model {image}", "not a readable", id="an image for a model"),
         pytest.param("detect predict {tmp}/no.jpg --model {model}", "no.jpg does not exist", id="no image"),
         pytest.param("detect predict {image} --model {model} --device abacus", "abacus", id="a device"),
-        pytest.param("proposals {image} --out {tmp}/b.json --kind learned", "go together", id="no windows"),
+        pytest.param("proposals {image} --out {tmp}/b.json --method learned", "go together", id="no windows"),
         pytest.param(
             "proposals {image} --out {tmp}/b.json --model {model}", "go together", id="windows unasked"
         ),

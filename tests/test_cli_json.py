@@ -21,7 +21,8 @@ from sppnet.nn.trunks import load_trunk
 SMALL = "--trunk zf5 --width 0.0625"
 MAKE = {
     "classify train": f"data --out run {SMALL} --hidden 8 --size 48 --scale 224 --epochs 1 --batch-size 8",
-    "detect train": f"scenes --out found {SMALL} --weights trunk.pth --scales 96 --most 50 --finetune none",
+    "detect train": f"scenes --out found {SMALL} --weights trunk.pth --scales 96 --max-proposals 50 "
+    "--finetune none",
 }
 """Commands that leave files, and name them on standard output."""
 
@@ -29,7 +30,10 @@ PRINT = {
     "check": ("data", {"splits", "damaged"}),
     "convert": ("scenes --to yolo --out converted", {"out", "splits", "objects", "skipped", "notes"}),
     "doctor": ("", {"versions", "devices", "kernels"}),
-    "proposals": ("scenes/test --out b.json --most 9 --truth scenes", {"file", "images", "recall"}),
+    "proposals": (
+        "scenes/test --out b.json --max-proposals 9 --annotations scenes",
+        {"file", "images", "recall"},
+    ),
     "classify evaluate": ("data --model run/best.safetensors", {"top1", "per_class"}),
     "classify predict": ("data --model run/best.safetensors", {"predictions", "skipped"}),
     "detect evaluate": ("scenes --model found/detector.safetensors", {"map", "per_class"}),
@@ -128,7 +132,7 @@ def complete(words: str) -> list[str]:
         pytest.param("sppnet feat", ["features"], id="a command"),
         pytest.param("sppnet classify pre", ["predict"], id="a command of a command"),
         pytest.param("sppnet features --sca", ["--scale"], id="an option"),
-        pytest.param("sppnet proposals --kind lea", ["learned"], id="a value"),
+        pytest.param("sppnet proposals --method lea", ["learned"], id="a value"),
     ],
 )
 def test_a_shell_completes(words, offered):

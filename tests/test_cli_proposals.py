@@ -12,8 +12,8 @@ from PIL import Image
 
 from sppnet.cli.app import main
 from sppnet.data.image import read_image
-from sppnet.proposals.given import read_boxes
-from sppnet.proposals.selective_search import selective_search
+from sppnet.proposals.precomputed import read_boxes
+from sppnet.proposals.selective_search.search import selective_search
 
 OBJECT = (30, 20, 100, 70)
 
@@ -62,11 +62,11 @@ def inside(monkeypatch, capsys):
 def test_boxes_are_written_as_they_are_found(inside, data, tmp_path, suffix):
     out = tmp_path / f"boxes{suffix}"
     images = data / "JPEGImages"
-    assert inside(images, "--out", out, "--most", 9)[:2] == (0, f"{out}\n")
+    assert inside(images, "--out", out, "--max-proposals", 9)[:2] == (0, f"{out}\n")
     given = read_boxes(out)
     assert len(given) == 2
     for path in sorted(images.iterdir()):
-        np.testing.assert_array_equal(given.of(path), selective_search(read_image(path), most=9))
+        np.testing.assert_array_equal(given.of(path), selective_search(read_image(path), max_proposals=9))
 
 
 def test_a_damaged_image_is_named_and_the_others_are_done(inside, data, tmp_path):
@@ -80,7 +80,7 @@ def test_a_damaged_image_is_named_and_the_others_are_done(inside, data, tmp_path
 
 def test_recall_is_printed_for_images_that_are_marked(inside, data, tmp_path):
     images = data / "JPEGImages"
-    code, printed, _ = inside(images, "--out", tmp_path / "b.json", "--truth", data)
+    code, printed, _ = inside(images, "--out", tmp_path / "b.json", "--annotations", data)
     assert code == 0
     _, title, header, *rows = printed.splitlines()
     assert title.startswith("recall of 2 objects; ")
@@ -114,11 +114,13 @@ def test_opencv_proposes_too(inside, data, tmp_path):
         pytest.param(
             ["{data}", "--out", "b.json", "--kind", "edges"], 2, "selective-search", id="another kind"
         ),
-        pytest.param(["{data}", "--out", "b.json", "--most", "0"], 2, "--most", id="none of the best"),
+        pytest.param(
+            ["{data}", "--out", "b.json", "--max-proposals", "0"], 2, "--max-proposals", id="none of the best"
+        ),
         pytest.param(["{data}", "--out", "b.txt"], 1, "ends in .json or .csv", id="another format"),
         pytest.param(["{data}/no.png", "--out", "b.json"], 1, "no.png does not exist", id="no image"),
         pytest.param(
-            ["{data}/JPEGImages", "--out", "b.json", "--truth", "{data}/JPEGImages"],
+            ["{data}/JPEGImages", "--out", "b.json", "--annotations", "{data}/JPEGImages"],
             1,
             "is no annotated data set",
             id="no data set",
@@ -136,7 +138,7 @@ def test_wrong_use(inside, data, tmp_path, monkeypatch, arguments, code, message
 def test_images_that_are_not_marked(inside, data, tmp_path):
     stray = tmp_path / "stray.png"
     Image.new("RGB", (30, 30)).save(stray)
-    code, _, told = inside(stray, "--out", tmp_path / "b.json", "--truth", data)
+    code, _, told = inside(stray, "--out", tmp_path / "b.json", "--annotations", data)
     assert code == 1
     assert "marks none of these images" in told
 
@@ -152,4 +154,4 @@ def test_help_waits_for_nothing_heavy():
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.stdout.splitlines()[-1] == "set()", done.stderr
-    assert "--truth" in done.stdout
+    assert "--annotations" in done.stdout

@@ -125,7 +125,19 @@ def detector(tmp_path_factory) -> tuple[Path, Path, list[object]]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save(load_trunk("zf5", width=0.0625).body.state_dict(), weights)
-    options = [*SMALL, "--weights", weights, "--scales", "96", "--most", "50", "--steps", "4", "--C", "0.01"]
+    options = [
+        *SMALL,
+        "--weights",
+        weights,
+        "--scales",
+        "96",
+        "--max-proposals",
+        "50",
+        "--steps",
+        "4",
+        "--C",
+        "0.01",
+    ]
     code, _, told = sppnet("detect", "train", root / "scenes", "--out", root / "run", *options)
     assert code == 0, told
     assert f"report: {root}/run/report.html" in told
@@ -162,7 +174,7 @@ def test_evaluating_two_detectors_writes_beside_the_first(detector, tmp_path):
 
 def test_a_detector_trained_before_there_were_reports_has_one_without_curves(detector):
     """Its stage holds no rows."""
-    from sppnet.detect.run import DetectorRun
+    from sppnet.detect.run_folder import DetectorRun
 
     run, scenes = DetectorRun(detector[0]), detector[1]
     for stage in ("tuning", "svm"):

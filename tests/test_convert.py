@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from told import Told
 
 from sppnet.cli.app import main
-from sppnet.data.annotated import find_annotated_splits, open_annotated
 from sppnet.data.convert import convert_annotated
+from sppnet.data.detection_dataset import find_annotated_splits, open_annotated
 from sppnet.errors import ConfigError, DataError
-from told import Told
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 LAYOUTS = ("voc", "coco", "yolo")

@@ -16,17 +16,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sppnet.classify.run import RunFolder
+from sppnet.classify.run_folder import RunFolder
 from sppnet.demo import generate, generate_scenes
 from sppnet.errors import ConfigError
 from sppnet.nn.model_file import write_file
 from sppnet.nn.trunks import load_trunk
-from sppnet.runs import held
+from sppnet.run_lock import lock_run
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 SMALL: dict[str, Any] = {"width": 0.0625, "device": "cpu"}
 LAYERS = {**SMALL, "hidden": 8, "sizes": "48,32", "scale_px": 224, "epochs": 3, "batch_size": 6}
-WINDOWS = {**SMALL, "trunk": "zf5", "scales": (96,), "most": 40, "rounds": 1, "hidden": 8, "steps": 3}
+WINDOWS = {
+    **SMALL,
+    "trunk": "zf5",
+    "scales": (96,),
+    "max_proposals": 40,
+    "rounds": 1,
+    "hidden": 8,
+    "steps": 3,
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "classifier": ("classify", {**LAYERS, "workers": 0}),
     "classifier, two workers": ("classify", {**LAYERS, "workers": 2}),
@@ -210,12 +218,12 @@ def test_a_read_only_folder_is_named(tmp_path):
 
 def test_a_second_run_in_the_folder_is_refused(tmp_path):
     with (
-        held(tmp_path),
+        lock_run(tmp_path),
         pytest.raises(ConfigError, match="another process trains in"),
-        held(tmp_path),
+        lock_run(tmp_path),
     ):
         pass
-    with held(tmp_path):  # the first one has ended
+    with lock_run(tmp_path):  # the first one has ended
         pass
 
 
@@ -224,5 +232,5 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("a user's")
-    with held(tmp_path):
+    with lock_run(tmp_path):
         assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["notes.txt"]

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from told import Told
 
 from sppnet import demo
 from sppnet.classify.classifier import Classifier
-from sppnet.data.annotated import open_annotated
+from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.folder import open_folder
 from sppnet.data.image import read_header
 from sppnet.detect.detector import Detector
-from told import Told
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from told import Told
 
-from sppnet.data.annotated import AnnotatedImages
+from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.detect import evaluate as evaluating
-from sppnet.detect.detector import Candidates, Detector
+from sppnet.detect.detector import Detector, ScoredBoxes
 from sppnet.detect.ensemble import Ensemble
 from sppnet.detect.evaluate import evaluate_detector, match_classes
 from sppnet.errors import ConfigError, DataError, MissingExtraError
 from sppnet.structures import Detections, GroundTruth
-from told import Told
 
 CAT, DOG = (2, 2, 30, 20), (40, 8, 60, 50)
 
@@ -36,7 +36,7 @@ class Knowing:
 
     classes: tuple[str, ...]
     answers: dict[str, list[tuple[tuple[int, ...], str, float]]]
-    convolver: object = None
+    extractor: object = None
     seen: list[Path] = field(default_factory=list)
 
     def detect(self, photo) -> Detections:
@@ -138,12 +138,12 @@ class Scoring:
     windows: list[tuple[tuple[int, ...], int, float]]
     classes: tuple[str, ...] = ("cat", "dog")
     config: object = field(default_factory=lambda: SimpleNamespace(nms=0.3))
-    convolver: object = None
-    select = Detector.select
+    extractor: object = None
+    select = Detector.postprocess
 
-    def candidates(self, photo, min_score) -> Candidates:
+    def candidates(self, photo, min_score) -> ScoredBoxes:
         chosen = [window for window in self.windows if window[2] >= min_score]
-        return Candidates(
+        return ScoredBoxes(
             np.array([box for box, _, _ in chosen], np.float32).reshape(-1, 4),
             np.array([score for _, _, score in chosen], np.float32),
             np.array([label for _, label, _ in chosen], np.int64),

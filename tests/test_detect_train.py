@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sppnet.data.annotated import default_split, open_annotated
+from sppnet.data.detection_dataset import default_split, open_annotated
 from sppnet.detect import train as train_module
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
-from sppnet.detect.examples import _merge_signs
-from sppnet.detect.run import DetectorRun
+from sppnet.detect.label_assignment import _merge_signs
+from sppnet.detect.run_folder import DetectorRun
 from sppnet.detect.train import train_detector
 from sppnet.errors import ConfigError, DataError, ModelError
 from sppnet.nn.trunks import load_trunk
-from sppnet.structures import GroundTruth, overlaps
+from sppnet.structures import GroundTruth, box_iou
 
 COLOURS = {"red": (230, 40, 40), "green": (40, 210, 60)}
 IMAGES = 24
@@ -37,7 +37,7 @@ def draw_scene(index):
         wide, high = (int(side) for side in rng.integers(30, 60, 2))
         x, y = int(rng.integers(0, width - wide)), int(rng.integers(0, height - high))
         box = (x, y, x + wide, y + high)
-        if any(overlaps([box], [other]).max() > 0 for _, other in things):
+        if any(box_iou([box], [other]).max() > 0 for _, other in things):
             continue
         pixels[y : y + high, x : x + wide] = np.array(COLOURS[name]) + rng.integers(-20, 21, (high, wide, 3))
         things.append((str(name), box))
@@ -73,8 +73,8 @@ def config(tmp_path_factory) -> DetectorConfig:
     weights = tmp_path_factory.mktemp("weights") / "trunk.safetensors"
     save_file(load_trunk("squeezenet1_1:6").body.state_dict(), weights)
     return DetectorConfig(
-        trunk="squeezenet1_1:6", stride=None, weights=str(weights), scales=(96,), levels=(1, 2), most=80,
-        finetune="none", layer="pool", C=1e-3, rounds=2, device="cpu",
+        trunk="squeezenet1_1:6", stride=None, weights=str(weights), scales=(96,), levels=(1, 2),
+        max_proposals=80, finetune="none", svm_layer="pool", C=1e-3, rounds=2, device="cpu",
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_the_detector_finds_what_it_has_not_seen(trained):
         for name, box in things:
             best = found[[one == name for one in found.names]]
             of += 1
-            found_of += bool(len(best)) and overlaps(best.boxes[:1], [box]).max() >= 0.5
+            found_of += bool(len(best)) and box_iou(best.boxes[:1], [box]).max() >= 0.5
     assert found_of / of >= 0.75
 
 

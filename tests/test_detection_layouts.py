@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sppnet.data.annotated import default_split, find_annotated_splits, is_annotated, open_annotated
+from sppnet.data.detection_dataset import default_split, find_annotated_splits, is_annotated, open_annotated
 from sppnet.data.splits import open_splits
 from sppnet.errors import DataError
 

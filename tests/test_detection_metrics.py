@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sppnet.errors import ConfigError, DataError, MissingExtraError
-from sppnet.metrics.coco import judge_coco
-from sppnet.metrics.detection import average_precision, judge_detections
+from sppnet.metrics.coco import evaluate_coco
+from sppnet.metrics.detection import average_precision, evaluate_detections
 from sppnet.structures import Detections, GroundTruth
 
 CLASSES = ("cat", "dog", "eel")
@@ -125,7 +125,7 @@ def scenes(draw):
 @given(scenes(), st.sampled_from(["voc07", "voc"]), st.sampled_from([0.3, 0.5, 0.75]))
 def test_average_precision_is_the_devkits(scene, rule, iou):
     found, truths = scene
-    result = judge_detections(found, truths, CLASSES, rule, iou)
+    result = evaluate_detections(found, truths, CLASSES, rule, iou)
     for label, name in enumerate(CLASSES):
         expected = devkit_average_precision(found, truths, label, rule, iou)
         assert result.per_class[name] == (expected if expected is None else pytest.approx(expected, abs=1e-9))
@@ -143,7 +143,7 @@ def test_many_detections_are_the_devkits(rule):
         labels = rng.integers(0, 3, 6)
         truths.append(GroundTruth(truth, labels, rng.random(6) < 0.2, np.zeros(6, bool)))
         found.append(found_of(*((box, rng.random(), rng.integers(0, 3)) for box in near)))
-    result = judge_detections(found, truths, CLASSES, rule)
+    result = evaluate_detections(found, truths, CLASSES, rule)
     expected = [devkit_average_precision(found, truths, label, rule, 0.5) for label in range(3)]
     assert list(result.per_class.values()) == pytest.approx(expected, abs=1e-9)
     assert result.map == pytest.approx(np.mean(expected), abs=1e-9)
@@ -197,15 +197,15 @@ def test_many_detections_are_the_devkits(rule):
 )  # fmt: skip
 def test_what_counts(found, truth, voc07, area):
     for rule, expected in (("voc07", voc07), ("voc", area)):
-        result = judge_detections([found_of(*found)], [truth_of(*truth)], CLASSES, rule)
+        result = evaluate_detections([found_of(*found)], [truth_of(*truth)], CLASSES, rule)
         assert result.per_class["cat"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_equal_scores_keep_the_order_of_images():
     detections = [found_of((THERE, 0.5, 0)), found_of((HERE, 0.5, 0))]
     truths = [truth_of(), truth_of((HERE, 0))]
-    assert judge_detections(detections, truths, CLASSES).per_class["cat"] == pytest.approx(1 / 2)
-    assert judge_detections(detections[::-1], truths[::-1], CLASSES).per_class["cat"] == 1
+    assert evaluate_detections(detections, truths, CLASSES).per_class["cat"] == pytest.approx(1 / 2)
+    assert evaluate_detections(detections[::-1], truths[::-1], CLASSES).per_class["cat"] == 1
 
 
 @pytest.mark.parametrize("positives", [10, 20, 30, 70, 1000])
@@ -219,7 +219,7 @@ def test_a_recall_of_exactly_a_tenth_reaches_it(positives):
 
 
 def test_a_class_without_objects_has_no_precision():
-    result = judge_detections(
+    result = evaluate_detections(
         [found_of((HERE, 0.9, 0), (HERE, 0.9, 1))], [truth_of((HERE, 0), (HERE, 1, "difficult"))], CLASSES
     )
     assert result.per_class == {"cat": 1, "dog": None, "eel": None}
@@ -229,7 +229,7 @@ def test_a_class_without_objects_has_no_precision():
 def test_curves_and_json():
     found = [found_of((HERE, 0.75, 0), (THERE, 0.5, 0), ((20, 20, 30, 30), 0.25, 0))]
     truths = [truth_of((HERE, 0), ((20, 20, 30, 30), 0))]
-    result = judge_detections(found, truths, CLASSES, "voc", skipped=["broken.jpg"])
+    result = evaluate_detections(found, truths, CLASSES, "voc", skipped=["broken.jpg"])
     curve = result.curves["cat"]
     assert curve.recall.tolist() == [0.5, 0.5, 1]
     assert curve.precision.tolist() == pytest.approx([1, 1 / 2, 2 / 3])
@@ -287,7 +287,7 @@ def test_curves_and_json():
 )
 def test_what_cannot_be_judged(found, truths, options, error, message):
     with pytest.raises(error, match=message):
-        judge_detections(found, truths, CLASSES, **options)
+        evaluate_detections(found, truths, CLASSES, **options)
 
 
 def test_a_class_needs_objects_and_flags():
@@ -348,7 +348,7 @@ def coco_average_precision(found, truths, label, threshold):
 
 def test_coco_is_its_rule_in_loops():
     found, truths = random_scene(1)
-    result = judge_coco(found, truths, CLASSES)
+    result = evaluate_coco(found, truths, CLASSES)
     overlaps = np.linspace(0.5, 0.95, 10)
     for label, name in enumerate(CLASSES):
         each = [coco_average_precision(found, truths, label, overlap) for overlap in overlaps]
@@ -368,8 +368,8 @@ def test_coco_and_voc_agree_where_their_rules_do():
         truths.append(truth_of(*((box, label) for label, box in enumerate(boxes))))
         moved = [np.array(box) + rng.normal(0, 5, 4) for box in boxes for _ in range(2)]
         found.append(found_of(*((box, rng.random(), i // 2) for i, box in enumerate(moved))))
-    ours = judge_detections(found, truths, CLASSES, "voc")
-    theirs = judge_coco(found, truths, CLASSES)
+    ours = evaluate_detections(found, truths, CLASSES, "voc")
+    theirs = evaluate_coco(found, truths, CLASSES)
     for name in CLASSES:
         assert theirs.per_class50[name] == pytest.approx(ours.per_class[name], abs=0.01)
 
@@ -377,13 +377,13 @@ def test_coco_and_voc_agree_where_their_rules_do():
 def test_what_coco_ignores():
     # The detection in the crowd is free, and so is one part of it; a class without objects has no value.
     found = [found_of((THERE, 0.9, 0), ((51, 51, 54, 54), 0.8, 0), (HERE, 0.7, 0))]
-    free = judge_coco(found, [truth_of((HERE, 0), (THERE, 0, "crowd"))], CLASSES)
+    free = evaluate_coco(found, [truth_of((HERE, 0), (THERE, 0, "crowd"))], CLASSES)
     assert (free.map, free.map50, free.per_class["dog"]) == (pytest.approx(1), pytest.approx(1), None)
-    assert judge_coco(found, [truth_of((HERE, 0))], CLASSES).map == pytest.approx(1 / 3)
+    assert evaluate_coco(found, [truth_of((HERE, 0))], CLASSES).map == pytest.approx(1 / 3)
 
 
 def test_coco_without_detections_is_nothing_found():
-    result = judge_coco([found_of()], [truth_of((HERE, 0))], CLASSES, skipped=["a.jpg"])
+    result = evaluate_coco([found_of()], [truth_of((HERE, 0))], CLASSES, skipped=["a.jpg"])
     data = json.loads(json.dumps(result.to_json()))
     assert (data["metric"], data["map"], data["map50"], data["images"]) == ("coco", 0, 0, 1)
     assert data["skipped"] == ["a.jpg"]
@@ -392,4 +392,4 @@ def test_coco_without_detections_is_nothing_found():
 def test_without_the_extra_coco_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'sppnet\[coco\]'"):
-        judge_coco([found_of()], [truth_of((HERE, 0))], CLASSES)
+        evaluate_coco([found_of()], [truth_of((HERE, 0))], CLASSES)

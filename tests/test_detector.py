@@ -13,42 +13,42 @@ from torch import nn
 from sppnet.data.transforms import to_tensor
 from sppnet.detect import detector as detector_module
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Candidates, Detector, Parts, make_vectoriser
-from sppnet.detect.examples import (
+from sppnet.detect.detector import Detector, DetectorComponents, ScoredBoxes, make_roi_extractor
+from sppnet.detect.label_assignment import (
+    assign_distinct_labels,
+    assign_labels,
     joined_boxes,
-    label_boxes,
-    label_distinct,
     match_boxes,
     split_boxes,
     training_boxes,
 )
-from sppnet.detect.run import DetectorRun
-from sppnet.detect.vectors import (
+from sppnet.detect.roi_features import (
     CONTEXT_PX,
     CROP_PX,
-    BoxVectors,
-    RcnnVectors,
-    StoredVectors,
+    CachedRoIFeatureExtractor,
+    RcnnRoIFeatureExtractor,
+    RoIFeatures,
     layers_up_to,
     warp_crop,
 )
+from sppnet.detect.run_folder import DetectorRun
 from sppnet.errors import ConfigError, ImageError, ModelError
-from sppnet.features.convolve import Convolver
-from sppnet.features.photo import Photo
-from sppnet.learn.finetune import detection_head
-from sppnet.learn.ridge import BoxRegressor
-from sppnet.learn.svm import LinearSVM
+from sppnet.features.extractor import FeatureExtractor
+from sppnet.features.lazy_image import LazyImage
+from sppnet.heads.fc_layers import detection_head
+from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.model_file import load_model, read_header, save_model
 from sppnet.nn.trunks import load_trunk
-from sppnet.proposals.given import write_boxes
-from sppnet.proposals.learned import WindowHead
-from sppnet.proposals.windows import WindowConfig
-from sppnet.structures import GroundTruth, areas
+from sppnet.proposals.dense_windows import WindowConfig
+from sppnet.proposals.precomputed import write_boxes
+from sppnet.proposals.proposal_head import ProposalHead
+from sppnet.structures import GroundTruth, box_area
+from sppnet.svm.linear_svm import LinearSVM
 
 CLASSES = ("cat", "dog")
 CONFIG = DetectorConfig(
-    trunk="zf5", stride=None, width=0.1, scales=(96, 128), levels=(1, 2), most=60, finetune="none",
-    layer="pool", positive=0.7, negative=0.3, nms=0.3,
+    trunk="zf5", stride=None, width=0.1, scales=(96, 128), levels=(1, 2), max_proposals=60, finetune="none",
+    svm_layer="pool", positive_iou=0.7, negative_iou=0.3, nms_iou=0.3,
 )  # fmt: skip
 WINDOWS = WindowConfig(sizes=(2, 4), shapes=(0.5, 1.0, 2.0), hidden=8)
 
@@ -60,13 +60,13 @@ def make_detector(seed=0, config=CONFIG, learned=True, classes=CLASSES):
     length = trunk.channels * sum(n * n for n in config.levels)
     k = len(classes)
     head = None if config.finetune == "none" else detection_head(length, config.hidden, k).eval()
-    judged = length if config.layer == "pool" else config.hidden
+    judged = length if config.svm_layer == "pool" else config.hidden
     return Detector(
-        Parts(
+        DetectorComponents(
             classes=classes,
             config=config,
             trunk=trunk,
-            windows=WindowHead(trunk.channels, WINDOWS).eval() if learned else None,
+            windows=ProposalHead(trunk.channels, WINDOWS).eval() if learned else None,
             head=head,
             svm=LinearSVM(torch.randn(k, judged) / 10, torch.zeros(k), classes),
             regressor=BoxRegressor(torch.randn(k, 4, length) / 500, torch.zeros(k, 4), classes),
@@ -111,7 +111,7 @@ def test_signs_of_boxes(thing, height, signs):
     truth = truth_of(*thing)
     proposals = np.array([[0, 0, 100, height], [200, 200, 220, 220]], np.float32)
     boxes = training_boxes(truth, proposals)
-    found = label_boxes(boxes, truth, 2, CONFIG)
+    found = assign_labels(boxes, truth, 2, CONFIG)
     assert found.dtype == np.int8
     assert found[1].tolist() == signs
     assert found[2].tolist() == [-1, -1]
@@ -121,12 +121,12 @@ def test_signs_of_boxes(thing, height, signs):
 def test_with_the_papers_rule_only_objects_are_positive():
     truth = truth_of(CAT, "plain")
     boxes = training_boxes(truth, np.array([[0, 0, 100, 99]], np.float32))
-    assert label_boxes(boxes, truth, 1, replace(CONFIG, positive=1.0)).tolist() == [[1], [0]]
+    assert assign_labels(boxes, truth, 1, replace(CONFIG, positive=1.0)).tolist() == [[1], [0]]
 
 
 def test_an_object_is_positive_for_its_class_and_unused_for_one_it_overlaps():
     truth = GroundTruth.of([[0, 0, 100, 100], [0, 0, 100, 50]], [CAT, DOG])
-    signs = label_boxes(training_boxes(truth, np.empty((0, 4), np.float32)), truth, 2, CONFIG)
+    signs = assign_labels(training_boxes(truth, np.empty((0, 4), np.float32)), truth, 2, CONFIG)
     assert signs.tolist() == [[1, 0], [0, 1]]
 
 
@@ -135,7 +135,7 @@ def test_a_plain_object_counts_more_than_a_difficult_one_at_its_place():
         np.array([[0, 0, 100, 100], [0, 0, 100, 90]]), np.array([CAT, CAT]), np.array([False, True]),
         np.zeros(2, bool),
     )  # fmt: skip
-    assert label_boxes(truth.boxes, truth, 1, CONFIG)[0].tolist() == [1]
+    assert assign_labels(truth.boxes, truth, 1, CONFIG)[0].tolist() == [1]
 
 
 def test_difficult_objects_make_no_positives_beside_plain_ones():
@@ -144,7 +144,7 @@ def test_difficult_objects_make_no_positives_beside_plain_ones():
         np.zeros(2, bool),
     )  # fmt: skip
     boxes = training_boxes(truth, np.array([[0, 0, 100, 90]], np.float32))
-    assert label_boxes(boxes, truth, 1, CONFIG).tolist() == [[1], [0], [0]]
+    assert assign_labels(boxes, truth, 1, CONFIG).tolist() == [[1], [0], [0]]
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_negatives_that_overlap_another_may_be_dropped(redundant, signs):
     heights = [[0, 0, 100, 80], [0, 0, 100, 60]]
     boxes = np.array([[200, 200, 300, 300], [0, 0, 100, 100], *heights, [0, 200, 50, 250]], np.float32)
     distinct = np.array([4, 0, 1, 2, 3])
-    found = label_distinct(boxes, distinct, truth, 1, replace(CONFIG, redundant=redundant))
+    found = assign_distinct_labels(boxes, distinct, truth, 1, replace(CONFIG, redundant=redundant))
     assert found[:, 0].tolist() == signs
 
 
 def test_a_dropped_negative_takes_no_other_on_its_cells_with_it():
     """Two boxes on the same cells are one example, whichever of them stands first."""
     boxes = np.array([[0, 0, 100, 100], [0, 0, 100, 99], [300, 0, 400, 100]], np.float32)
-    signs = label_distinct(
+    signs = assign_distinct_labels(
         boxes, np.array([1, 1, 0]), GroundTruth.of([], []), 1, replace(CONFIG, redundant=0.7)
     )
     assert signs.tolist() == [[-1], [-1]]
@@ -177,7 +177,7 @@ def test_a_dropped_negative_takes_no_other_on_its_cells_with_it():
 
 def test_without_objects_every_box_is_negative():
     boxes = np.array([[0, 0, 9, 9]], np.float32)
-    assert label_boxes(boxes, GroundTruth.of([], []), 2, CONFIG).tolist() == [[-1, -1]]
+    assert assign_labels(boxes, GroundTruth.of([], []), 2, CONFIG).tolist() == [[-1, -1]]
 
 
 def test_boxes_are_matched_to_plain_objects():
@@ -243,18 +243,20 @@ def test_context_beyond_the_image_repeats_its_border():
 
 
 def test_vectors_of_the_baseline_are_the_definitions(detector):
-    convolver = Convolver(detector.parts.trunk, (96,))
+    extractor = FeatureExtractor(detector.parts.trunk, (96,))
     pixels = photograph()
     boxes = np.array([[10, 10, 60, 90], [0, 0, 150, 100], [10, 10, 60, 90]], np.float32)
-    vectors = RcnnVectors(convolver, (1, 2))(Photo(pixels, convolver), boxes)
-    assert vectors.of_box.tolist() == [0, 1, 2]
+    vectors = RcnnRoIFeatureExtractor(extractor, (1, 2))(LazyImage(pixels, extractor), boxes)
+    assert vectors.roi_of_box.tolist() == [0, 1, 2]
     trunk = detector.parts.trunk
     for box, vector in zip(boxes, vectors.distinct, strict=True):
         with torch.inference_mode():
             features = trunk(to_tensor(warp_crop(pixels, box), trunk.mean, trunk.std)[None])
         expected = torch.cat([F.adaptive_max_pool2d(features, n).flatten() for n in (1, 2)])
         torch.testing.assert_close(vector, expected, rtol=1e-3, atol=1e-4)
-    assert RcnnVectors(convolver, (1, 2))(Photo(pixels, convolver), boxes[:0]).distinct.shape == (
+    assert RcnnRoIFeatureExtractor(extractor, (1, 2))(
+        LazyImage(pixels, extractor), boxes[:0]
+    ).distinct.shape == (
         0,
         trunk.channels * 5,
     )
@@ -264,31 +266,31 @@ def test_vectors_of_the_baseline_are_the_definitions(detector):
 def test_vectors_of_the_baseline_are_stored(detector, tmp_path, monkeypatch, damaged):
     pixels = np.random.default_rng(4).integers(0, 256, (60, 90, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    photo = Photo(tmp_path / "photo.png", detector.convolver)
+    photo = LazyImage(tmp_path / "photo.png", detector.extractor)
     boxes = np.array([[5, 5, 60, 50], [0, 0, 90, 60]], np.float32)
-    made = RcnnVectors(detector.convolver, (1, 2))
-    stored = StoredVectors(made, tmp_path / "vectors")
+    made = RcnnRoIFeatureExtractor(detector.extractor, (1, 2))
+    stored = CachedRoIFeatureExtractor(made, tmp_path / "vectors")
     first = stored(photo, boxes)
     assert torch.equal(first.distinct, made(photo, boxes).distinct.half().float())
     (file,) = (tmp_path / "vectors").iterdir()
     if damaged:
         file.write_bytes(file.read_bytes()[:50])
     else:
-        monkeypatch.setattr(RcnnVectors, "__call__", lambda *_: pytest.fail("made again"))
+        monkeypatch.setattr(RcnnRoIFeatureExtractor, "__call__", lambda *_: pytest.fail("made again"))
     again = stored(photo, boxes)
     assert torch.equal(again.distinct, first.distinct)
-    assert again.of_box.tolist() == [0, 1]
+    assert again.roi_of_box.tolist() == [0, 1]
     assert len(list((tmp_path / "vectors").iterdir())) == 1
 
 
 def test_vectors_of_windows_are_pooled_from_the_maps(detector):
-    photo = Photo(photograph(), detector.convolver)
+    photo = LazyImage(photograph(), detector.extractor)
     boxes = np.array([[10, 10, 60, 90], [0, 0, 150, 100], [10, 10, 60, 90]], np.float32)
-    vectors = detector.vectoriser(photo, boxes)
+    vectors = detector.roi_extractor(photo, boxes)
     assert len(vectors.distinct) == 2
     expected = photo.maps.pool(boxes, CONFIG.levels).float()
     assert torch.equal(vectors.take_pooled(np.arange(3)), expected)
-    assert torch.equal(vectors.distinct[vectors.of_box], expected)
+    assert torch.equal(vectors.distinct[vectors.roi_of_box], expected)
 
 
 @pytest.mark.parametrize(("layer", "last"), [("fc6", "relu6"), ("fc7", "relu7")])
@@ -308,11 +310,11 @@ def test_layers_end_where_they_are_asked_to(layer, last):
 
 def test_vectors_go_through_the_layers_asked_for(detector):
     head = detection_head(detector.parts.trunk.channels * 5, 12, 2)
-    photo = Photo(photograph(), detector.convolver)
+    photo = LazyImage(photograph(), detector.extractor)
     boxes = np.array([[10, 10, 60, 90]], np.float32)
     for layer, length in (("fc6", 12), ("fc7", 12), ("pool", detector.parts.trunk.channels * 5)):
         config = replace(CONFIG, finetune="fc", layer=layer)
-        vectors = make_vectoriser(config, detector.convolver, head)(photo, boxes)
+        vectors = make_roi_extractor(config, detector.extractor, head)(photo, boxes)
         assert vectors.distinct.shape == (1, length)
         assert torch.equal(vectors.pooled, photo.maps.pool(boxes, CONFIG.levels).float())
 
@@ -322,16 +324,16 @@ def test_vectors_go_through_the_layers_asked_for(detector):
 
 @pytest.mark.parametrize("most", [2, 100], ids=["the best two", "all"])
 def test_candidates_are_scored_and_the_best_corrected(detector, monkeypatch, most):
-    monkeypatch.setattr(detector_module, "MOST_CORRECTED", most)
+    monkeypatch.setattr(detector_module, "MAX_CORRECTED", most)
     boxes = np.array([[0, 0, 50, 50], [2, 0, 50, 50], [60, 40, 140, 90], [60, 0, 100, 30]], np.float32)
     pooled = torch.randn(3, detector.parts.svm.weight.shape[1], generator=torch.Generator().manual_seed(0))
-    vectors = BoxVectors(pooled, pooled, np.array([0, 1, 2, 0]))
-    scores = detector.parts.svm.scores(pooled).numpy()[vectors.of_box]
-    found = detector.judge(boxes, vectors, (100, 150), -100.0)
+    vectors = RoIFeatures(pooled, pooled, np.array([0, 1, 2, 0]))
+    scores = detector.parts.svm.scores(pooled).numpy()[vectors.roi_of_box]
+    found = detector.score_and_refine(boxes, vectors, (100, 150), -100.0)
     for label in range(2):
         own = np.argsort(-scores[:, label], kind="stable")[:most]
         moved = detector.parts.regressor.apply(
-            pooled[vectors.of_box[own]], boxes[own], np.full(len(own), label), (100, 150)
+            pooled[vectors.roi_of_box[own]], boxes[own], np.full(len(own), label), (100, 150)
         )
         np.testing.assert_allclose(found.boxes[found.labels == label], moved, rtol=1e-5)
         np.testing.assert_array_equal(found.scores[found.labels == label], scores[own, label])
@@ -362,7 +364,7 @@ def test_the_least_score_is_a_bound(detector):
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 300), (200, 20)], ids=str)
 def test_images_of_every_size_can_be_searched(detector, size_hw):
     found = detector(photograph(*size_hw), min_score=-100.0)
-    assert (areas(found.boxes) > 0).all()
+    assert (box_area(found.boxes) > 0).all()
 
 
 def test_a_damaged_image_is_named(detector, tmp_path):
@@ -375,7 +377,7 @@ BOX = [0, 0, 10, 10]
 
 
 def one(box, score, label):
-    return Candidates(np.array([box], np.float32), np.array([score], np.float32), np.array([label]))
+    return ScoredBoxes(np.array([box], np.float32), np.array([score], np.float32), np.array([label]))
 
 
 @pytest.mark.parametrize(
@@ -388,26 +390,26 @@ def one(box, score, label):
     ],
 )
 def test_two_detectors_are_joined_by_suppression(detector, first, second, kept):
-    found = detector.select([first, second])
+    found = detector.postprocess([first, second])
     assert list(zip(found.scores.tolist(), found.labels.tolist(), strict=True)) == kept
 
 
 def test_a_detector_joined_with_itself_changes_nothing(detector):
-    photo = Photo(photograph(), detector.convolver)
+    photo = LazyImage(photograph(), detector.extractor)
     alone = detector.detect(photo)
     candidates = detector.candidates(photo)
-    both = detector.select([candidates, candidates])
+    both = detector.postprocess([candidates, candidates])
     np.testing.assert_array_equal(both.boxes, alone.boxes)
     np.testing.assert_array_equal(both.scores, alone.scores)
 
 
 def test_two_detectors_together_find_what_either_finds(detector):
-    photo = Photo(photograph(), detector.convolver)
+    photo = LazyImage(photograph(), detector.extractor)
     other = make_detector(seed=3)
-    found = detector.select([detector.candidates(photo), other.candidates(photo)])
+    found = detector.postprocess([detector.candidates(photo), other.candidates(photo)])
     single = max(detector.detect(photo).scores[0], other.detect(photo).scores[0])
     assert found.scores[0] == single
-    assert len(detector.select([])) == 0
+    assert len(detector.postprocess([])) == 0
 
 
 # --- the file ------------------------------------------------------------------------------------
@@ -551,12 +553,14 @@ def test_stages_come_back(tmp_path):
     ("options", "message"),
     [
         pytest.param({"method": "fast"}, "method must be one of spp, rcnn", id="method"),
-        pytest.param({"layer": "fc7"}, "layer fc7 needs fc layers", id="a layer that is not there"),
+        pytest.param({"svm_layer": "fc7"}, "svm_layer fc7 needs fc layers", id="a layer that is not there"),
         pytest.param({"method": "rcnn", "finetune": "fc"}, "baseline has no fine-tuning", id="baseline"),
         pytest.param({"finetune": "all", "scales": (96, 128)}, "at one scale", id="all at two scales"),
-        pytest.param({"most": 0}, "most must be 1 or more; got 0", id="no proposals"),
-        pytest.param({"nms": 0}, "nms is an overlap above 0", id="nms of 0"),
-        pytest.param({"negative": 1.5}, "negative is an overlap above 0 and up to 1", id="negative of 1.5"),
+        pytest.param({"max_proposals": 0}, "max_proposals must be 1 or more; got 0", id="no proposals"),
+        pytest.param({"nms_iou": 0}, "nms_iou is an IoU above 0", id="nms of 0"),
+        pytest.param(
+            {"negative_iou": 1.5}, "negative_iou is an IoU above 0 and up to 1", id="negative of 1.5"
+        ),
     ],
 )
 def test_settings_are_checked(options, message):

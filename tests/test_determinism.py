@@ -23,13 +23,13 @@ from sppnet.nn.trunks import load_trunk
 
 PROGRAM = textwrap.dedent("""
     import hashlib, sys, numba, numpy as np, torch
-    from sppnet.ops.suppression import suppress
-    from sppnet.learn.ridge import fit_boxes
-    from sppnet.learn.svm import fit_svm
+    from sppnet.ops.nms import suppress
+    from sppnet.heads.ridge import fit_boxes
+    from sppnet.svm.linear_svm import fit_svm
     from sppnet.nn.network import SPPNet
     from sppnet.nn.trunks import load_trunk
     from sppnet.ops.pooling import pyramid_pool
-    from sppnet.proposals.selective_search import selective_search
+    from sppnet.proposals.selective_search.search import selective_search
 
     rng = np.random.default_rng(0)
     vectors, labels = rng.normal(size=(200, 300)).astype(np.float32), np.arange(200) % 5
@@ -121,8 +121,8 @@ def test_a_detector_trains_and_predicts_deterministically(
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = DetectorConfig(
-        trunk="zf5", width=0.0625, weights=str(data / "trunk.pth"), scales=(96,), most=40, rounds=1, hidden=8,
-        steps=3, trunk_steps=2, finetune=finetune, device="cpu",
+        trunk="zf5", width=0.0625, weights=str(data / "trunk.pth"), scales=(96,), max_proposals=40,
+        rounds=1, hidden=8, steps=3, trunk_steps=2, finetune=finetune, device="cpu",
     )  # fmt: skip
     trained = [train_detector(data / "scenes", tmp_path / name, config).detector for name in "ab"]
     found = [detector(image(), min_score=-10.0) for detector in trained]

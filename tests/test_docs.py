@@ -33,10 +33,10 @@ import torch
 import torchvision
 
 from sppnet.benchmark.detect import random_detector
-from sppnet.data.annotated import open_annotated
+from sppnet.data.detection_dataset import open_annotated
 from sppnet.demo import generate, generate_scenes
 from sppnet.detect.config import DetectorConfig
-from sppnet.proposals.given import read_boxes
+from sppnet.proposals.precomputed import read_boxes
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -160,7 +160,7 @@ def test_the_size_of_letters_follows_the_image_and_the_crowd():
     assert drawing._letter_px((375, 500), ["cat 0.93"]) == 13
     assert drawing._letter_px((3750, 5000), ["cat 0.93"]) == 135
     assert drawing._letter_px((3750, 5000), ["cat 0.93"] * 50) < 100
-    assert drawing._letter_px((20, 20), ["cat 0.93"]) == drawing.LEAST_LETTER_PX
+    assert drawing._letter_px((20, 20), ["cat 0.93"]) == drawing.MIN_LETTER_PX
 
 
 @pytest.mark.parametrize(

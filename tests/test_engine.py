@@ -14,7 +14,7 @@ from sppnet.cli.predictions import check_engine
 from sppnet.cli.vectors import check_suffix
 from sppnet.engine.batch import TRIES, Block, _first_cause, share_out
 from sppnet.engine.cluster import joined
-from sppnet.engine.parts import check_parts, count_done, parts_of, read_parts, unfinished, write_part
+from sppnet.engine.shards import check_shards, count_done, read_shards, shards_of, unfinished, write_shard
 from sppnet.engine.tables import detections_table, read_detections, vectors_table
 from sppnet.engine.work import Detecting, Extracting, attempt
 from sppnet.errors import ConfigError, ImageError, MissingExtraError, SppnetError
@@ -31,14 +31,14 @@ def part(first: int, count: int, reason: str | None = None) -> Any:
 
 def test_a_block_done_again_overwrites_its_part(tmp_path):
     for _ in range(2):
-        write_part(tmp_path, part(4, 3))
-    write_part(tmp_path, part(0, 4, "cannot be read"))
-    assert [path.name for path in parts_of(tmp_path)] == [
+        write_shard(tmp_path, part(4, 3))
+    write_shard(tmp_path, part(0, 4, "cannot be read"))
+    assert [path.name for path in shards_of(tmp_path)] == [
         "images-000000000-000000003.parquet",
         "images-000000004-000000006.parquet",
     ]
     assert count_done(tmp_path) == 7
-    assert check_parts(tmp_path, 7) == ["cannot be read"] * 4
+    assert check_shards(tmp_path, 7) == ["cannot be read"] * 4
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def test_a_block_done_again_overwrites_its_part(tmp_path):
 )
 def test_images_are_counted(tmp_path, blocks, message):
     for first, count in blocks:
-        write_part(tmp_path, part(first, count))
+        write_shard(tmp_path, part(first, count))
     with pytest.raises(SppnetError, match=message):
-        check_parts(tmp_path, 8)
+        check_shards(tmp_path, 8)
 
 
 def test_a_result_takes_its_name_at_the_end(tmp_path):
     with unfinished(tmp_path / "deep" / "out") as folder:
-        write_part(folder, part(0, 1))
+        write_shard(folder, part(0, 1))
         assert not (tmp_path / "deep" / "out").exists()
     assert count_done(tmp_path / "deep" / "out") == 1
     with (
@@ -90,8 +90,8 @@ def test_detections_are_written_and_read():
 def test_vectors_are_written(tmp_path):
     vectors = [np.arange(3, dtype=np.float32), None]
     table = vectors_table(["a", "b"], vectors, [None, "damaged"], 3, 3, described='{"kind": "vectors"}')
-    write_part(tmp_path, table)
-    (table,) = read_parts(tmp_path)
+    write_shard(tmp_path, table)
+    (table,) = read_shards(tmp_path)
     assert table.schema.metadata[b"sppnet"] == b'{"kind": "vectors"}'
     assert table["vector"].to_pylist() == [[0, 1, 2], None]
 

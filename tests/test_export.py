@@ -13,17 +13,17 @@ from torch import nn
 
 from sppnet.classify.classifier import Classifier, Testing
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, Parts, make_vectoriser
+from sppnet.detect.detector import Detector, DetectorComponents, make_roi_extractor
 from sppnet.errors import MissingExtraError, ModelError
-from sppnet.features.convolve import Convolver
-from sppnet.features.photo import Photo
+from sppnet.features.extractor import FeatureExtractor
+from sppnet.features.lazy_image import LazyImage
 from sppnet.geometry.grid import CellGrid, boxes_to_cells
-from sppnet.learn.finetune import detection_head
-from sppnet.learn.ridge import BoxRegressor
-from sppnet.learn.svm import LinearSVM
+from sppnet.heads.fc_layers import detection_head
+from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk
 from sppnet.ops.pooling import pyramid_pool
+from sppnet.svm.linear_svm import LinearSVM
 
 onnx_file = pytest.importorskip("sppnet.export.onnx", reason="needs the extra onnx")
 runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -49,7 +49,8 @@ def make_detector(layer="fc7", rule="paper", method="spp"):
     finetune = "none" if layer == "pool" else "fc"
     config = DetectorConfig(
         trunk="zf5", stride=None, width=0.0625, scales=(SCALE,), levels=(1, 2, 3, 6),
-        proposals="selective-search", finetune=finetune, layer=layer, hidden=16, rule=rule, method=method,
+        proposals="selective-search", finetune=finetune, svm_layer=layer, hidden=16, box_mapping=rule,
+        method=method,
     )  # fmt: skip
     trunk = load_trunk("zf5", width=0.0625).eval()
     length = trunk.channels * 50
@@ -57,7 +58,7 @@ def make_detector(layer="fc7", rule="paper", method="spp"):
     judged = length if layer == "pool" else 16
     svm = LinearSVM(torch.randn(3, judged), torch.randn(3), CLASSES)
     regressor = BoxRegressor(torch.randn(3, 4, length) / 300, torch.zeros(3, 4), CLASSES)
-    return Detector(Parts(CLASSES, config, trunk, None, head, svm, regressor))
+    return Detector(DetectorComponents(CLASSES, config, trunk, None, head, svm, regressor))
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +178,9 @@ def test_a_detector_scores_and_moves_boxes_as_it_always_did(files):
         image = photograph(*size_hw, seed=number)
         boxes = parity.draw_boxes(np.random.default_rng(number), size_hw, 30)
         scores, corrected = session.run(None, {"pixels": image, "boxes": boxes})
-        photo = Photo(image, detector.convolver)  # whose maps are in half precision
-        vectors = detector.vectoriser(photo, boxes)
-        expected = detector.parts.svm.scores(vectors.distinct).numpy()[vectors.of_box]
+        photo = LazyImage(image, detector.extractor)  # whose maps are in half precision
+        vectors = detector.roi_extractor(photo, boxes)
+        expected = detector.parts.svm.scores(vectors.distinct).numpy()[vectors.roi_of_box]
         np.testing.assert_allclose(scores, expected, atol=0.01 * np.abs(expected).max())
         for label in range(3):
             moved = detector.parts.regressor.apply(
@@ -247,8 +248,8 @@ def test_a_cell_off_by_one_is_seen():
 
 def test_rcnn_is_refused():
     detector = make_detector("pool")
-    detector.vectoriser = make_vectoriser(
-        DetectorConfig(method="rcnn"), Convolver(detector.parts.trunk, (SCALE,)), None
+    detector.roi_extractor = make_roi_extractor(
+        DetectorConfig(method="rcnn"), FeatureExtractor(detector.parts.trunk, (SCALE,)), None
     )
     with pytest.raises(ModelError, match=r"R-CNN method .* --method spp"):
         onnx_file.detector_recipe(detector)

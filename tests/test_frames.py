@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sppnet.data.annotated import open_annotated
+from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.image import read_image
 
 BOX = (12, 6, 28, 14)

@@ -17,7 +17,7 @@ from sklearn.model_selection import cross_val_score
 
 import sppnet
 from sppnet import jit
-from sppnet.data.annotated import open_annotated
+from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.folder import split_folder
 from sppnet.demo import generate, generate_scenes
 from sppnet.geometry.grid import CellGrid

@@ -10,11 +10,12 @@ import sppnet
 ROOT = Path(sppnet.__file__).parent
 
 LAYERS = {
-    "errors": 0, "geometry": 0, "progress": 0, "drawing": 0, "heap": 0, "threads": 0, "arrays": 0,
+    "errors": 0, "geometry": 0, "progress": 0, "drawing": 0, "malloc": 0, "threads": 0, "arrays": 0,
     "jit": 0,
     "ops": 1, "structures": 1,
     "nn": 2, "data": 2,
-    "features": 3, "proposals": 3, "learn": 3, "metrics": 3, "runs": 3,
+    "features": 3, "proposals": 3, "svm": 3, "heads": 3, "metrics": 3,
+    "run_lock": 3,
     "classify": 4, "detect": 4,
     "serve": 5, "export": 5, "engine": 5, "report": 5, "benchmark": 5,
     "training": 5, "evaluation": 5, "demo": 5,

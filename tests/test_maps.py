@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from sppnet.errors import GeometryError
-from sppnet.features.maps import FeatureMaps, Windows
+from sppnet.features.maps import FeatureMaps, RoIs
 from sppnet.geometry.grid import CellGrid, boxes_to_cells, choose_scales
 
 GRID = CellGrid(stride=16, center0=7.5, receptive_field=139)
@@ -66,7 +66,8 @@ def test_rules_differ_and_are_passed_on():
     at = np.zeros(len(boxes), np.int64)
     paper, released = (maps.windows(boxes, rule, at) for rule in ("paper", "released"))
     sides = [
-        windows.cells[windows.of_box, 3] - windows.cells[windows.of_box, 1] for windows in (paper, released)
+        windows.cells[windows.roi_of_box, 3] - windows.cells[windows.roi_of_box, 1]
+        for windows in (paper, released)
     ]
     assert sides[1].mean() > sides[0].mean()
     with pytest.raises(GeometryError, match="rule must be"):
@@ -78,11 +79,11 @@ def test_boxes_on_the_same_cells_are_one_window():
     boxes = np.array([[10, 10, 200, 150], [0, 0, 90, 90], [10.5, 10, 200, 150], [0, 0, 90, 90]], np.float32)
     windows = maps.windows(boxes)
     assert len(windows) == 2
-    assert windows.of_box[0] == windows.of_box[2]
-    assert windows.of_box[1] == windows.of_box[3]
+    assert windows.roi_of_box[0] == windows.roi_of_box[2]
+    assert windows.roi_of_box[1] == windows.roi_of_box[3]
     vectors = maps.pool(boxes)
     assert len(vectors) == 4
-    assert torch.equal(vectors, maps.pool_windows(windows)[windows.of_box])
+    assert torch.equal(vectors, maps.pool_windows(windows)[windows.roi_of_box])
     assert torch.equal(vectors[0], vectors[2])
     assert not torch.equal(vectors[0], vectors[1])
 
@@ -108,13 +109,13 @@ def test_no_boxes_have_no_vectors():
     maps = make_maps()
     assert len(maps.windows(np.empty((0, 4), np.float32))) == 0
     assert maps.pool(np.empty((0, 4), np.float32)).shape == (0, 5 * 50)
-    assert maps.pool_windows(Windows(np.empty((0, 5), np.int64), np.empty(0, np.int64)), (1,)).shape == (0, 5)
+    assert maps.pool_windows(RoIs(np.empty((0, 5), np.int64), np.empty(0, np.int64)), (1,)).shape == (0, 5)
 
 
 def test_boxes_beyond_the_image_have_cells_all_the_same():
     maps = make_maps()
     windows = maps.windows(np.array([[-50, -50, 500, 400], [390, 290, 420, 320], [0, 0, 0.5, 0.5]]))
-    assert len(windows.of_box) == 3
+    assert len(windows.roi_of_box) == 3
     assert torch.isfinite(maps.pool_windows(windows)).all()
 
 

@@ -9,7 +9,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 
 from sppnet.errors import DataError
-from sppnet.metrics.classification import ClassificationResult, judge_scores
+from sppnet.metrics.classification import ClassificationResult, evaluate_scores
 
 
 def names(k):
@@ -28,7 +28,7 @@ def names(k):
 def test_shares_equal_those_of_scikit_learn(n, k, seed):
     rng = np.random.default_rng(seed)
     labels, scores = rng.integers(k, size=n), rng.normal(size=(n, k))
-    result = judge_scores(torch.from_numpy(scores), torch.from_numpy(labels), names(k))
+    result = evaluate_scores(torch.from_numpy(scores), torch.from_numpy(labels), names(k))
     guesses, everything = scores.argmax(axis=1), np.arange(k)
     assert result.images == n
     assert result.top1 == pytest.approx(sklearn_metrics.accuracy_score(labels, guesses))
@@ -44,7 +44,7 @@ def test_shares_equal_those_of_scikit_learn(n, k, seed):
 
 def test_json_has_these_keys_and_fractions():
     scores = [[0.9, 0.1, 0.0], [0.2, 0.1, 0.7], [0.3, 0.6, 0.1], [0.8, 0.1, 0.1]]
-    result = judge_scores(np.array(scores), [0, 0, 1, 1], ["cat", "dog", "ant"], skipped=["a/b.jpg"])
+    result = evaluate_scores(np.array(scores), [0, 0, 1, 1], ["cat", "dog", "ant"], skipped=["a/b.jpg"])
     written = {
         "top1": 0.5,
         "top5": 1.0,
@@ -68,18 +68,18 @@ def test_json_has_these_keys_and_fractions():
     ],
 )
 def test_of_equal_scores_the_lower_class_comes_first(scores, label, top1, top5):
-    result = judge_scores(np.array([scores], dtype=np.float32), [label], names(6))
+    result = evaluate_scores(np.array([scores], dtype=np.float32), [label], names(6))
     assert (result.top1, result.top5) == (top1, top5)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_of_five_classes_or_fewer_all_are_among_five(k):
-    result = judge_scores(np.zeros((3, k)), np.full(3, k - 1), names(k))
+    result = evaluate_scores(np.zeros((3, k)), np.full(3, k - 1), names(k))
     assert result.top5 == 1
 
 
 def test_classes_without_images_do_not_weigh():
-    result = judge_scores(np.eye(4)[[0, 0, 1, 2]], [0, 0, 0, 2], names(4))
+    result = evaluate_scores(np.eye(4)[[0, 0, 1, 2]], [0, 0, 0, 2], names(4))
     assert result.per_class == {"class 0": 2 / 3, "class 1": None, "class 2": 1.0, "class 3": None}
     assert result.mean_per_class == pytest.approx(5 / 6)
 
@@ -98,7 +98,7 @@ def test_classes_without_images_do_not_weigh():
 )
 def test_what_cannot_be_judged_is_refused(scores, labels, message):
     with pytest.raises(DataError, match=message):
-        judge_scores(scores, labels, names(2))
+        evaluate_scores(scores, labels, names(2))
 
 
 def test_a_result_that_cannot_be_is_refused():

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sppnet.errors import ConfigError, DataError
-from sppnet.learn import mining
-from sppnet.learn.mining import Candidates, MiningConfig, deal_folds, mine_svms
-from sppnet.learn.svm import fit_svm
+from sppnet.svm import mining
+from sppnet.svm.linear_svm import fit_svm
+from sppnet.svm.mining import LabelledVectors, MiningConfig, deal_folds, mine_svms
 
 LENGTH = 5.0
 """Of every vector, so that the scale is known: 20 / 5."""
@@ -26,7 +26,7 @@ def windows_of(image, apart=1.0):
     vectors *= LENGTH / np.linalg.norm(vectors, axis=1, keepdims=True)
     signs = np.where(labels[:, None] == np.arange(2), 1, -1).astype(np.int8)
     signs[2::17, 0] = 0
-    return Candidates(torch.from_numpy(vectors).float(), signs)
+    return LabelledVectors(torch.from_numpy(vectors).float(), signs)
 
 
 def every_window(source=windows_of):
@@ -41,8 +41,8 @@ def objectives(svm, config, scale):
     scores = (vectors.double().numpy() * scale) @ weight.T + bias
     short = np.maximum(1 - signs * scores, 0)
     losses = short if config.loss == "hinge" else short**2
-    costs = config.C * np.where(signs > 0, config.positive_weight, 1.0) * (signs != 0)
-    return 0.5 * ((weight**2).sum(1) + (bias / config.bias_multiplier) ** 2) + (costs * losses).sum(0)
+    costs = config.C * np.where(signs > 0, config.class_weight, 1.0) * (signs != 0)
+    return 0.5 * ((weight**2).sum(1) + (bias / config.intercept_scaling) ** 2) + (costs * losses).sum(0)
 
 
 class Watched:
@@ -81,19 +81,19 @@ def watched(monkeypatch):
     return Watched(monkeypatch)
 
 
-PATIENT = {"rounds": 30, "enough": 0.0, "tolerance": 1e-3}
+PATIENT = {"rounds": 30, "min_new_share": 0.0, "tolerance": 1e-3}
 
 
 @pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])
 @pytest.mark.parametrize("C", [1e-3, 0.02])
 @pytest.mark.parametrize("most", [pytest.param(2, id="two a round"), pytest.param(200, id="all at once")])
 def test_mining_to_the_end_equals_training_on_every_window(loss, C, most):
-    config = MiningConfig(loss=loss, C=C, most=most, **{**PATIENT, "rounds": 100})
+    config = MiningConfig(loss=loss, C=C, max_hard_negatives=most, **{**PATIENT, "rounds": 100})
     mined = mine_svms(windows_of, IMAGES, NAMES, config).svm
     vectors, signs = every_window()
     whole = fit_svm(
-        vectors * (mining.NORM / LENGTH), signs, C=C, loss=loss, positive_weight=config.positive_weight,
-        bias_multiplier=config.bias_multiplier, tolerance=1e-5, max_sweeps=20_000,
+        vectors * (mining.NORM / LENGTH), signs, C=C, loss=loss, class_weight=config.class_weight,
+        intercept_scaling=config.intercept_scaling, tolerance=1e-5, max_iter=20_000,
     )  # fmt: skip
     ours = objectives(mined, config, mining.NORM / LENGTH)
     assert (ours <= whole.fit.objective * (1 + 2e-3)).all()
@@ -103,7 +103,7 @@ def test_mining_to_the_end_equals_training_on_every_window(loss, C, most):
 def test_the_scale_is_folded_into_the_weights():
     def halved(image):
         windows = windows_of(image)
-        return Candidates(windows.vectors / 2, windows.signs)
+        return LabelledVectors(windows.vectors / 2, windows.signs)
 
     config = MiningConfig(**PATIENT)
     one, other = (mine_svms(source, IMAGES, NAMES, config).svm for source in (windows_of, halved))
@@ -114,7 +114,7 @@ def test_the_scale_is_folded_into_the_weights():
 def test_vectors_in_half_precision_are_taken():
     def halves(image):
         windows = windows_of(image)
-        return Candidates(windows.vectors.half(), windows.signs)
+        return LabelledVectors(windows.vectors.half(), windows.signs)
 
     svm = mine_svms(halves, IMAGES, NAMES).svm
     assert svm.weight.dtype == torch.float32
@@ -124,7 +124,7 @@ def test_vectors_in_half_precision_are_taken():
 
 
 def test_the_first_round_has_all_positives_and_a_few_negatives(watched):
-    mine_svms(watched, IMAGES, NAMES, MiningConfig(rounds=1, first=3))
+    mine_svms(watched, IMAGES, NAMES, MiningConfig(rounds=1, random_negatives=3))
     (store,) = watched.stores
     positive = sum(int((windows_of(image).signs > 0).any(1).sum()) for image in range(IMAGES))
     assert len(store) == positive + 3 * IMAGES
@@ -133,11 +133,11 @@ def test_the_first_round_has_all_positives_and_a_few_negatives(watched):
 
 def test_what_is_known_leaves_its_place_to_the_next(watched):
     # Two a class and round: what joined before still scores highest, and must not count again.
-    mine_svms(watched, IMAGES, NAMES, MiningConfig(C=0.02, most=2, rounds=4, enough=0.0))
+    mine_svms(watched, IMAGES, NAMES, MiningConfig(C=0.02, max_hard_negatives=2, rounds=4, min_new_share=0.0))
     (store,) = watched.stores
     known = store.origin[: store.count]
     assert len(np.unique(known, axis=0)) == len(known)
-    first = MiningConfig(C=0.02, most=2, rounds=2, enough=0.0)
+    first = MiningConfig(C=0.02, max_hard_negatives=2, rounds=2, min_new_share=0.0)
     mine_svms(watched, IMAGES, NAMES, first)
     assert len(store) - len(watched.stores[1]) > IMAGES
 
@@ -150,15 +150,21 @@ def test_mining_ends_when_nothing_new_comes(watched):
 
 
 def test_every_round_is_told_as_it_was(watched):
-    told = []
-    mine_svms(watched, IMAGES, NAMES, MiningConfig(first=3, most=2, rounds=4, enough=0.0), told=told.append)
-    assert [one.round for one in told] == list(range(1, len(watched.calls) // IMAGES + 1))
-    assert told[0].joined == told[0].negatives == 3 * IMAGES
-    for before, one in pairwise(told):
+    callback = []
+    mine_svms(
+        watched,
+        IMAGES,
+        NAMES,
+        MiningConfig(random_negatives=3, max_hard_negatives=2, rounds=4, min_new_share=0.0),
+        callback=callback.append,
+    )
+    assert [one.round for one in callback] == list(range(1, len(watched.calls) // IMAGES + 1))
+    assert callback[0].joined == callback[0].negatives == 3 * IMAGES
+    for before, one in pairwise(callback):
         assert one.positives == before.positives
         assert one.negatives == before.negatives - before.dropped + one.joined
     (store,) = watched.stores[:1]
-    assert len(store) == told[-1].positives + told[-1].negatives - told[-1].dropped
+    assert len(store) == callback[-1].positives + callback[-1].negatives - callback[-1].dropped
 
 
 def test_mining_twice_gives_the_same_bits():
@@ -173,7 +179,9 @@ def test_mining_twice_gives_the_same_bits():
 
 
 def test_svms_of_a_fold_equal_those_trained_without_its_images():
-    config = MiningConfig(loss="squared_hinge", C=0.02, most=200, folds=3, **{**PATIENT, "rounds": 100})
+    config = MiningConfig(
+        loss="squared_hinge", C=0.02, max_hard_negatives=200, folds=3, **{**PATIENT, "rounds": 100}
+    )
     mined = mine_svms(windows_of, IMAGES, NAMES, config)
     assert sorted(np.bincount(mined.fold_of).tolist()) == [4, 4, 4]
     vectors, signs = every_window()
@@ -182,8 +190,8 @@ def test_svms_of_a_fold_equal_those_trained_without_its_images():
         seen = mined.fold_of[image] != fold
         whole = fit_svm(
             vectors[torch.from_numpy(seen)] * (mining.NORM / LENGTH), signs[seen], C=config.C,
-            loss=config.loss, positive_weight=config.positive_weight,
-            bias_multiplier=config.bias_multiplier, tolerance=1e-5, max_sweeps=20_000,
+            loss=config.loss, class_weight=config.class_weight,
+            intercept_scaling=config.intercept_scaling, tolerance=1e-5, max_iter=20_000,
         )  # fmt: skip
         torch.testing.assert_close(svm.weight, whole.weight * (mining.NORM / LENGTH), rtol=0.05, atol=0.01)
         torch.testing.assert_close(svm.bias, whole.bias, rtol=0.05, atol=0.01)
@@ -196,7 +204,7 @@ def test_a_class_of_one_image_cannot_be_judged_there():
         signs = windows.signs.copy()
         if image:
             signs[:, 1] = np.minimum(signs[:, 1], 0)  # dogs are in image 0 alone
-        return Candidates(windows.vectors, signs)
+        return LabelledVectors(windows.vectors, signs)
 
     mined = mine_svms(source, IMAGES, NAMES, MiningConfig(folds=4))
     for fold, svm in enumerate(mined.folds):
@@ -226,7 +234,9 @@ def test_images_are_dealt_evenly(images, folds, sizes):
 
 
 def test_the_store_stays_within_its_bytes(watched):
-    config = MiningConfig(C=0.02, most=200, max_bytes=300 * NUMBERS * 4, rounds=6, enough=0.0)
+    config = MiningConfig(
+        C=0.02, max_hard_negatives=200, max_bytes=300 * NUMBERS * 4, rounds=6, min_new_share=0.0
+    )
     svm = mine_svms(watched, IMAGES, NAMES, config).svm
     (store,) = watched.stores
     assert store.vectors.shape == (300, NUMBERS)
@@ -236,12 +246,19 @@ def test_the_store_stays_within_its_bytes(watched):
 
 
 def test_only_easy_negatives_leave(watched):
-    config = MiningConfig(C=0.01, most=40, max_bytes=600 * NUMBERS * 4, rounds=6, enough=0.0, first=30)
-    told = []
-    mine_svms(watched, IMAGES, NAMES, config, told=told.append)
+    config = MiningConfig(
+        C=0.01,
+        max_hard_negatives=40,
+        max_bytes=600 * NUMBERS * 4,
+        rounds=6,
+        min_new_share=0.0,
+        random_negatives=30,
+    )
+    callback = []
+    mine_svms(watched, IMAGES, NAMES, config, callback=callback.append)
     (store,) = watched.stores
     assert any(gone for _, gone in store.left)
-    assert [one.dropped for one in told[1:]] == [len(gone) for _, gone in store.left]
+    assert [one.dropped for one in callback[1:]] == [len(gone) for _, gone in store.left]
     for svm, gone in store.left:
         for image, row in gone:
             windows = windows_of(image)
@@ -251,7 +268,9 @@ def test_only_easy_negatives_leave(watched):
 
 
 def test_positives_stay_whatever_leaves(watched):
-    config = MiningConfig(C=0.05, most=200, max_bytes=200 * NUMBERS * 4, rounds=5, enough=0.0)
+    config = MiningConfig(
+        C=0.05, max_hard_negatives=200, max_bytes=200 * NUMBERS * 4, rounds=5, min_new_share=0.0
+    )
     mine_svms(watched, IMAGES, NAMES, config)
     (store,) = watched.stores
     positive = sum(int((windows_of(image).signs > 0).any(1).sum()) for image in range(IMAGES))
@@ -269,7 +288,7 @@ def test_positives_beyond_the_memory_are_told():
 def test_an_image_without_windows_gives_none():
     def source(image):
         windows = windows_of(image)
-        return Candidates(windows.vectors[:0], windows.signs[:0]) if image % 2 else windows
+        return LabelledVectors(windows.vectors[:0], windows.signs[:0]) if image % 2 else windows
 
     assert torch.isfinite(mine_svms(source, IMAGES, NAMES).svm.weight).all()
 
@@ -277,7 +296,7 @@ def test_an_image_without_windows_gives_none():
 def test_a_class_without_positives_is_named():
     def source(image):
         windows = windows_of(image)
-        return Candidates(windows.vectors, np.minimum(windows.signs, np.array([1, -1], np.int8)))
+        return LabelledVectors(windows.vectors, np.minimum(windows.signs, np.array([1, -1], np.int8)))
 
     with pytest.raises(DataError, match="dog"):
         mine_svms(source, IMAGES, NAMES)
@@ -288,7 +307,7 @@ def test_no_images_are_refused():
         mine_svms(windows_of, 0, NAMES)
 
 
-@pytest.mark.parametrize("name", ["rounds", "first", "most", "max_bytes"])
+@pytest.mark.parametrize("name", ["rounds", "random_negatives", "max_hard_negatives", "max_bytes"])
 def test_numbers_below_one_are_refused(name):
     with pytest.raises(ConfigError, match=f"{name} must be 1 or more; got 0"):
         MiningConfig(**{name: 0})

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.svm import LinearSVC
 
-from sppnet.learn.deltas import decode_boxes, encode_boxes
-from sppnet.learn.ridge import fit_boxes
-from sppnet.learn.svm import fit_svm
+from sppnet.heads.box_coder import decode_boxes, encode_boxes
+from sppnet.heads.ridge import fit_boxes
 from sppnet.metrics.detection import average_precision
+from sppnet.ops.nms import nms
 from sppnet.ops.pooling import pyramid_pool
-from sppnet.ops.suppression import suppress
+from sppnet.svm.linear_svm import fit_svm
 
 FEW = settings(max_examples=40, deadline=None)
 
@@ -87,9 +87,7 @@ sides = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(1, 20), st
 def test_suppression_is_greedy_and_exact_with_ties(found, eighths, most):
     boxes = [[x, y, x + w, y + h] for (x, y, w, h), _ in found]
     scores = [score for _, score in found]
-    kept = suppress(
-        np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), eighths / 8, most
-    )
+    kept = nms(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), eighths / 8, most)
     assert kept.tolist() == suppressed_in_loops(boxes, scores, eighths, most)
 
 
@@ -135,11 +133,11 @@ def test_average_precision_by_both_rules_is_its_definition(found, missed):
     d=st.integers(1, 60),
     C=st.floats(1e-3, 10),
     loss=st.sampled_from(["hinge", "squared_hinge"]),
-    positive_weight=st.floats(0.2, 5),
-    bias_multiplier=st.floats(0.1, 10),
+    class_weight=st.floats(0.2, 5),
+    intercept_scaling=st.floats(0.1, 10),
     seed=st.integers(0, 10**6),
 )
-def test_an_svm_comes_as_low_as_that_of_scikit_learn(n, d, C, loss, positive_weight, bias_multiplier, seed):
+def test_an_svm_comes_as_low_as_that_of_scikit_learn(n, d, C, loss, class_weight, intercept_scaling, seed):
     rng = np.random.default_rng(seed)
     signs = np.where(rng.permutation(n) < n // 3 + 1, 1, -1)
     vectors = (rng.normal(size=(n, d)) + 0.5 * signs[:, None]).astype(np.float32)
@@ -147,18 +145,18 @@ def test_an_svm_comes_as_low_as_that_of_scikit_learn(n, d, C, loss, positive_wei
     def objective(weight: npt.ArrayLike, bias: float) -> float:
         w = np.asarray(weight, np.float64)
         short = np.maximum(1 - signs * (vectors.astype(np.float64) @ w + bias), 0)
-        costs = C * np.where(signs > 0, positive_weight, 1.0)
-        return 0.5 * (w @ w + (bias / bias_multiplier) ** 2) + costs @ (
+        costs = C * np.where(signs > 0, class_weight, 1.0)
+        return 0.5 * (w @ w + (bias / intercept_scaling) ** 2) + costs @ (
             short if loss == "hinge" else short**2
         )
 
     reference = LinearSVC(
-        C=C, loss=loss, class_weight={1: positive_weight}, intercept_scaling=bias_multiplier, dual=True,
+        C=C, loss=loss, class_weight={1: class_weight}, intercept_scaling=intercept_scaling, dual=True,
         tol=1e-7, max_iter=2_000_000, random_state=0,
     ).fit(vectors.astype(np.float64), signs)  # fmt: skip
     svm = fit_svm(
-        vectors, signs[:, None], C=C, loss=loss, positive_weight=positive_weight,
-        bias_multiplier=bias_multiplier, tolerance=1e-5, max_sweeps=100_000,
+        vectors, signs[:, None], C=C, loss=loss, class_weight=class_weight,
+        intercept_scaling=intercept_scaling, tolerance=1e-5, max_iter=100_000,
     )  # fmt: skip
     best = objective(reference.coef_[0], float(reference.intercept_[0]))
     assert objective(svm.weight[0].numpy(), float(svm.bias[0])) == pytest.approx(best, rel=3e-4, abs=1e-6)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sppnet.data.annotated import open_annotated
+from sppnet.data.detection_dataset import open_annotated
 from sppnet.errors import ConfigError, MissingExtraError
 from sppnet.metrics.recall import recall_curve
 from sppnet.proposals.opencv import opencv_search
-from sppnet.proposals.selective_search import selective_search
+from sppnet.proposals.selective_search.search import selective_search
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -54,7 +54,7 @@ def test_boxes_are_the_same_on_every_call_and_find_the_object():
     assert (boxes.min(axis=0)[:2] >= 0).all()
     assert (boxes.max(axis=0)[2:] <= (120, 90)).all()
     np.testing.assert_array_equal(opencv_search(scene(), min_side=10), boxes)
-    np.testing.assert_array_equal(opencv_search(scene(), min_side=10, most=3), boxes[:3])
+    np.testing.assert_array_equal(opencv_search(scene(), min_side=10, max_proposals=3), boxes[:3])
 
 
 @pytest.mark.usefixtures("cv2")

@@ -20,7 +20,7 @@ from sppnet.errors import ConfigError, DataError
 from sppnet.nn.model_file import load_model
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk
-from sppnet.proposals.given import read_boxes
+from sppnet.proposals.precomputed import read_boxes
 
 LATIN = os.fsdecode(b"caf\xe9.png")
 WRITTEN = r"caf\xe9.png"
@@ -80,7 +80,7 @@ COMMANDS = {
     "features": "features photos --model {classifier} --out new/v.safetensors",
     "parquet": "features photos --model {classifier} --out new/v.parquet",
     "found": "detect predict photos --model {detector} --parquet new/found.parquet",
-    "proposals": "proposals photos --out new/boxes.json --most 3",
+    "proposals": "proposals photos --out new/boxes.json --max-proposals 3",
     "filters": "visualize filters photos --model {classifier} --out new --filters 1",
 }
 
@@ -182,7 +182,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("option", WRITERS)
 def test_a_folder_in_the_place_of_a_file_is_refused_before_the_work(run, models, photos, option, monkeypatch):
-    monkeypatch.setattr("sppnet.cli.images.in_order", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr("sppnet.cli.images.ordered_map", lambda *_: pytest.fail("the work has begun"))
     flag, _, name = option.partition(" ")
     place = Path("taken") / (name or "x.csv")
     place.mkdir(parents=True)
@@ -193,7 +193,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused_before_the_work(run, models,
 
 @pytest.mark.parametrize("option", WRITERS)
 def test_a_folder_that_cannot_be_made_is_refused_before_the_work(run, models, photos, option, monkeypatch):
-    monkeypatch.setattr("sppnet.cli.images.in_order", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr("sppnet.cli.images.ordered_map", lambda *_: pytest.fail("the work has begun"))
     flag, _, name = option.partition(" ")
     Path("taken").write_text("a file")
     code, _, said = run(*WRITERS[option].format(**models).split(), flag, Path("taken") / (name or "x.csv"))
@@ -331,9 +331,9 @@ def test_training_says_how_many_of_how_many(run, tmp_path, trunk):
 
 
 def test_cosine_follows_half_a_cosine(tmp_path, trunk):
-    from sppnet.classify.run import RunFolder
+    from sppnet.classify.distributed import Workers
+    from sppnet.classify.run_folder import RunFolder
     from sppnet.classify.sgd import Trainer
-    from sppnet.classify.workers import Workers
     from sppnet.data.folder import open_folder
 
     config = settings(trunk, head="fc", scale_px=224, schedule="cosine", epochs=4, learning_rate=0.1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from sppnet.learn.platt import PRIOR_STRENGTH, PlattScaling, best_f1_score, fit_platt
+from sppnet.svm.platt import PRIOR_STRENGTH, PlattScaling, best_f1_score, fit_platt
 
 
 def drawn(n, slope, offset, seed=0):

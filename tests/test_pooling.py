@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from sppnet.errors import ConfigError, GeometryError
-from sppnet.ops import choose, definition, memory, pool_maps, pyramid_pool, using
+from sppnet.ops import buffer_pool, choose, pool_maps, pyramid_pool, reference, using
 
 NAN, INF = float("nan"), float("inf")
 EVERY = pytest.mark.parametrize("name", ["cpu", "torch", "definition"])
@@ -140,7 +140,7 @@ def test_large_whole_numbers_stay_exact():
     features = draw_whole(1, 3, 6, 5, dtype=torch.int64) + (1 << 60)
     cells = draw_cells(9, 1, 6, 5)
     assert choose(features).name == "torch"
-    expected = definition.pool(features, cells, (1, 2, 3))
+    expected = reference.pool(features, cells, (1, 2, 3))
     assert torch.equal(pyramid_pool(features, cells, (1, 2, 3)), expected)
 
 
@@ -313,7 +313,7 @@ def test_gradients_of_every_float_are_those_of_the_definition(name, dtype):
     features = draw_whole(2, 3, 6, 7).to(dtype)
     features[0, 0, 2:4, 3:5], features[1, 2] = NAN, -INF
     cells, grad = draw_cells(30, 2, 6, 7), draw_whole(30, 150, low=1, high=200).to(dtype)
-    expected = definition.pool_backward(grad, features, cells, (1, 2, 3, 6))
+    expected = reference.pool_backward(grad, features, cells, (1, 2, 3, 6))
     with using(name):
         ours = gradient(features, cells, (1, 2, 3, 6), grad)
     assert ours.dtype == dtype
@@ -609,7 +609,7 @@ HOLDERS = {
 
 def large(value):
     """A large result, full of one value."""
-    result = memory.empty((64, memory.LARGE_BYTES // 256), torch.float32)
+    result = buffer_pool.empty((64, buffer_pool.LARGE_BYTES // 256), torch.float32)
     return result.fill_(value)
 
 
@@ -655,7 +655,7 @@ def test_large_results_of_the_operator_survive_later_ones():
 def test_a_block_given_back_while_another_is_taken_stops_nobody():
     """As when garbage is collected at that moment."""
     block = large(1.0)
-    with memory._lock:
+    with buffer_pool._lock:
         del block
     assert large(2.0)[0, 0] == 2
 

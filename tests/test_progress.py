@@ -1,10 +1,10 @@
 """What is told of work as it goes on."""
 
 import pytest
+from told import Told
 
 from sppnet import progress
-from sppnet.progress import Timed, counted
-from told import Told
+from sppnet.progress import Timed, track
 
 
 def test_a_stage_that_comes_twice_is_timed_in_all(monkeypatch):
@@ -23,7 +23,7 @@ def test_a_stage_that_comes_twice_is_timed_in_all(monkeypatch):
 
 def test_results_are_counted_once_they_have_been_used():
     told = Told()
-    every = counted(iter("xyz"), "letters", 3, told)
+    every = track(iter("xyz"), "letters", 3, told)
     assert next(every) == "x"
     assert (told.stages, told.done) == ([("letters", 3)], 0)
     assert list(every) == ["y", "z"]
@@ -37,5 +37,5 @@ def test_a_result_that_fails_is_not_counted():
 
     told = Told()
     with pytest.raises(OSError, match="gone"):
-        list(counted(results(), "numbers", 2, told))
+        list(track(results(), "numbers", 2, told))
     assert told.done == 1

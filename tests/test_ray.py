@@ -20,13 +20,13 @@ from PIL import Image
 
 from sppnet.classify.features import SPPFeatures
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, Parts
+from sppnet.detect.detector import Detector, DetectorComponents
 from sppnet.engine.tables import read_detections
-from sppnet.learn.ridge import BoxRegressor
-from sppnet.learn.svm import LinearSVM
+from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.trunks import load_trunk
-from sppnet.proposals.learned import WindowHead
-from sppnet.proposals.windows import WindowConfig
+from sppnet.proposals.dense_windows import WindowConfig
+from sppnet.proposals.proposal_head import ProposalHead
+from sppnet.svm.linear_svm import LinearSVM
 
 HOST = str(Path(__file__).with_name("ray_host.py"))
 IMAGES = 30
@@ -53,14 +53,14 @@ def make_detector(path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = DetectorConfig(
-            trunk="zf5", width=0.125, scales=(480,), levels=(1, 2), finetune="none", most=60
+            trunk="zf5", width=0.125, scales=(480,), levels=(1, 2), finetune="none", max_proposals=60
         )
         trunk = load_trunk("zf5", width=0.125).eval()
         length, classes = trunk.channels * 5, ("cat", "dog")
         svm = LinearSVM(torch.randn(2, length), torch.zeros(2), classes)
         regressor = BoxRegressor(torch.randn(2, 4, length) / 500, torch.zeros(2, 4), classes)
-        windows = WindowHead(trunk.channels, WindowConfig()).eval()
-    Detector(Parts(classes, config, trunk, windows, None, svm, regressor)).save(path)
+        windows = ProposalHead(trunk.channels, WindowConfig()).eval()
+    Detector(DetectorComponents(classes, config, trunk, windows, None, svm, regressor)).save(path)
 
 
 @pytest.fixture(scope="module")

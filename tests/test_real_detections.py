@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sppnet.data.annotated import open_annotated
+from sppnet.data.detection_dataset import open_annotated
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.evaluate import evaluate_detector
 from sppnet.detect.train import train_detector
-from sppnet.metrics.coco import judge_coco
-from sppnet.metrics.detection import judge_detections
+from sppnet.metrics.coco import evaluate_coco
+from sppnet.metrics.detection import evaluate_detections
 from sppnet.structures import GroundTruth
 from test_detection_metrics import coco_average_precision, devkit_average_precision
 
@@ -26,8 +26,8 @@ def judged(tmp_path_factory):
     """What a detector of 40 photographs finds in 40 others, and what is there."""
     root = tmp_path_factory.mktemp("run")
     config = DetectorConfig(
-        weights=str(SHARED / "weights/mobilenet_v2_imagenet.pth"), scales=(256,), most=200, finetune="none",
-        rounds=1, device="cpu",
+        weights=str(SHARED / "weights/mobilenet_v2_imagenet.pth"), scales=(256,), max_proposals=200,
+        finetune="none", rounds=1, device="cpu",
     )  # fmt: skip
     data = SHARED / "voc2007_5cls"
     some = [open_annotated(data, split).take(range(0, 400, 10)) for split in ("trainval", "test")]
@@ -42,7 +42,7 @@ def judged(tmp_path_factory):
 @pytest.mark.parametrize("rule", ["voc07", "voc"])
 def test_average_precision_is_the_devkit_s(judged, rule):
     found, truths, classes = judged
-    result = judge_detections(found, truths, classes, rule)
+    result = evaluate_detections(found, truths, classes, rule)
     for label, name in enumerate(classes):
         expected = devkit_average_precision(found, truths, label, rule, 0.5)
         assert result.per_class[name] == pytest.approx(expected, abs=1e-6)
@@ -53,7 +53,7 @@ def test_coco_s_average_precision_is_its_rule_in_loops(judged):
     """Without difficult objects, which VOC leaves out and COCO does not know."""
     found, truths, classes = judged
     plain = [GroundTruth.of(one.boxes[~one.difficult], one.labels[~one.difficult]) for one in truths]
-    result = judge_coco(found, plain, classes)
+    result = evaluate_coco(found, plain, classes)
     for label, name in enumerate(classes):
         each = [
             coco_average_precision(found, plain, label, overlap) for overlap in np.linspace(0.5, 0.95, 10)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sppnet.metrics.classification import JudgedImage, judge_scores
+from sppnet.metrics.classification import ScoredImage, evaluate_scores
 from sppnet.metrics.coco import CocoResult
-from sppnet.metrics.detection import JudgedPhoto, judge_detections
+from sppnet.metrics.detection import EvaluatedImage, evaluate_detections
 from sppnet.report import classification, detection, page
 from sppnet.report.chart import Series, curve_chart, line_chart, matrix_chart, thinned, ticks
-from sppnet.report.outcome import best_photos, judge_photo, worst_photos
+from sppnet.report.error_analysis import analyse_image, best_images, worst_images
 from sppnet.structures import Detections, GroundTruth
 
 EVIL = "<script>alert('&\"')</script>"
@@ -82,9 +82,9 @@ def judged(photo):
     """Four images of two classes, one with an evil name; three are right."""
     scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], np.float32)
     labels = [0, 1, 1, 0]
-    result = judge_scores(scores, labels, [EVIL, "cat"], ["bad<i>.jpg cannot be read"])
+    result = evaluate_scores(scores, labels, [EVIL, "cat"], ["bad<i>.jpg cannot be read"])
     images = tuple(
-        JudgedImage(photo, label, int(row.argmax()), float(row.max()), float(row[label]))
+        ScoredImage(photo, label, int(row.argmax()), float(row.max()), float(row[label]))
         for row, label in zip(scores, labels, strict=True)
     )
     return replace(result, judged=images)
@@ -97,7 +97,7 @@ def found(photo):
     truth = GroundTruth.of([[0, 0, 20, 20], [40, 0, 60, 20]], [0, 1])
     boxes = np.array([[1, 0, 20, 20], [40, 30, 60, 50]], np.float32)
     detections = Detections(boxes, np.array([0.9, 0.4]), np.array([0, 1]), classes)
-    return JudgedPhoto(photo, truth, detections)
+    return EvaluatedImage(photo, truth, detections)
 
 
 CONFIG = {"levels": [1, 2, 3, 6], "weights": None, "freeze_trunk": True, "data": EVIL}
@@ -187,10 +187,10 @@ def test_a_detector_s_training_shows_what_it_learned_from_and_how():
     )
 
 
-def result_of(photo: JudgedPhoto, coco: bool):
+def result_of(photo: EvaluatedImage, coco: bool):
     classes = photo.found.classes
     if not coco:
-        return replace(judge_detections([photo.found], [photo.truth], classes), photos=(photo,))
+        return replace(evaluate_detections([photo.found], [photo.truth], classes), photos=(photo,))
     shares = dict(zip(classes, (0.4, 0.0, None), strict=True))
     return CocoResult(0.2, 0.5, 0.1, shares, shares, 1, (), (photo,))
 
@@ -228,8 +228,8 @@ def test_the_same_result_gives_the_same_page(judged):
 # --- what is chosen ------------------------------------------------------------------------------
 
 
-def images(*rows: tuple[int, int, float, float]) -> list[JudgedImage]:
-    return [JudgedImage(Path(str(i)), *row) for i, row in enumerate(rows)]
+def images(*rows: tuple[int, int, float, float]) -> list[ScoredImage]:
+    return [ScoredImage(Path(str(i)), *row) for i, row in enumerate(rows)]
 
 
 def test_the_best_are_of_every_class_before_a_second_of_one():
@@ -265,25 +265,25 @@ def test_outcome(photo, boxes, scores, labels, spared, counts):
         np.array([BOX], np.float32), np.zeros(1, np.int64), np.array([spared]), np.zeros(1, bool)
     )
     shown = Detections(np.reshape(boxes, (-1, 4)), np.array(scores), np.array(labels, int), ("a", "b"))
-    assert judge_photo(JudgedPhoto(photo, truth, shown)).counts == counts
+    assert analyse_image(EvaluatedImage(photo, truth, shown)).counts == counts
 
 
 def test_outcomes_are_ranked(photo):
     def outcome(objects: int, hits: int):
         places = np.array([[40 * i, 0, 40 * i + 20, 20] for i in range(objects)], np.float32).reshape(-1, 4)
         shown = Detections(places[:hits], np.ones(hits), np.zeros(hits, int), ("a",))
-        return judge_photo(JudgedPhoto(photo, GroundTruth.of(places, np.zeros(objects)), shown))
+        return analyse_image(EvaluatedImage(photo, GroundTruth.of(places, np.zeros(objects)), shown))
 
     one, two, half, none, empty = (outcome(*n) for n in ((1, 1), (2, 2), (2, 1), (3, 0), (0, 0)))
-    assert best_photos([one, two, half, none, empty], 9) == [two, one, half]
-    assert worst_photos([one, two, half, none, empty], 9) == [none, half]
+    assert best_images([one, two, half, none, empty], 9) == [two, one, half]
+    assert worst_images([one, two, half, none, empty], 9) == [none, half]
 
 
 def test_boxes_are_drawn_where_they_are_on_a_smaller_picture(found):
-    drawn = judge_photo(found).draw(np.full((600, 800, 3), 128, np.uint8), 80)
+    drawn = analyse_image(found).draw(np.full((600, 800, 3), 128, np.uint8), 80)
     assert drawn.shape == (60, 80, 3)
     assert (
-        judge_photo(found).draw(np.full((60, 80, 3), 128, np.uint8), 80)[19, 5:15].tolist()
+        analyse_image(found).draw(np.full((60, 80, 3), 128, np.uint8), 80)[19, 5:15].tolist()
         == [[0, 158, 115]] * 10
     )  # the lower edge of the one that is right
 
@@ -369,7 +369,7 @@ def test_epochs_of_earlier_runs_count():
 
 
 def test_metrics_are_read_as_they_are_written(tmp_path):
-    from sppnet.classify.run import RunFolder
+    from sppnet.classify.run_folder import RunFolder
 
     run = RunFolder(tmp_path)
     assert classification.read_epochs(run.metrics) == []

@@ -8,8 +8,8 @@ import torch
 from sklearn.linear_model import Ridge
 
 from sppnet.errors import ConfigError, DataError, GeometryError
-from sppnet.learn import ridge
-from sppnet.learn.ridge import BoxRegressor, decode_boxes, encode_boxes, fit_boxes, mean_length_scale
+from sppnet.heads import ridge
+from sppnet.heads.ridge import BoxRegressor, decode_boxes, encode_boxes, fit_boxes, mean_length_scale
 
 TALL, WIDE = (200, 12), (60, 300)
 SIZES = [pytest.param(TALL, id="more windows than dimensions"), pytest.param(WIDE, id="fewer")]

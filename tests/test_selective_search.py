@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from sppnet.errors import ConfigError, GeometryError
-from sppnet.proposals import selective_search as search_module
-from sppnet.proposals.colour import to_planes
-from sppnet.proposals.grouping import Similarity, group
-from sppnet.proposals.regions import code_pixels, describe
-from sppnet.proposals.segmentation import join_edges, segment, smooth, sort_edges
-from sppnet.proposals.selective_search import STRATEGIES, rank, selective_search
-from sppnet.structures import overlaps
+from sppnet.proposals.selective_search import search as search_module
+from sppnet.proposals.selective_search.colour import to_planes
+from sppnet.proposals.selective_search.grouping import Similarity, group
+from sppnet.proposals.selective_search.regions import code_pixels, describe
+from sppnet.proposals.selective_search.search import STRATEGIES, rank, selective_search
+from sppnet.proposals.selective_search.segmentation import join_edges, segment, smooth, sort_edges
+from sppnet.structures import box_iou
 
 ALL = Similarity(colour=True, texture=True, size=True, fill=True)
 
@@ -174,7 +174,12 @@ def test_smoothing_is_a_gaussian_that_repeats_the_border():
         pytest.param(
             lambda: selective_search(scene(), "fsat"), ConfigError, "did you mean fast", id="a mode misspelt"
         ),
-        pytest.param(lambda: selective_search(scene(), most=-1), ConfigError, "most", id="fewer than none"),
+        pytest.param(
+            lambda: selective_search(scene(), max_proposals=-1),
+            ConfigError,
+            "max_proposals",
+            id="fewer than none",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(call, error, message):
@@ -255,7 +260,7 @@ def test_planes_lie_within_a_byte(space):
 def test_objects_are_found_among_the_first():
     boxes = selective_search(scene())
     assert boxes.dtype == np.float32
-    found = overlaps([item[:4] for item in OBJECTS], boxes[:30]).max(axis=1)
+    found = box_iou([item[:4] for item in OBJECTS], boxes[:30]).max(axis=1)
     assert (found > 0.9).all(), found
 
 
@@ -286,7 +291,7 @@ def test_boxes_are_large_enough_each_once_and_no_more_than_asked_for():
     sides = boxes[:, 2:] - boxes[:, :2]
     assert sides.min() >= 20
     assert len(np.unique(boxes, axis=0)) == len(boxes)
-    np.testing.assert_array_equal(selective_search(scene(), min_side=20, most=7), boxes[:7])
+    np.testing.assert_array_equal(selective_search(scene(), min_side=20, max_proposals=7), boxes[:7])
 
 
 def test_quality_finds_more_than_fast():

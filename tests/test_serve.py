@@ -17,28 +17,28 @@ from served import serving
 from sppnet.classify.classifier import Classifier, Testing
 from sppnet.data.image import read_image
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, Parts, make_vectoriser
+from sppnet.detect.detector import Detector, DetectorComponents, make_roi_extractor
 from sppnet.errors import ConfigError
-from sppnet.features.convolve import Convolver
+from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import CellGrid
-from sppnet.learn.ridge import BoxRegressor
-from sppnet.learn.svm import LinearSVM
+from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk
-from sppnet.proposals.learned import WindowHead
-from sppnet.proposals.windows import WindowConfig
+from sppnet.proposals.dense_windows import WindowConfig
+from sppnet.proposals.proposal_head import ProposalHead
+from sppnet.serve.feature_cache import FeatureCache
 from sppnet.serve.limits import Limits, Refusal
-from sppnet.serve.seer import SeeingDetector, raster_size
-from sppnet.serve.shelf import Shelf
+from sppnet.serve.predictor import ServedDetector, raster_size
 from sppnet.serve.worker import Worker
+from sppnet.svm.linear_svm import LinearSVM
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 testclient = pytest.importorskip("starlette.testclient", reason="needs the package httpx2")
 from fastapi import Request  # noqa: E402
 
 from sppnet.serve.app import create_app  # noqa: E402
-from sppnet.serve.body import read_images  # noqa: E402
+from sppnet.serve.request_body import read_images  # noqa: E402
 
 CLASSES = ("cat", "dog")
 
@@ -47,14 +47,16 @@ def make_detector():
     """Says yes to about half of all windows."""
     torch.manual_seed(0)
     config = DetectorConfig(
-        trunk="zf5", stride=None, width=0.1, scales=(96,), levels=(1, 2), most=60, finetune="none"
+        trunk="zf5", stride=None, width=0.1, scales=(96,), levels=(1, 2), max_proposals=60, finetune="none"
     )
     trunk = load_trunk("zf5", width=0.1).eval()
     length = trunk.channels * 5
-    windows = WindowHead(trunk.channels, WindowConfig(sizes=(2, 4), shapes=(0.5, 1.0, 2.0), hidden=8)).eval()
+    windows = ProposalHead(
+        trunk.channels, WindowConfig(sizes=(2, 4), shapes=(0.5, 1.0, 2.0), hidden=8)
+    ).eval()
     svm = LinearSVM(torch.randn(2, length) / 10, torch.zeros(2), CLASSES)
     regressor = BoxRegressor(torch.randn(2, 4, length) / 500, torch.zeros(2, 4), CLASSES)
-    return Detector(Parts(CLASSES, config, trunk, windows, None, svm, regressor))
+    return Detector(DetectorComponents(CLASSES, config, trunk, windows, None, svm, regressor))
 
 
 def make_classifier(views="full"):
@@ -170,7 +172,7 @@ def test_windows_score_as_the_detector_does(asked, detector):
         np.array([[20, 20, 90, 80]], np.float32),
     )
     told = asked.post("/v1/windows", json={"id": key, "boxes": boxes.tolist()}).json()["windows"][0]
-    maps = detector.convolver(read_image(content))
+    maps = detector.extractor(read_image(content))
     scores = detector.parts.svm.scores(maps.pool(boxes, (1, 2)).float())[0]
     assert {row["label"]: row["score"] for row in told["top"]} == pytest.approx(
         dict(zip(CLASSES, scores.tolist(), strict=True)), abs=1e-4
@@ -282,7 +284,7 @@ def test_a_large_body_is_not_read_to_its_end(detector, told):
 
 
 def test_a_large_image_is_not_decoded(detector, monkeypatch):
-    monkeypatch.setattr("sppnet.serve.seer.read_image", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("sppnet.serve.predictor.read_image", lambda *_: pytest.fail("decoded"))
     with testclient.TestClient(create_app(detector, Limits(max_pixels=95 * 128))) as client:
         answer = client.post("/v1/detect", content=photograph())
         assert answer.status_code == 413
@@ -306,7 +308,7 @@ def test_beyond_the_queue_one_is_told_when_to_come_back(detector, limits, status
         return {"ms": {}}
 
     with testclient.TestClient(app) as client:
-        app.state.server.seer.look = slow
+        app.state.server.predictor.look = slow
         first = threading.Thread(target=client.post, args=("/v1/detect",), kwargs={"content": photograph()})
         first.start()
         assert began.wait(60)
@@ -324,11 +326,11 @@ def test_beyond_the_queue_one_is_told_when_to_come_back(detector, limits, status
 
 def test_an_rcnn_detector_is_refused():
     detector = make_detector()
-    detector.vectoriser = make_vectoriser(
-        DetectorConfig(method="rcnn"), Convolver(detector.parts.trunk, (96,)), None
+    detector.roi_extractor = make_roi_extractor(
+        DetectorConfig(method="rcnn"), FeatureExtractor(detector.parts.trunk, (96,)), None
     )
     with pytest.raises(ConfigError, match=r"too slow to serve; .* --method spp"):
-        SeeingDetector(detector)
+        ServedDetector(detector)
 
 
 # --- forms, HEAD and other sites -----------------------------------------------------------------
@@ -418,13 +420,13 @@ def test_what_is_no_origin_is_refused(detector, origin):
 
 def test_every_scale_is_resized_from_the_image_itself(detector):
     several = make_detector()
-    several.convolver.scales = (96, 64)
+    several.extractor.scales = (96, 64)
     object.__setattr__(several.config, "scales", (96, 64))
     image = read_image(photograph(150, 200))
-    maps = SeeingDetector(several).convolve(image)
+    maps = ServedDetector(several).convolve(image)
     assert maps.sizes_hw == ((96, 128), (64, 85))
     for index, size_hw in enumerate(maps.sizes_hw):
-        alone = detector.convolver(image, [size_hw])
+        alone = detector.extractor(image, [size_hw])
         assert torch.equal(maps.maps[index], alone.maps[0])
 
 
@@ -470,25 +472,25 @@ def maps_of(size):
 
 
 def test_the_shelf_keeps_what_was_used_last():
-    shelf = Shelf(Limits(kept=2), clock=lambda: 0.0)
+    cache = FeatureCache(Limits(kept=2), clock=lambda: 0.0)
     for key in "ab":
-        shelf.put(key, maps_of(1))
-    shelf.get("a")
-    shelf.put("c", maps_of(1))
-    assert [shelf.get(key) is not None for key in "abc"] == [True, False, True]
+        cache.put(key, maps_of(1))
+    cache.get("a")
+    cache.put("c", maps_of(1))
+    assert [cache.get(key) is not None for key in "abc"] == [True, False, True]
 
 
 def test_the_shelf_is_bounded_in_bytes_and_in_time():
     now = [0.0]
-    shelf = Shelf(Limits(kept_bytes=40, kept_seconds=10), clock=lambda: now[0])
-    shelf.put("a", maps_of(5))
-    shelf.put("b", maps_of(5))
-    assert (len(shelf), shelf.size_bytes) == (2, 40)
-    shelf.put("c", maps_of(2))
-    assert shelf.get("a") is None
+    cache = FeatureCache(Limits(kept_bytes=40, kept_seconds=10), clock=lambda: now[0])
+    cache.put("a", maps_of(5))
+    cache.put("b", maps_of(5))
+    assert (len(cache), cache.size_bytes) == (2, 40)
+    cache.put("c", maps_of(2))
+    assert cache.get("a") is None
     now[0] = 11.0
-    assert shelf.get("b") is None
-    assert len(shelf) == 0
+    assert cache.get("b") is None
+    assert len(cache) == 0
 
 
 def test_images_are_convolved_in_few_sizes():

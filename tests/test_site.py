@@ -109,7 +109,7 @@ def test_lines_of_code_are_linked_where_they_stand(site: Path) -> None:
         assert name.split(".")[-1] in source[int(number) - 1]
 
 
-class Silent(SimpleHTTPRequestHandler):
+class NullProgress(SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
@@ -117,7 +117,7 @@ class Silent(SimpleHTTPRequestHandler):
 @pytest.fixture
 def tab(site: Path, tmp_path: Path) -> Iterator[tuple[Browser, str]]:
     """A browser, and the site's URL."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(site)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(NullProgress, directory=str(site)))
     threading.Thread(target=server.serve_forever).start()
     try:
         with open_browser(tmp_path) as browser:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sppnet.drawing import COLOURS
 from sppnet.errors import DataError, ImageError, MissingExtraError
-from sppnet.structures import Detections, GroundTruth, areas, overlaps
+from sppnet.structures import Detections, GroundTruth, box_area, box_iou
 
 CLASSES = ("bus", "cat", "person")
 
@@ -88,9 +88,9 @@ def test_detections_are_checked_at_birth(boxes, scores, labels, message):
     ],
 )
 def test_overlaps(other, expected):
-    shared = overlaps([[0, 0, 10, 10]], [other, other])
+    shared = box_iou([[0, 0, 10, 10]], [other, other])
     np.testing.assert_allclose(shared, [[expected] * 2], rtol=1e-6)
-    assert areas([other]).tolist() == [(other[2] - other[0]) * (other[3] - other[1])]
+    assert box_area([other]).tolist() == [(other[2] - other[0]) * (other[3] - other[1])]
 
 
 # --- drawn ---------------------------------------------------------------------------------------

@@ -255,7 +255,7 @@ def test_published_weights_are_asked_for_by_name_alone(offline, tmp_path, monkey
 
 SMALL = "--width 0.0625 --device cpu"
 LAYERS = "--hidden 8 --size 48 --scale 224 --epochs 1 --batch-size 8 --workers 0"
-WINDOWS = "--trunk zf5 --scales 96 --most 40 --finetune none --C 0.01 --weights trunk.pth"
+WINDOWS = "--trunk zf5 --scales 96 --max-proposals 40 --finetune none --C 0.01 --weights trunk.pth"
 PATHS = f"""
 check photos
 classify train photos --out run {SMALL} {LAYERS}
@@ -268,8 +268,8 @@ convert street --to voc --out voc
 detect train street --out det {SMALL} {WINDOWS} --split train
 detect evaluate street --model det/detector.safetensors --split test --device cpu
 detect predict street/test --model det/detector.safetensors --out drawn --parquet found.parquet --device cpu
-proposals street/test --out boxes.json --kind learned --model det/detector.safetensors
-proposals photos/dots/0.jpg --out boxes.csv --most 20
+proposals street/test --out boxes.json --method learned --model det/detector.safetensors
+proposals photos/dots/0.jpg --out boxes.csv --max-proposals 20
 export onnx --model run/best.safetensors --out photos.onnx
 visualize filters photos/dots --model run/best.safetensors --out filters
 visualize pyramid photos/dots/0.jpg --model det/detector.safetensors --box 2,2,40,40 --out pyramid.png

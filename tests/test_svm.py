@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.svm import LinearSVC
+from told import Told
 
 from sppnet.errors import ConfigError, DataError
-from sppnet.learn import gram as gram_module
-from sppnet.learn.choice import choose_C
-from sppnet.learn.gram import gram_matrix
-from sppnet.learn.svm import LinearSVM, fit_svm
-from told import Told
+from sppnet.svm import gram as gram_module
+from sppnet.svm.cross_validation import choose_C
+from sppnet.svm.gram import gram_matrix
+from sppnet.svm.linear_svm import LinearSVM, fit_svm
 
 TALL, WIDE = (240, 12), (60, 400)
 SIZES = [pytest.param(TALL, id="more vectors than dimensions"), pytest.param(WIDE, id="fewer")]
@@ -34,22 +34,22 @@ def signs_of(labels, k=3):
     return np.where(labels[:, None] == np.arange(k), 1, -1)
 
 
-def objectives(weight, bias, vectors, signs, C, loss, positive_weight, bias_multiplier):
+def objectives(weight, bias, vectors, signs, C, loss, class_weight, intercept_scaling):
     """(k,) by the definition, in float64."""
     weight, bias, vectors = (np.asarray(a, dtype=np.float64) for a in (weight, bias, vectors))
     short = np.maximum(1 - signs * (vectors @ weight.T + bias), 0)
     losses = short if loss == "hinge" else short**2
-    costs = C * np.where(signs > 0, positive_weight, 1.0)
-    lengths = (weight**2).sum(axis=1) + ((bias / bias_multiplier) ** 2 if bias_multiplier else 0)
+    costs = C * np.where(signs > 0, class_weight, 1.0)
+    lengths = (weight**2).sum(axis=1) + ((bias / intercept_scaling) ** 2 if intercept_scaling else 0)
     return 0.5 * lengths + (costs * losses).sum(axis=0)
 
 
-def reference(vectors, signs, C, loss, positive_weight, bias_multiplier):
+def reference(vectors, signs, C, loss, class_weight, intercept_scaling):
     """scikit-learn's weights and biases, a class at a time."""
     weights, biases = [], []
     for sign in signs.T:
         svm = LinearSVC(
-            C=C, loss=loss, class_weight={1: positive_weight}, intercept_scaling=bias_multiplier, dual=True,
+            C=C, loss=loss, class_weight={1: class_weight}, intercept_scaling=intercept_scaling, dual=True,
             tol=1e-6, max_iter=200_000, random_state=0,
         )  # fmt: skip
         svm.fit(vectors.astype(np.float64), sign)
@@ -61,7 +61,7 @@ def reference(vectors, signs, C, loss, positive_weight, bias_multiplier):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(
-    ("C", "positive_weight", "bias_multiplier"),
+    ("C", "class_weight", "intercept_scaling"),
     [
         pytest.param(1.0, 1.0, 1.0, id="as by default"),
         pytest.param(
@@ -71,10 +71,10 @@ def reference(vectors, signs, C, loss, positive_weight, bias_multiplier):
     ],
 )
 @pytest.mark.parametrize("seed", [0, 1])
-def test_objective_equals_that_of_scikit_learn(size, loss, C, positive_weight, bias_multiplier, seed):
+def test_objective_equals_that_of_scikit_learn(size, loss, C, class_weight, intercept_scaling, seed):
     vectors, labels = blobs(size, seed=seed)
-    options = {"C": C, "loss": loss, "positive_weight": positive_weight, "bias_multiplier": bias_multiplier}
-    svm = fit_svm(vectors, labels, **options, seed=seed, max_sweeps=10_000)
+    options = {"C": C, "loss": loss, "class_weight": class_weight, "intercept_scaling": intercept_scaling}
+    svm = fit_svm(vectors, labels, **options, seed=seed, max_iter=10_000)
     best = objectives(*reference(vectors, signs_of(labels), **options), vectors, signs_of(labels), **options)
     ours = objectives(svm.weight, svm.bias, vectors, signs_of(labels), **options)
     np.testing.assert_allclose(ours, best, rtol=1e-3)
@@ -87,8 +87,8 @@ def test_objective_equals_that_of_scikit_learn(size, loss, C, positive_weight, b
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_tight_tolerance_gives_the_weights_of_scikit_learn(size, loss):
     vectors, labels = blobs(size)
-    options = {"C": 0.1, "loss": loss, "positive_weight": 2.0, "bias_multiplier": 1.0}
-    svm = fit_svm(vectors, labels, **options, tolerance=1e-8, max_sweeps=100_000)
+    options = {"C": 0.1, "loss": loss, "class_weight": 2.0, "intercept_scaling": 1.0}
+    svm = fit_svm(vectors, labels, **options, tolerance=1e-8, max_iter=100_000)
     weight, bias = reference(vectors, signs_of(labels), **options)
     np.testing.assert_allclose(svm.weight, weight, atol=2e-4)
     np.testing.assert_allclose(svm.bias, bias, atol=2e-4)
@@ -107,7 +107,7 @@ def test_separable_classes_are_decided_as_by_scikit_learn(size):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_vectors_and_gram_matrix_give_the_same(size, loss, monkeypatch):
     vectors, labels = blobs(size)
-    options = {"C": 0.2, "loss": loss, "tolerance": 1e-7, "max_sweeps": 100_000}
+    options = {"C": 0.2, "loss": loss, "tolerance": 1e-7, "max_iter": 100_000}
     by_gram = fit_svm(vectors, labels, **options, gram=gram_matrix(vectors))
     monkeypatch.setattr(gram_module, "GRAM_ROWS", 0)
     by_rows = fit_svm(vectors, labels, **options)
@@ -118,7 +118,7 @@ def test_vectors_and_gram_matrix_give_the_same(size, loss, monkeypatch):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_class_does_not_see_the_others(loss):
     vectors, labels = blobs((203, 40), k=5, apart=1.0)
-    options = {"loss": loss, "C": 0.3, "tolerance": 1e-5, "max_sweeps": 10_000}
+    options = {"loss": loss, "C": 0.3, "tolerance": 1e-5, "max_iter": 10_000}
     signs = signs_of(labels, 5)
     signs[::7, 2] = 0
     together = fit_svm(vectors, signs, **options)
@@ -131,7 +131,7 @@ def test_a_class_does_not_see_the_others(loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_rows_that_arrive_are_learned_from_where_the_fit_was(loss):
     vectors, labels = blobs((400, 30), apart=1.0)
-    options = {"loss": loss, "C": 0.01, "max_sweeps": 10_000}
+    options = {"loss": loss, "C": 0.01, "max_iter": 10_000}
     early = fit_svm(vectors[:360], labels[:360], **options)
     anew = fit_svm(vectors, labels, **options)
     refitted = fit_svm(vectors, labels, **options, start=early.fit.dual)
@@ -150,7 +150,7 @@ def test_gram_matrix_holds_all_inner_products(n):
 
 def test_without_a_bias_there_is_none():
     vectors, labels = blobs(TALL)
-    svm = fit_svm(vectors, labels, bias_multiplier=0.0)
+    svm = fit_svm(vectors, labels, intercept_scaling=0.0)
     assert svm.bias.tolist() == [0.0, 0.0, 0.0]
     ours = objectives(svm.weight, svm.bias, vectors, signs_of(labels), 1.0, "squared_hinge", 1.0, 0.0)
     np.testing.assert_allclose(svm.fit.objective, ours, rtol=1e-4)
@@ -161,24 +161,24 @@ def test_unused_vectors_change_nothing(size):
     vectors, labels = blobs(size)
     targets = signs_of(labels)
     targets[::3, 1] = 0
-    svm = fit_svm(vectors, targets, tolerance=1e-6, max_sweeps=10_000)
+    svm = fit_svm(vectors, targets, tolerance=1e-6, max_iter=10_000)
     used = targets[:, 1] != 0
-    alone = fit_svm(vectors[used], targets[used, 1:2], tolerance=1e-6, max_sweeps=10_000)
+    alone = fit_svm(vectors[used], targets[used, 1:2], tolerance=1e-6, max_iter=10_000)
     torch.testing.assert_close(svm.weight[1], alone.weight[0], atol=2e-3, rtol=0)
     assert not svm.fit.dual[::3, 1].any()
 
 
 def test_each_class_may_have_its_own_weight_of_positives():
     vectors, labels = blobs(TALL)
-    svm = fit_svm(vectors, labels, positive_weight=[1.0, 2.0, 5.0], tolerance=1e-6, max_sweeps=10_000)
-    other = fit_svm(vectors, labels, positive_weight=5.0, tolerance=1e-6, max_sweeps=10_000)
+    svm = fit_svm(vectors, labels, class_weight=[1.0, 2.0, 5.0], tolerance=1e-6, max_iter=10_000)
+    other = fit_svm(vectors, labels, class_weight=5.0, tolerance=1e-6, max_iter=10_000)
     torch.testing.assert_close(svm.weight[2], other.weight[2], atol=1e-3, rtol=0)
     assert not torch.allclose(svm.weight[1], other.weight[1], atol=1e-2)
 
 
 def test_two_classes_mirror_each_other():
     vectors, labels = blobs(TALL, k=2)
-    svm = fit_svm(vectors, labels, tolerance=1e-7, max_sweeps=10_000)
+    svm = fit_svm(vectors, labels, tolerance=1e-7, max_iter=10_000)
     torch.testing.assert_close(svm.weight[0], -svm.weight[1], atol=1e-3, rtol=0)
     one = fit_svm(vectors, np.where(labels, 1, -1)[:, None], classes=["one"])
     assert one.scores(vectors).shape == (len(vectors), 1)
@@ -189,7 +189,7 @@ def test_two_classes_mirror_each_other():
 def test_a_warm_start_needs_fewer_sweeps_for_the_same_optimum(size):
     vectors, labels = blobs(size, seed=4)
     n = len(vectors) * 9 // 10
-    options = {"tolerance": 1e-4, "max_sweeps": 10_000, "loss": "hinge", "C": 0.1}
+    options = {"tolerance": 1e-4, "max_iter": 10_000, "loss": "hinge", "C": 0.1}
     before = fit_svm(vectors[:n], labels[:n], **options)
     cold = fit_svm(vectors, labels, **options)
     warm = fit_svm(vectors, labels, **options, start=before.fit.dual)
@@ -201,7 +201,7 @@ def test_a_warm_start_needs_fewer_sweeps_for_the_same_optimum(size):
 
 def test_a_start_outside_the_bounds_is_brought_inside():
     vectors, labels = blobs(TALL)
-    options = {"tolerance": 1e-5, "max_sweeps": 10_000, "loss": "hinge", "C": 0.1}
+    options = {"tolerance": 1e-5, "max_iter": 10_000, "loss": "hinge", "C": 0.1}
     wild = np.random.default_rng(0).normal(size=(len(vectors), 3)) * 9
     svm = fit_svm(vectors, labels, **options, start=wild)
     np.testing.assert_allclose(
@@ -223,7 +223,7 @@ def test_seeds_change_the_way_and_not_the_end(size):
 def test_the_number_of_threads_changes_no_bit():
     program = textwrap.dedent("""
         import numba, numpy as np, torch
-        from sppnet.learn.svm import fit_svm
+        from sppnet.svm.linear_svm import fit_svm
 
         for n, d in ((300, 9), (129, 20_000)):
             vectors, labels = np.random.default_rng(n).normal(size=(n, d)), np.arange(n) % 11
@@ -271,14 +271,14 @@ def test_vectors_of_zeros_and_duplicates_are_no_trouble():
     vectors[:20] = 0
     vectors[20:40] = vectors[40]
     for loss in LOSSES:
-        svm = fit_svm(vectors, labels, loss=loss, bias_multiplier=0.0, max_sweeps=10_000)
+        svm = fit_svm(vectors, labels, loss=loss, intercept_scaling=0.0, max_iter=10_000)
         assert torch.isfinite(svm.weight).all()
 
 
 def test_too_few_sweeps_are_told():
     vectors, labels = blobs(TALL, apart=0.1)
-    with pytest.warns(RuntimeWarning, match=r"3 of 3 SVMs were left after 2 sweeps.*Raise max_sweeps"):
-        svm = fit_svm(vectors, labels, C=100.0, max_sweeps=2)
+    with pytest.warns(RuntimeWarning, match=r"3 of 3 SVMs were left after 2 sweeps.*Raise max_iter"):
+        svm = fit_svm(vectors, labels, C=100.0, max_iter=2)
     assert svm.fit.sweeps.tolist() == [2, 2, 2]
 
 
@@ -304,9 +304,9 @@ NAN = np.array([[0.0, 1.0], [np.nan, 0.0], [1.0, np.inf]], np.float32)
         pytest.param(np.ones((0, 2)), np.zeros(0, int), {}, DataError, "neither of them 0", id="no vectors"),
         pytest.param(PAIR, [0, 1], {"C": 0}, ConfigError, "C must be above 0", id="C of 0"),
         pytest.param(PAIR, [0, 1], {"loss": "log"}, ConfigError, "squared_hinge or hinge", id="loss"),
-        pytest.param(PAIR, [0, 1], {"bias_multiplier": -1}, ConfigError, "0 .* or more", id="bias below 0"),
-        pytest.param(PAIR, [0, 1], {"max_sweeps": 0}, ConfigError, "1 or more", id="no sweeps"),
-        pytest.param(PAIR, [0, 1], {"positive_weight": [1, 2, 3]}, ConfigError, "or 2, one a", id="weights"),
+        pytest.param(PAIR, [0, 1], {"intercept_scaling": -1}, ConfigError, "0 .* or more", id="bias below 0"),
+        pytest.param(PAIR, [0, 1], {"max_iter": 0}, ConfigError, "1 or more", id="no sweeps"),
+        pytest.param(PAIR, [0, 1], {"class_weight": [1, 2, 3]}, ConfigError, "or 2, one a", id="weights"),
         pytest.param(PAIR, [0, 1], {"start": np.zeros((3, 2))}, DataError, r"up to 2, 2\)", id="long start"),
         pytest.param(PAIR, [0, 1], {"gram": torch.zeros(3, 3)}, DataError, r"\(2, 2\) float32", id="gram"),
     ],

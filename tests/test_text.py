@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from sppnet.data.annotated import open_annotated
+from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.text import decode, read_lines
 
 ENCODINGS = {

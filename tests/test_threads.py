@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from sppnet.threads import in_order
+from sppnet.threads import ordered_map
 
 
 def running() -> int:
@@ -20,13 +20,13 @@ def test_results_come_in_the_order_of_the_items(workers, ahead, count):
         time.sleep(0.02 / (item + 1))
         return item * item
 
-    assert list(in_order(slow_at_first, range(count), workers, ahead)) == [i * i for i in range(count)]
+    assert list(ordered_map(slow_at_first, range(count), workers, ahead)) == [i * i for i in range(count)]
     assert running() == 0
 
 
 def test_two_items_are_worked_on_at_once():
     both = threading.Barrier(2, timeout=20)  # passes only when two threads stand before it
-    assert len(list(in_order(lambda item: both.wait(), range(6)))) == 6
+    assert len(list(ordered_map(lambda item: both.wait(), range(6)))) == 6
 
 
 @pytest.mark.parametrize(("workers", "ahead", "most"), [(0, 0, 1), (1, 0, 2), (2, 3, 6)])
@@ -39,7 +39,7 @@ def test_no_more_wait_than_were_asked_for(workers, ahead, most):
             taken.append(item)
             yield item
 
-    for done, _ in enumerate(in_order(lambda item: item, items(), workers, ahead), start=1):
+    for done, _ in enumerate(ordered_map(lambda item: item, items(), workers, ahead), start=1):
         assert len(taken) - done < most
 
 
@@ -53,13 +53,13 @@ def test_an_error_comes_in_its_place_and_ends_the_rest(workers):
         return item
 
     with pytest.raises(ValueError, match="the third"):
-        seen.extend(in_order(work, range(100), workers))
+        seen.extend(ordered_map(work, range(100), workers))
     assert running() == 0
 
 
 def test_the_threads_end_when_nobody_asks_any_more():
     started = []
-    results = in_order(started.append, range(1000))
+    results = ordered_map(started.append, range(1000))
     next(results)
     assert running() > 0
     results.close()

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sppnet.classify.config import TrainingConfig
+from sppnet.classify.distributed import Workers
 from sppnet.classify.train import train
-from sppnet.classify.workers import Workers
 from sppnet.demo import generate
 from sppnet.errors import ConfigError
 

@@ -12,7 +12,7 @@ from sppnet import training
 from sppnet.data.folder import open_folder
 from sppnet.demo import generate, generate_scenes
 from sppnet.nn.trunks import load_trunk
-from sppnet.report.call import Name, in_python
+from sppnet.report.reproduce import Name, in_python
 
 SMALL = {"trunk": "zf5", "width": 0.0625, "hidden": 16, "device": "cpu"}
 OPTIONS = {**SMALL, "sizes": "64", "scale_px": 224, "epochs": 1, "workers": 0}
@@ -97,7 +97,7 @@ def test_a_detector_trained_in_python_leaves_its_page(tmp_path):
     torch.manual_seed(0)
     torch.save(load_trunk("zf5", width=0.0625).body.state_dict(), tmp_path / "trunk.pth")
     config = sppnet.DetectorConfig(
-        **SMALL, weights=str(tmp_path / "trunk.pth"), scales=(96,), most=50, finetune="none", C=0.01
+        **SMALL, weights=str(tmp_path / "trunk.pth"), scales=(96,), max_proposals=50, finetune="none", C=0.01
     )
     out = tmp_path / "run"
     result = sppnet.train_detector(tmp_path / "scenes", out, config, cache=tmp_path / "maps")

@@ -14,26 +14,26 @@ from sppnet.classify.classifier import Classifier, Testing
 from sppnet.cli.app import main
 from sppnet.data.image import read_image
 from sppnet.errors import DataError, GeometryError
-from sppnet.features.convolve import Convolver
+from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import CellGrid, sliding_windows
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import Trunk, load_trunk
-from sppnet.progress import Silent
+from sppnet.progress import NullProgress
 from sppnet.report.bins import UNSEEN, draw_bins
+from sppnet.report.contact_sheet import arrange
 from sppnet.report.filters import Peaks, check_filters, choose_filters, draw_filter, find_peaks, seen_box
 from sppnet.report.pyramid import draw_pyramid, winners
-from sppnet.report.sheet import arrange
 
 
 @pytest.fixture
-def convolver() -> Convolver:
+def extractor() -> FeatureExtractor:
     """A trunk of two channels and stride 8: the means of red and of blue over 8×8 pixels."""
     body = nn.Sequential(nn.Conv2d(3, 2, 8, stride=8, bias=False))
     weight = torch.zeros(2, 3, 8, 8)
     weight[0, 0], weight[1, 2] = 1 / 64, 1 / 64
     body[0].weight.data = weight
-    return Convolver(Trunk("means", body, mean=(0, 0, 0), std=(1, 1, 1)), (64,))
+    return FeatureExtractor(Trunk("means", body, mean=(0, 0, 0), std=(1, 1, 1)), (64,))
 
 
 def paint(path: Path, spots: dict[tuple[int, int], tuple[int, int, int]], size=(96, 64)) -> Path:
@@ -49,14 +49,14 @@ def paint(path: Path, spots: dict[tuple[int, int], tuple[int, int, int]], size=(
 
 
 @pytest.fixture
-def peaks(convolver, tmp_path) -> Peaks:
+def peaks(extractor, tmp_path) -> Peaks:
     paths = [
         paint(tmp_path / "dim.png", {(1, 2): (100, 0, 0), (0, 0): (0, 0, 51)}),
         paint(tmp_path / "red.png", {(5, 11): (255, 0, 0), (6, 0): (255, 0, 51)}),
         paint(tmp_path / "dark.png", {(0, 0): (0, 0, 51)}),
     ]
     (tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:60])
-    return find_peaks([*paths, tmp_path / "broken.png"], convolver, Silent())
+    return find_peaks([*paths, tmp_path / "broken.png"], extractor, NullProgress())
 
 
 def test_peaks_lie_where_the_spots_are(peaks):
@@ -69,10 +69,10 @@ def test_peaks_lie_where_the_spots_are(peaks):
     assert "broken.png" in peaks.skipped[0]
 
 
-def test_nothing_to_read_is_an_error(convolver, tmp_path):
+def test_nothing_to_read_is_an_error(extractor, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
     with pytest.raises(DataError, match="none of the 1 images could be read"):
-        find_peaks([tmp_path / "broken.png"], convolver, Silent())
+        find_peaks([tmp_path / "broken.png"], extractor, NullProgress())
 
 
 def test_filters_that_stand_out_come_before_those_that_are_always_high():
@@ -99,9 +99,9 @@ def test_what_a_cell_sees_follows_the_size_of_the_image():
     assert box.tolist() == [2 * (100 - 69), 2 * (68 - 69), 2 * (100 + 70), 2 * (68 + 70)]
 
 
-def test_a_sheet_shows_the_strongest_cell(convolver, peaks):
+def test_a_sheet_shows_the_strongest_cell(extractor, peaks):
     """Of the photograph that excites the filter most, first on the sheet: the spot, and its map below."""
-    sheet = np.array(draw_filter(0, peaks, convolver))
+    sheet = np.array(draw_filter(0, peaks, extractor))
     photo = sheet[54 : 54 + 200, 16 : 16 + 300]  # 96×64 shown at 300×200
     spot = photo[125:150, 275:300].reshape(-1, 3)
     assert (spot[len(spot) // 2] > [200, -1, -1]).all()
@@ -142,12 +142,12 @@ def test_winners_hold_the_pooled_maxima(level):
         pytest.param([10, 10, 11, 11], (6,), id="one cell in more bins than there are"),
     ],
 )
-def test_a_pyramid_is_drawn(box, levels, convolver, tmp_path):
+def test_a_pyramid_is_drawn(box, levels, extractor, tmp_path):
     image = read_image(paint(tmp_path / "a.png", {(1, 2): (100, 0, 0)}))
-    picture = draw_pyramid(image, convolver(image), box, levels)
+    picture = draw_pyramid(image, extractor(image), box, levels)
     assert picture.width > 420 + 32
     assert len(np.unique(np.array(picture).reshape(-1, 3), axis=0)) > 20
-    again = draw_pyramid(image, convolver(image), box, levels)
+    again = draw_pyramid(image, extractor(image), box, levels)
     assert picture.tobytes() == again.tobytes()
 
 
@@ -160,10 +160,10 @@ def test_a_pyramid_is_drawn(box, levels, convolver, tmp_path):
         pytest.param([1, 2, 3], id="three numbers"),
     ],
 )
-def test_a_window_that_cannot_be(box, convolver, tmp_path):
+def test_a_window_that_cannot_be(box, extractor, tmp_path):
     image = read_image(paint(tmp_path / "a.png", {}))
     with pytest.raises(GeometryError, match="a window is x0,y0,x1,y1"):
-        draw_pyramid(image, convolver(image), box, (1,))
+        draw_pyramid(image, extractor(image), box, (1,))
 
 
 # --- bins and sheets -----------------------------------------------------------------------------

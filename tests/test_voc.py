@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sppnet.data.annotated import find_annotated_splits, open_annotated
+from sppnet.data.detection_dataset import find_annotated_splits, open_annotated
 from sppnet.data.voc_xml import read_xml
 from sppnet.errors import DataError
 

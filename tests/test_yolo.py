@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sppnet.data.annotated import find_annotated_splits, is_annotated, open_annotated
+from sppnet.data.detection_dataset import find_annotated_splits, is_annotated, open_annotated
 from sppnet.errors import DataError
 
 WIDTH, HEIGHT = 80, 60

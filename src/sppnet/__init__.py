@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sppnet.classify.classifier import Prediction as Prediction
     from sppnet.classify.config import TrainingConfig as TrainingConfig
     from sppnet.classify.features import SPPFeatures as SPPFeatures
-    from sppnet.data.annotated import open_annotated as open_annotated
+    from sppnet.data.detection_dataset import open_annotated as open_annotated
     from sppnet.data.image import read_image as read_image
     from sppnet.detect.config import DetectorConfig as DetectorConfig
     from sppnet.detect.detector import Detector as Detector
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from sppnet.geometry.grid import CellGrid as CellGrid
     from sppnet.geometry.grid import bin_edges as bin_edges
     from sppnet.geometry.grid import boxes_to_cells as boxes_to_cells
-    from sppnet.heap import keep_memory as keep_memory
+    from sppnet.malloc import keep_memory as keep_memory
     from sppnet.nn.network import SPPNet as SPPNet
     from sppnet.nn.network import warm_start_fc6 as warm_start_fc6
     from sppnet.nn.pyramid import SpatialPyramidPooling as SpatialPyramidPooling
     from sppnet.nn.trunks import Trunk as Trunk
     from sppnet.nn.trunks import load_trunk as load_trunk
     from sppnet.ops.pooling import pyramid_pool as pyramid_pool
-    from sppnet.proposals.selective_search import selective_search as selective_search
+    from sppnet.proposals.selective_search.search import selective_search as selective_search
     from sppnet.structures import Detections as Detections
     from sppnet.structures import Proposals as Proposals
     from sppnet.training import train as train
@@ -50,7 +50,7 @@ _HOMES = {
     "Prediction": "sppnet.classify.classifier",
     "TrainingConfig": "sppnet.classify.config",
     "SPPFeatures": "sppnet.classify.features",
-    "open_annotated": "sppnet.data.annotated",
+    "open_annotated": "sppnet.data.detection_dataset",
     "read_image": "sppnet.data.image",
     "DetectorConfig": "sppnet.detect.config",
     "Detector": "sppnet.detect.detector",
@@ -62,14 +62,14 @@ _HOMES = {
     "CellGrid": "sppnet.geometry.grid",
     "bin_edges": "sppnet.geometry.grid",
     "boxes_to_cells": "sppnet.geometry.grid",
-    "keep_memory": "sppnet.heap",
+    "keep_memory": "sppnet.malloc",
     "SPPNet": "sppnet.nn.network",
     "warm_start_fc6": "sppnet.nn.network",
     "SpatialPyramidPooling": "sppnet.nn.pyramid",
     "Trunk": "sppnet.nn.trunks",
     "load_trunk": "sppnet.nn.trunks",
     "pyramid_pool": "sppnet.ops.pooling",
-    "selective_search": "sppnet.proposals.selective_search",
+    "selective_search": "sppnet.proposals.selective_search.search",
     "Detections": "sppnet.structures",
     "Proposals": "sppnet.structures",
     "train": "sppnet.training",

@@ -13,14 +13,14 @@ from PIL import Image
 from sppnet.arrays import Doubles
 from sppnet.classify.classifier import Classifier
 from sppnet.classify.config import TrainingConfig
-from sppnet.data.annotated import open_annotated
+from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.folder import open_folder
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
 from sppnet.detect.train import DetectorTraining
 from sppnet.evaluation import evaluate, evaluate_detector
 from sppnet.metrics.detection import DetectionResult
-from sppnet.progress import Progress, Silent
+from sppnet.progress import NullProgress, Progress
 from sppnet.report.plots import draw_accuracy_by_size, draw_contact_sheet
 from sppnet.training import train, train_detector
 
@@ -66,7 +66,7 @@ def run(
 ) -> DemoResult:
     """Everything below `out`, whose earlier demo, if any, is replaced."""
     started = time.perf_counter()
-    progress = progress or Silent()
+    progress = progress or NullProgress()
     data, folder = out / "images", out / "run"
     for name in MADE:
         shutil.rmtree(out / name, ignore_errors=True)
@@ -129,7 +129,7 @@ def _find_objects(
         generate_scenes(data, split, count, seed + number, progress)
     config = DetectorConfig(
         trunk=TRUNK, width=WIDTH, weights=str(weights), scales=SCENE_SCALES, finetune="none", C=0.01,
-        positive=0.7, seed=seed,
+        positive_iou=0.7, seed=seed,
     )  # fmt: skip
     folder = out / "detector"
     trained = train_detector(data, folder, config, cache=folder / "maps", progress=progress)
@@ -172,7 +172,7 @@ PATTERNS: dict[str, Pattern] = {
 
 def generate(root: Path, images_per_class: int, seed: int, progress: Progress | None = None) -> None:
     """Write ROOT/class/0.jpg …: one pattern an image, of any two colours, on images of any size and shape."""
-    progress = progress or Silent()
+    progress = progress or NullProgress()
     progress.begin(f"drawing images into {root.name}", images_per_class * len(PATTERNS))
     for label, (name, pattern) in enumerate(PATTERNS.items()):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,7 @@ def generate_scenes(
 
     size_hw: of every image; by default each has its own.
     """
-    progress = progress or Silent()
+    progress = progress or NullProgress()
     progress.begin(f"drawing scenes to {split}", count)
     names = list(PATTERNS)
     (root / split).mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ IMAGE_PER_LETTER = 32
 BOX_PER_LINE = 8
 """A small box gets a thinner line: this many widths fit into its shorter side."""
 
-LEAST_LETTER_PX = 10
+MIN_LETTER_PX = 10
 TAG_SHARE = 0.1
 """Of the image, that tags may hide before their letters become smaller."""
 LETTER_WIDTH, LETTER_HEIGHT = 0.5, 1.3
@@ -160,7 +160,7 @@ def _letter_px(shape: tuple[int, ...], texts: list[str]) -> int:
     """The size of the font: it follows the image, less where tags would hide too much of it."""
     letters = sum(LETTER_WIDTH * len(text) + 1 for text in texts)
     room = _mean_side(shape) * (TAG_SHARE / (LETTER_HEIGHT * max(letters, 1))) ** 0.5
-    return max(LEAST_LETTER_PX, int(min(_mean_side(shape) / IMAGE_PER_LETTER, room)))
+    return max(MIN_LETTER_PX, int(min(_mean_side(shape) / IMAGE_PER_LETTER, room)))
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room_px: int) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sppnet.classify.classifier import Classifier
 from sppnet.classify.evaluate import evaluate as judge_classifier
-from sppnet.data.annotated import AnnotatedImages
+from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.data.folder import ImageFolder
 from sppnet.detect.detector import Detector
 from sppnet.detect.ensemble import Ensemble
@@ -18,8 +18,8 @@ from sppnet.metrics.detection import DetectionResult
 from sppnet.nn.model_file import write_file
 from sppnet.progress import Progress, Timed
 from sppnet.report import classification, detection
-from sppnet.report.call import Name, in_python
 from sppnet.report.page import name_of
+from sppnet.report.reproduce import Name, in_python
 
 
 def evaluate(
@@ -28,7 +28,7 @@ def evaluate(
     progress: Progress | None = None,
     *,
     report: str | Path | None = None,
-    **how: Any,
+    **overrides: Any,
 ) -> ClassificationResult:
     """Accuracy on a folder, whose classes must be the classifier's.
 
@@ -38,10 +38,10 @@ def evaluate(
     model was not trained on, OSError for a page that cannot be written.
     """
     watch = Timed(progress)
-    result = judge_classifier(classifier, folder, watch, **how)
+    result = judge_classifier(classifier, folder, watch, **overrides)
     if report is not None:
-        shown = {"data": folder.root, **classifier.testing.asked(**how).in_words()}
-        said = in_python("sppnet.evaluate", Name("classifier"), Name("folder"), report=report, **how)
+        shown = {"data": folder.root, **classifier.testing.asked(**overrides).in_words()}
+        said = in_python("sppnet.evaluate", Name("classifier"), Name("folder"), report=report, **overrides)
         html = classification.evaluation_page(name_of(Path(report)), said, shown, result, watch.seconds)
         write_file(Path(report), html.encode("utf-8", "replace"))
     return result

@@ -1,4 +1,4 @@
-"""How long work tells whoever waits for it where it stands."""
+"""Progress protocol."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -17,14 +17,14 @@ class Progress(Protocol):
         """So many steps of the stage are done; `note` says something about the last."""
 
 
-class Silent:
-    """Tells nobody."""
+class NullProgress:
+    """Reports nothing."""
 
     def begin(self, stage: str, total: int) -> None: ...
     def advance(self, steps: int = 1, note: str = "") -> None: ...
 
 
-def counted(results: Iterable[Result], stage: str, total: int, progress: Progress) -> Iterator[Result]:
+def track(results: Iterable[Result], stage: str, total: int, progress: Progress) -> Iterator[Result]:
     """The same results; each is a step of the stage, done when the next is asked for."""
     progress.begin(stage, total)
     for result in results:
@@ -36,7 +36,7 @@ class Timed:
     """Passes on what it is told, and keeps the time of every stage."""
 
     def __init__(self, progress: Progress | None = None) -> None:
-        self.told = progress or Silent()
+        self.inner = progress or NullProgress()
         self._ended: dict[str, float] = {}
         self._stage, self._began = "", 0.0
 
@@ -51,7 +51,7 @@ class Timed:
     def begin(self, stage: str, total: int) -> None:
         self._ended = self.seconds
         self._stage, self._began = stage, time.perf_counter()
-        self.told.begin(stage, total)
+        self.inner.begin(stage, total)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        self.told.advance(steps, note)
+        self.inner.advance(steps, note)

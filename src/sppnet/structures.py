@@ -187,19 +187,19 @@ def check_boxes(boxes: npt.ArrayLike) -> Floats:
     return array
 
 
-def overlaps(boxes: npt.ArrayLike, others: npt.ArrayLike) -> Floats:
+def box_iou(boxes: npt.ArrayLike, others: npt.ArrayLike) -> Floats:
     """(n, 4) and (m, 4) → (n, m) intersection over union."""
     a, b = (np.asarray(array, np.float32).reshape(-1, 4) for array in (boxes, others))
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     sides = np.maximum(high - low, 0)
     shared = sides[..., 0] * sides[..., 1]
-    union = areas(a)[:, None] + areas(b)[None, :] - shared
+    union = box_area(a)[:, None] + box_area(b)[None, :] - shared
     result: Floats = np.where(union > 0, shared / np.where(union > 0, union, 1), 0).astype(np.float32)
     return result
 
 
-def areas(boxes: npt.ArrayLike) -> Floats:
+def box_area(boxes: npt.ArrayLike) -> Floats:
     """(n, 4) → (n,) in square pixels."""
     array = np.asarray(boxes, np.float32).reshape(-1, 4)
     result: Floats = (array[:, 2] - array[:, 0]) * (array[:, 3] - array[:, 1])

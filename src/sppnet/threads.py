@@ -17,7 +17,7 @@ AT_ONCE = 2
 """While one photograph is read, judged or drawn, which is work for one core, another is convolved."""
 
 
-def in_order(
+def ordered_map(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int = AT_ONCE, ahead: int = 0
 ) -> Generator[Result]:
     """work(item) of every item, in order.

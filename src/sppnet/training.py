@@ -11,19 +11,19 @@ from typing import Any
 import torch
 
 from sppnet.classify.config import TrainingConfig
-from sppnet.classify.run import RunFolder
+from sppnet.classify.run_folder import RunFolder
 from sppnet.classify.train import TrainingResult
 from sppnet.classify.train import train as train_classifier
-from sppnet.data.annotated import AnnotatedImages
+from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.run import DetectorRun
+from sppnet.detect.run_folder import DetectorRun
 from sppnet.detect.train import DetectorTraining
 from sppnet.detect.train import train_detector as train_stages
 from sppnet.nn.model_file import read_header, write_file
 from sppnet.progress import Progress, Timed
 from sppnet.report import classification, detection
-from sppnet.report.call import Name, in_python
 from sppnet.report.page import name_of
+from sppnet.report.reproduce import Name, in_python
 
 PAGE = "report.html"
 

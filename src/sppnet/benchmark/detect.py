@@ -15,24 +15,24 @@ from pathlib import Path
 import torch
 import torchvision
 
-from sppnet.benchmark.apart import peak_bytes, run_apart
-from sppnet.benchmark.floor import PRODUCT, large_product, multiply_adds
 from sppnet.benchmark.photographs import gather
-from sppnet.benchmark.rows import Row, row_of, time_in_turns
+from sppnet.benchmark.results import Row, row_of, time_interleaved
+from sppnet.benchmark.roofline import PRODUCT, large_product, multiply_adds
+from sppnet.benchmark.subprocess_runner import peak_bytes, run_in_subprocess
 from sppnet.data.image import read_image
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, Parts
+from sppnet.detect.detector import Detector, DetectorComponents
 from sppnet.errors import ConfigError
 from sppnet.geometry.grid import count_bins
-from sppnet.heap import keep_memory
-from sppnet.learn.finetune import detection_head
-from sppnet.learn.ridge import BoxRegressor
-from sppnet.learn.svm import LinearSVM
+from sppnet.heads.fc_layers import detection_head
+from sppnet.heads.ridge import BoxRegressor
+from sppnet.malloc import keep_memory
 from sppnet.nn.trunks import load_trunk
-from sppnet.progress import Progress, Silent
-from sppnet.proposals.learned import WindowHead
-from sppnet.proposals.windows import WindowConfig
-from sppnet.threads import AT_ONCE, in_order
+from sppnet.progress import NullProgress, Progress
+from sppnet.proposals.dense_windows import WindowConfig
+from sppnet.proposals.proposal_head import ProposalHead
+from sppnet.svm.linear_svm import LinearSVM
+from sppnet.threads import AT_ONCE, ordered_map
 
 PEERS = (
     "fasterrcnn_mobilenet_v3_large_fpn",
@@ -65,7 +65,7 @@ def run(
     strange = sorted(set(peers) - set(PEERS))
     if strange or not peers or rounds < 1:
         raise ConfigError(f"peers are one or more of {', '.join(PEERS)}, and rounds 1 or more; got {strange}")
-    progress = progress or Silent()
+    progress = progress or NullProgress()
     with tempfile.TemporaryDirectory(prefix="sppnet-benchmark-") as folder:
         paths = gather(images, photographs, Path(folder), seed).paths
         finders = {name: find_by(name, model, seed) for name in (OURS, *peers)}
@@ -75,10 +75,10 @@ def run(
         progress.begin("timing", len(cases) + len(finders))
         rows = []
         for case, several in cases.items():
-            held = None
+            peaks = None
             if memory and several is paths:
-                held = {name: _hold(name, model, paths, seed, progress) for name in finders}
-            rows += _rows(case, several, finders, rounds, seed, held)
+                peaks = {name: _hold(name, model, paths, seed, progress) for name in finders}
+            rows += _rows(case, several, finders, rounds, seed, peaks)
             progress.advance(note=case)
         return rows
 
@@ -89,24 +89,24 @@ def _rows(
     finders: dict[str, Find],
     rounds: int,
     seed: int,
-    held: "dict[str, dict[str, int]] | None",
+    peaks: "dict[str, dict[str, int]] | None",
 ) -> list[Row]:
     calls: dict[str, Callable[[], object]] = {
         name: partial(_find_all, find, paths) for name, find in finders.items()
     }
     # Counted in one thread, the one that the counter watches.
     floor = multiply_adds(lambda: [finders[OURS](path) for path in paths]) / PRODUCT
-    timings = time_in_turns(calls | {GEMM: large_product(seed)}, rounds)
+    timings = time_interleaved(calls | {GEMM: large_product(seed)}, rounds)
     floor_s = floor * timings[GEMM].median_s
     peers = [name for name in finders if name != OURS]
-    if held is None:
+    if peaks is None:
         return [row_of(case, peer, timings[OURS], timings[peer], floor_s) for peer in peers]
-    own, grown = held[OURS], held[OURS]["bytes"] - held[OURS]["first_bytes"]
+    own, grown = peaks[OURS], peaks[OURS]["bytes"] - peaks[OURS]["first_bytes"]
     note = f"{case}: our memory grew by {grown / 1e6:,.0f} MB after the first {AT_ONCE}"
     return [
         row_of(
             case, peer, timings[OURS], timings[peer], floor_s, note=note,
-            ours_bytes=own["bytes"], peer_bytes=held[peer]["bytes"],
+            ours_bytes=own["bytes"], peer_bytes=peaks[peer]["bytes"],
         )
         for peer in peers
     ]  # fmt: skip
@@ -114,7 +114,7 @@ def _rows(
 
 def _find_all(find: Find, paths: Sequence[Path]) -> int:
     at_once = AT_ONCE if isinstance(find, Detector) else 0  # as `sppnet detect` does it
-    return len(list(in_order(find, paths, at_once)))
+    return len(list(ordered_map(find, paths, at_once)))
 
 
 def find_by(name: str, model: Path | None = None, seed: int = 0) -> Find:
@@ -142,11 +142,11 @@ def random_detector(config: DetectorConfig | None = None, seed: int = 0) -> Dete
     head = None
     if config.finetune != "none":
         head = detection_head(length, config.hidden, CLASSES).eval()
-    judged = length if config.layer == "pool" else config.hidden
+    judged = length if config.svm_layer == "pool" else config.hidden
     svm = LinearSVM(torch.zeros(CLASSES, judged), torch.full((CLASSES,), -1.0), classes)
     regressor = BoxRegressor(torch.zeros(CLASSES, 4, length), torch.zeros(CLASSES, 4), classes)
-    windows = WindowHead(trunk.channels, WindowConfig()).eval()
-    return Detector(Parts(classes, config, trunk, windows, head, svm, regressor))
+    windows = ProposalHead(trunk.channels, WindowConfig()).eval()
+    return Detector(DetectorComponents(classes, config, trunk, windows, head, svm, regressor))
 
 
 # --- in a process of its own ---------------------------------------------------------------------
@@ -155,9 +155,9 @@ def random_detector(config: DetectorConfig | None = None, seed: int = 0) -> Dete
 def _hold(
     name: str, model: Path | None, paths: Sequence[Path], seed: int, progress: Progress
 ) -> dict[str, int]:
-    held = run_apart(__name__, name, str(model or ""), str(seed), *map(str, paths))
+    peaks = run_in_subprocess(__name__, name, str(model or ""), str(seed), *map(str, paths))
     progress.advance(note=f"memory of {name}")
-    return held
+    return peaks
 
 
 def main(name: str, model: str, seed: str, *paths: str) -> None:

@@ -23,12 +23,12 @@ from sppnet.benchmark.pool import (
     roi_pools,
     training_sides,
 )
-from sppnet.benchmark.rows import Row, compare
+from sppnet.benchmark.results import Row, compare
 from sppnet.errors import ConfigError
 from sppnet.geometry.grid import boxes_to_cells, scaled_size
 from sppnet.nn.trunks import Trunk, load_trunk
 from sppnet.ops import pyramid_pool
-from sppnet.progress import Progress, Silent
+from sppnet.progress import NullProgress, Progress
 
 CROP_PX = 227
 CROPS = 256
@@ -54,7 +54,7 @@ def run(
         raise ConfigError("windows, channels and rounds must be 1 or more")
     if device is None and not torch.cuda.is_available():
         return []
-    progress, where = progress or Silent(), torch.device(device or "cuda")
+    progress, where = progress or NullProgress(), torch.device(device or "cuda")
     boxes = draw_boxes(windows, seed)
     cells = torch.from_numpy(map_boxes(boxes)).to(where)
     features = draw_features(channels, seed).to(where)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sppnet.benchmark.rows import Row, compare
+from sppnet.benchmark.results import Row, compare
 from sppnet.nn.pyramid import SpatialPyramidPooling
-from sppnet.progress import Progress, Silent
+from sppnet.progress import NullProgress, Progress
 
 LEVELS = (1, 2, 3, 6)
 SIZES_HW = ((13, 13), (24, 24), (40, 60))
@@ -34,7 +34,7 @@ def run(
 
     Raises RuntimeError if the peer's numbers are not ours.
     """
-    progress = progress or Silent()
+    progress = progress or NullProgress()
     progress.begin("timing", 2 * len(sizes_hw) * (2 if compiled else 1))
     rows = []
     for size in sizes_hw:

@@ -8,7 +8,7 @@ import numpy as np
 
 from sppnet.arrays import Floats
 from sppnet.benchmark.pool import IMAGE_HW
-from sppnet.data.annotated import default_split, is_annotated, open_annotated
+from sppnet.data.detection_dataset import default_split, is_annotated, open_annotated
 from sppnet.data.files import find_images
 from sppnet.demo import generate_scenes
 from sppnet.errors import ConfigError
@@ -39,24 +39,24 @@ class Photographs:
         return f"{whose} {shares} of {found.objects} objects with {found.boxes_per_image:,.0f} boxes"
 
 
-def gather(images: Path | None, most: int, folder: Path, seed: int = 0) -> Photographs:
-    """At most `most` photographs, spread over what is there.
+def gather(images: Path | None, maximum: int, folder: Path, seed: int = 0) -> Photographs:
+    """At most `maximum` photographs, spread over what is there.
 
     images: a folder; of an annotated one its test split. None: scenes of 500×375 are drawn to `folder`.
     Raises DataError or ImageError for what cannot be used, ConfigError for no photographs.
     """
-    if most < 1:
-        raise ConfigError(f"the number of photographs must be 1 or more; got {most}")
+    if maximum < 1:
+        raise ConfigError(f"the number of photographs must be 1 or more; got {maximum}")
     if images is None:
-        generate_scenes(folder, "test", most, seed, size_hw=IMAGE_HW)
+        generate_scenes(folder, "test", maximum, seed, size_hw=IMAGE_HW)
         images = folder
     if not is_annotated(images):
         paths = find_images(images)
-        return Photographs(tuple(paths[index] for index in _spread(len(paths), most)), None)
+        return Photographs(tuple(paths[index] for index in _spread(len(paths), maximum)), None)
     opened = open_annotated(images, default_split(images, ("test", "val", "trainval", "train")))
-    chosen = opened.take(_spread(len(opened), most))
+    chosen = opened.take(_spread(len(opened), maximum))
     return Photographs(chosen.paths, chosen.truths)
 
 
-def _spread(count: int, most: int) -> list[int]:
-    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist() if count else []
+def _spread(count: int, maximum: int) -> list[int]:
+    return np.linspace(0, count - 1, min(count, maximum)).round().astype(int).tolist() if count else []

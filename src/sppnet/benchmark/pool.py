@@ -15,10 +15,10 @@ from torch import Tensor
 from torchvision.ops import roi_pool
 
 from sppnet.arrays import Doubles, Ints, Reals
-from sppnet.benchmark.rows import Row, compare
+from sppnet.benchmark.results import Row, compare
 from sppnet.geometry.grid import CellGrid, boxes_to_cells, choose_scales, scaled_size
 from sppnet.ops import pool_maps, pyramid_pool
-from sppnet.progress import Progress, Silent
+from sppnet.progress import NullProgress, Progress
 
 LEVELS = (1, 2, 3, 6)
 IMAGE_HW = (375, 500)
@@ -65,7 +65,7 @@ def run(
     boxes: (n, 4) xyxy in pixels of a photograph of 500×375, in place of `windows` drawn ones.
     Raises RuntimeError if a peer's numbers are not ours.
     """
-    progress = progress or Silent()
+    progress = progress or NullProgress()
     boxes = draw_boxes(windows, seed) if boxes is None else boxes
     cells = torch.from_numpy(map_boxes(boxes))
     features = draw_features(channels, seed)

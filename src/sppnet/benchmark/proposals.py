@@ -13,20 +13,20 @@ import numpy as np
 
 from sppnet.arrays import Floats
 from sppnet.benchmark.detect import GEMM, random_detector
-from sppnet.benchmark.floor import PRODUCT, large_product, multiply_adds
 from sppnet.benchmark.photographs import IOUS, Photographs, gather
-from sppnet.benchmark.rows import Row, row_of, time_in_turns
+from sppnet.benchmark.results import Row, row_of, time_interleaved
+from sppnet.benchmark.roofline import PRODUCT, large_product, multiply_adds
 from sppnet.data.image import ImageArray, read_image
 from sppnet.detect.detector import Detector
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps
 from sppnet.progress import Progress
-from sppnet.proposals.learned import WindowHead
 from sppnet.proposals.opencv import opencv_search
-from sppnet.proposals.selective_search import selective_search
+from sppnet.proposals.proposal_head import ProposalHead
+from sppnet.proposals.selective_search.search import selective_search
 
 OURS, PEER, LEARNED, COPY = "ours", "OpenCV's selective search, fast", "learned", "a copy of the pixels"
-MOST_LEARNED = 1000
+MAX_LEARNED = 1000
 
 Search = Callable[[], Sequence[Floats]]
 
@@ -54,11 +54,11 @@ def run(
     with tempfile.TemporaryDirectory(prefix="sppnet-benchmark-") as folder:
         chosen = gather(images, photographs, Path(folder), seed)
         pixels = [read_image(path) for path in chosen.paths]
-    maps = [detector.convolver(each) for each in pixels]
+    maps = [detector.extractor(each) for each in pixels]
     searches = _searches(pixels, maps, head)
     calls: dict[str, Callable[[], object]] = {**searches}
     calls |= {COPY: lambda: [each.copy() for each in pixels], GEMM: large_product(seed)}
-    timings = time_in_turns(calls, rounds, progress=progress)
+    timings = time_interleaved(calls, rounds, progress=progress)
     boxes = {name: search() for name, search in searches.items()}
     products_s = multiply_adds(searches[LEARNED]) / PRODUCT * timings[GEMM].median_s
     what = f"{len(chosen)} photographs"
@@ -69,17 +69,17 @@ def run(
             note=_in_words(chosen, {name: boxes[name] for name in (OURS, PEER)}),
         ),
         row_of(
-            f"{what}, {MOST_LEARNED:,} learned windows", PEER, timings[LEARNED], timings[PEER], products_s,
+            f"{what}, {MAX_LEARNED:,} learned windows", PEER, timings[LEARNED], timings[PEER], products_s,
             note=learned,
         ),
     ]  # fmt: skip
 
 
-def _searches(pixels: list[ImageArray], maps: list[FeatureMaps], head: WindowHead) -> dict[str, Search]:
+def _searches(pixels: list[ImageArray], maps: list[FeatureMaps], head: ProposalHead) -> dict[str, Search]:
     return {
         OURS: lambda: [selective_search(each) for each in pixels],
         PEER: lambda: [opencv_search(each) for each in pixels],
-        LEARNED: lambda: [np.asarray(head.propose(each, MOST_LEARNED).boxes) for each in maps],
+        LEARNED: lambda: [np.asarray(head.propose(each, MAX_LEARNED).boxes) for each in maps],
     }
 
 

@@ -15,21 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.arrays import Floats
-from sppnet.benchmark.floor import PRODUCT, large_product, multiply_adds
 from sppnet.benchmark.pool import IMAGE_HW, LEVELS, draw_boxes
-from sppnet.benchmark.rows import Row, Timing, row_of, time_in_turns
+from sppnet.benchmark.results import Row, Timing, row_of, time_interleaved
+from sppnet.benchmark.roofline import PRODUCT, large_product, multiply_adds
 from sppnet.data.image import ImageArray, ImageSource, read_image
-from sppnet.detect.vectors import CROPS_AT_ONCE, RcnnVectors, SppVectors
+from sppnet.detect.roi_features import CROPS_AT_ONCE, RcnnRoIFeatureExtractor, SppRoIFeatureExtractor
 from sppnet.errors import ConfigError
-from sppnet.features.convolve import PAPER_SCALES, Convolver
-from sppnet.features.photo import Photo
+from sppnet.features.extractor import PAPER_SCALES, FeatureExtractor
+from sppnet.features.lazy_image import LazyImage
 from sppnet.geometry.grid import count_bins
-from sppnet.learn.finetune import detection_head
-from sppnet.learn.lowrank import split_head
+from sppnet.heads.fc_layers import detection_head
+from sppnet.heads.svd_compression import split_head
 from sppnet.nn.network import FIXED_LEVEL
 from sppnet.nn.trunks import Trunk, load_trunk
 from sppnet.progress import Progress
-from sppnet.proposals.selective_search import selective_search
+from sppnet.proposals.selective_search.search import selective_search
 
 CROPS, CROPS_FC, GEMM = "crops", "fc of crops", "a large product"
 
@@ -87,7 +87,7 @@ def run(
     calls |= _peer_calls(network, subject, crops)
     calls[GEMM] = large_product(seed)
     with torch.inference_mode():
-        timings = time_in_turns(calls, rounds, progress=progress)
+        timings = time_interleaved(calls, rounds, progress=progress)
     peer = f"R-CNN, from {crops} of {len(subject.boxes):,} crops"
     share = len(subject.boxes) / crops
     return [_row(name, ways[name], peer, timings, share, network.name) for name in ways]
@@ -108,7 +108,7 @@ def _row(name: str, way: Way, peer: str, timings: dict[str, Timing], share: floa
 def _find_subject(image: ImageSource | None, windows: int, seed: int) -> Subject:
     if image is not None:
         pixels = read_image(image)
-        boxes = selective_search(pixels, most=windows)
+        boxes = selective_search(pixels, max_proposals=windows)
         if not len(boxes):
             raise ConfigError("selective search finds no boxes in this image; give a larger one")
         return Subject(pixels, boxes)
@@ -126,9 +126,9 @@ class _Networks:
         self, trunk: Trunk, scales: tuple[int, ...], hidden: int, ranks: tuple[int, int], classes: int
     ) -> None:
         self.name, self.ranks = trunk.name, ranks
-        self.one, self.several = Convolver(trunk), Convolver(trunk, scales)
-        self.spp = SppVectors(LEVELS)
-        self.rcnn = RcnnVectors(self.one, (FIXED_LEVEL,))  # its networks have no pyramid
+        self.one, self.several = FeatureExtractor(trunk), FeatureExtractor(trunk, scales)
+        self.spp = SppRoIFeatureExtractor(LEVELS)
+        self.rcnn = RcnnRoIFeatureExtractor(self.one, (FIXED_LEVEL,))  # its networks have no pyramid
         length = trunk.channels * count_bins(LEVELS)
         self.head = detection_head(length, hidden, classes).eval()
         self.cheap = split_head(self.head, ranks)
@@ -138,9 +138,9 @@ class _Networks:
 
 
 def _our_ways(network: _Networks, subject: Subject) -> dict[str, Way]:
-    def vectors(convolver: Convolver) -> Tensor:
+    def vectors(extractor: FeatureExtractor) -> Tensor:
         """Of distinct windows."""
-        return network.spp(Photo(subject.pixels, convolver), subject.boxes).distinct
+        return network.spp(LazyImage(subject.pixels, extractor), subject.boxes).distinct
 
     def every_vector() -> Tensor:
         return network.one(subject.pixels).pool(subject.boxes, LEVELS).float()
@@ -164,7 +164,7 @@ def _our_ways(network: _Networks, subject: Subject) -> dict[str, Way]:
 def _peer_calls(network: _Networks, subject: Subject, crops: int) -> dict[str, Call]:
     """R-CNN's time is that of the first, multiplied, and of the second."""
     evenly = np.linspace(0, len(subject.boxes) - 1, crops).round().astype(np.int64)
-    photo, sample = Photo(subject.pixels, network.one), subject.boxes[evenly]
+    photo, sample = LazyImage(subject.pixels, network.one), subject.boxes[evenly]
     vectors = torch.rand(len(subject.boxes), network.crop_length)
     return {
         CROPS: lambda: network.rcnn(photo, sample).distinct,

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from sppnet.arrays import Array
-from sppnet.benchmark.apart import peak_bytes, run_apart
-from sppnet.benchmark.rows import Row, row_of, summarise
+from sppnet.benchmark.results import Row, row_of, summarise
+from sppnet.benchmark.subprocess_runner import peak_bytes, run_in_subprocess
 from sppnet.errors import ConfigError, SppnetError
-from sppnet.progress import Progress, Silent
+from sppnet.progress import NullProgress, Progress
 
 Fits = list[dict[str, Any]]
 Fit = Callable[[Array, Array], tuple[Array, Array]]
@@ -61,7 +61,7 @@ def run(
             "needs 3 classes or more, 20 vectors a class, and 1 round or more; "
             f"got {classes} classes, {vectors} vectors of {length} and {rounds} rounds"
         )
-    progress = progress or Silent()
+    progress = progress or NullProgress()
     step = vectors // 10
     arriving = [vectors - turn * step for turn in range(ARRIVALS, -1, -1)]
     what = f"{vectors:,} × {length:,}, {classes} classes"
@@ -126,7 +126,7 @@ def _require_agreement(runs: dict[str, Fits]) -> None:
 
 def _fit_apart(side: str, sizes: Sequence[int], folder: Path) -> dict[str, Any]:
     """What `main` prints in a process of its own."""
-    return run_apart(__name__, side, str(folder), *map(str, sizes))
+    return run_in_subprocess(__name__, side, str(folder), *map(str, sizes))
 
 
 # --- in a process of its own ---------------------------------------------------------------------
@@ -165,7 +165,7 @@ class _Ours:
     """`fit_svm`, from where the fit before ended."""
 
     def __init__(self, classes: int) -> None:
-        from sppnet.learn.svm import fit_svm
+        from sppnet.svm.linear_svm import fit_svm
 
         self.fit_svm, self.classes = fit_svm, tuple(map(str, range(classes)))
         self.dual: Array | None = None
@@ -174,7 +174,7 @@ class _Ours:
 
     def fit(self, rows: Array, labels: Array) -> tuple[Array, Array]:
         svm = self.fit_svm(
-            rows, labels, C=C, loss="hinge", positive_weight=POSITIVE_WEIGHT, bias_multiplier=BIAS,
+            rows, labels, C=C, loss="hinge", class_weight=POSITIVE_WEIGHT, intercept_scaling=BIAS,
             classes=self.classes, start=self.dual,
         )  # fmt: skip
         assert svm.fit is not None

@@ -17,18 +17,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from sppnet.benchmark.floor import PRODUCT, large_product, multiply_adds
-from sppnet.benchmark.rows import Row, row_of, time_in_turns
+from sppnet.benchmark.results import Row, row_of, time_interleaved
+from sppnet.benchmark.roofline import PRODUCT, large_product, multiply_adds
 from sppnet.classify.config import TrainingConfig
-from sppnet.classify.run import RunFolder
+from sppnet.classify.distributed import Workers
+from sppnet.classify.run_folder import RunFolder
 from sppnet.classify.sgd import Trainer
 from sppnet.classify.train import build_network
-from sppnet.classify.workers import Workers
 from sppnet.data.folder import open_folder
 from sppnet.demo import PATTERNS, generate
 from sppnet.errors import ConfigError
 from sppnet.nn.network import SPPNet
-from sppnet.progress import Progress, Silent
+from sppnet.progress import NullProgress, Progress
 
 PEER = "DataLoader, RandomResizedCrop, SGD"
 GEMM = "a large product"
@@ -60,7 +60,7 @@ def run(
             f'needs sizes as "224" or "224,180", {len(PATTERNS)} images or more, and 1 round or more; '
             f"got {sizes!r}, {images} and {rounds}"
         )
-    progress = progress or Silent()
+    progress = progress or NullProgress()
     with tempfile.TemporaryDirectory(prefix="sppnet-benchmark-") as folder:
         if data is None:
             data = Path(folder) / "images"
@@ -79,7 +79,7 @@ def _compare(data: Path, config: TrainingConfig, folder: Path, rounds: int, prog
     for turn, size in enumerate(sizes):
         calls[f"ours {size}"] = _Epochs(trainer, turn, len(sizes)).run
         calls[f"peer {size}"] = partial(peer.run_epoch, size)
-    timings = time_in_turns(calls, rounds, progress=progress)
+    timings = time_interleaved(calls, rounds, progress=progress)
     rate = timings[GEMM].median_s / PRODUCT
     rows = []
     for size in sizes:
@@ -106,7 +106,7 @@ class _Epochs:
         self.trainer, self.epoch, self.step = trainer, first, step
 
     def run(self) -> dict[str, float]:
-        result = self.trainer.train_epoch(self.epoch, Silent())
+        result = self.trainer.train_epoch(self.epoch, NullProgress())
         self.epoch += self.step
         return result
 

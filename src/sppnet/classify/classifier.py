@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sppnet.classify.distributed import Workers
 from sppnet.classify.views import Views, check_views, score_images
-from sppnet.classify.workers import Workers
 from sppnet.data.image import ImageSource, read_image
 from sppnet.data.transforms import SCALE_PX
 from sppnet.errors import ConfigError, MissingExtraError, ModelError
@@ -70,9 +70,9 @@ class Testing:
         """Shorter side of an image that is shown as these views ask."""
         return self.whole_px if self.views == "full" else self.scale_px
 
-    def asked(self, **how: Any) -> "Testing":
+    def asked(self, **overrides: Any) -> "Testing":
         """With other fields; a scale that is asked for holds for whole images too."""
-        return replace(self, **{"scale_full_px": 0, **how} if "scale_px" in how else how)
+        return replace(self, **{"scale_full_px": 0, **overrides} if "scale_px" in overrides else overrides)
 
     def in_words(self) -> dict[str, Any]:
         """What decides how an image is shown, by name."""
@@ -152,20 +152,20 @@ class Classifier:
         }
         save_model(path, KIND, header, self.network.state_dict())
 
-    def scores(self, image: ImageSource, **how: Any) -> Tensor:
+    def scores(self, image: ImageSource, **overrides: Any) -> Tensor:
         """(num_classes,): probabilities, or the margins of SVMs. how: fields of `Testing`, for this image."""
-        testing = self.testing.asked(**how)
+        testing = self.testing.asked(**overrides)
         with torch.inference_mode():
             self.network.eval()
             shown = [read_image(image)]
             scores = score_images(self.network, shown, testing.views, testing.shown_px, testing.size_px)
         return scores[0].cpu()
 
-    def __call__(self, image: ImageSource, top: int = 5, **how: Any) -> Prediction:
+    def __call__(self, image: ImageSource, top: int = 5, **overrides: Any) -> Prediction:
         """The likeliest classes of an image: a path, a PIL image, an array or a tensor, of any size."""
-        best = self.scores(image, **how).topk(min(top, len(self.classes)))
+        best = self.scores(image, **overrides).topk(min(top, len(self.classes)))
         return Prediction(tuple(self.classes[i] for i in best.indices), tuple(best.values.tolist()))
 
-    def predict(self, images: Iterable[ImageSource], **how: Any) -> list[Prediction]:
+    def predict(self, images: Iterable[ImageSource], **overrides: Any) -> list[Prediction]:
         """One prediction an image."""
-        return [self(image, **how) for image in images]
+        return [self(image, **overrides) for image in images]

@@ -91,7 +91,7 @@ class TrainingConfig:
                 "a network without a pyramid (levels none) trains at one size; give one --size, or levels"
             )
         if self.levels is None and self.head == "svm" and self.view == "full":
-            raise ConfigError("a network without a pyramid takes no full images; use --view crop or warp")
+            raise ConfigError("a network without a pyramid takes no full images; use --views crop or warp")
 
     def schedule_of_sizes(self) -> SizeSchedule:
         """Which size each epoch trains at."""

@@ -15,9 +15,9 @@ from sppnet.data.files import composed
 from sppnet.data.folder import ImageFolder
 from sppnet.data.image import ImageArray, read_image
 from sppnet.errors import DataError, ImageError
-from sppnet.metrics.classification import ClassificationResult, JudgedImage, judge_scores
-from sppnet.progress import Progress, Silent
-from sppnet.threads import in_order
+from sppnet.metrics.classification import ClassificationResult, ScoredImage, evaluate_scores
+from sppnet.progress import NullProgress, Progress
+from sppnet.threads import ordered_map
 
 Item = TypeVar("Item")
 
@@ -26,14 +26,14 @@ TOGETHER = 32  # images of one view size, convolved in one batch
 
 
 def evaluate(
-    classifier: Classifier, folder: ImageFolder, progress: Progress | None = None, **how: Any
+    classifier: Classifier, folder: ImageFolder, progress: Progress | None = None, **overrides: Any
 ) -> ClassificationResult:
     """Accuracy on a folder, whose classes must be the classifier's. how: fields of `Testing`.
 
     Images that cannot be read are left out and named in the result.
     """
-    progress = progress or Silent()
-    testing = classifier.testing.asked(**how)
+    progress = progress or NullProgress()
+    testing = classifier.testing.asked(**overrides)
     labels = _labels(classifier, folder)
     progress.begin(f"evaluating ({testing.views})", len(folder))
     scores, known, paths, skipped = [], [], [], []
@@ -57,15 +57,15 @@ def evaluate(
             f"none of the {len(folder)} images of {folder.root} could be read; the first: {skipped[0]}"
         )
     every = torch.cat(scores)
-    result = judge_scores(every, known, classifier.classes, skipped)
+    result = evaluate_scores(every, known, classifier.classes, skipped)
     return replace(result, judged=_judge_each(every, known, paths), omitted=folder.omitted)
 
 
-def _judge_each(scores: Tensor, labels: list[int], paths: list[Path]) -> tuple[JudgedImage, ...]:
+def _judge_each(scores: Tensor, labels: list[int], paths: list[Path]) -> tuple[ScoredImage, ...]:
     table = scores.numpy()  # its argmax takes the first of equal scores, as the confusion matrix does
     guesses = table.argmax(axis=1).tolist()
     return tuple(
-        JudgedImage(path, label, guess, float(row[guess]), float(row[label]))
+        ScoredImage(path, label, guess, float(row[guess]), float(row[label]))
         for path, label, guess, row in zip(paths, labels, guesses, table, strict=True)
     )
 
@@ -90,7 +90,7 @@ def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
 
 def _read_ahead(folder: ImageFolder) -> Iterator[tuple[int, ImageArray | ImageError]]:
     """Index and image of every file in order; the error in place of an image that cannot be read."""
-    return enumerate(in_order(_read, folder.paths, ahead=AHEAD))
+    return enumerate(ordered_map(_read, folder.paths, ahead=AHEAD))
 
 
 def _read(path: Path) -> ImageArray | ImageError:

@@ -33,7 +33,7 @@ PARAMETERS = ("trunk", "weights", "levels", "scale_px", "model", "device")
 Vectors: TypeAlias = Floats
 Images: TypeAlias = ImageSource | Iterable[ImageSource] | Any
 """A list of images, a column or a table of one column, or one image."""
-Source: TypeAlias = tuple[Trunk, tuple[int, ...] | None, int]
+TrunkSource: TypeAlias = tuple[Trunk, tuple[int, ...] | None, int]
 """A trunk, and the levels and the scale it was used with."""
 
 
@@ -160,14 +160,14 @@ class SPPFeatures:
     def _fitted(self) -> "SPPFeatures":
         return self if self.__sklearn_is_fitted__() else self.fit()
 
-    def _from_trunk(self) -> Source:
+    def _from_trunk(self) -> TrunkSource:
         if self.weights is None:
             raise ConfigError(
                 "features need trained weights: weights='imagenet' (downloaded once) or a file; or model="
             )
         return load_trunk(self.trunk or TRUNK, weights=self.weights), LEVELS, VIEW_PX
 
-    def _from_model(self, path: str | Path) -> Source:
+    def _from_model(self, path: str | Path) -> TrunkSource:
         if self.trunk is not None or self.weights is not None:
             raise ConfigError("a model has a trunk and weights of its own; give model, or trunk and weights")
         if read_header(path).get("kind") == CLASSIFIER:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sppnet.classify.board import Board
 from sppnet.classify.config import TrainingConfig
-from sppnet.classify.run import RunFolder
-from sppnet.classify.workers import Workers
+from sppnet.classify.distributed import Workers
+from sppnet.classify.run_folder import RunFolder
+from sppnet.classify.tensorboard import Board
 from sppnet.data import transforms
 from sppnet.data.folder import ImageFolder
 from sppnet.data.image import read_header
@@ -28,7 +28,7 @@ from sppnet.progress import Progress
 
 CACHE_BYTES = 2 << 30
 """Memory for decoded images; a thousand photographs at a shorter side of 256 take 0.3 GB."""
-MOST_DROPS = 2
+MAX_DROPS = 2
 """How often the plateau schedule lowers the learning rate (paper section 3.1)."""
 
 Metrics = dict[str, Any]
@@ -151,7 +151,7 @@ class Trainer:
         improved = row["val_top1"] > state.best_top1
         state.best_top1 = max(state.best_top1, row["val_top1"])
         state.since_best = 0 if improved else state.since_best + 1
-        if state.since_best >= self.config.patience and state.drops < MOST_DROPS:
+        if state.since_best >= self.config.patience and state.drops < MAX_DROPS:
             state.drops, state.since_best = state.drops + 1, 0
         state.rows.append(row)
         if self.workers.leads:

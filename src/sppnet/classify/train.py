@@ -11,11 +11,11 @@ import torch
 from sppnet import __version__
 from sppnet.classify.classifier import Classifier, Testing
 from sppnet.classify.config import TrainingConfig
+from sppnet.classify.distributed import Workers
 from sppnet.classify.evaluate import evaluate
-from sppnet.classify.linear import train_svm
-from sppnet.classify.run import RunFolder
+from sppnet.classify.run_folder import RunFolder
 from sppnet.classify.sgd import Trainer
-from sppnet.classify.workers import Workers
+from sppnet.classify.svm_head import train_svm
 from sppnet.data.files import Omission
 from sppnet.data.folder import ImageFolder, split_folder
 from sppnet.data.loader import Damaged
@@ -24,8 +24,8 @@ from sppnet.metrics.classification import ClassificationResult
 from sppnet.nn.device import find_device
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk
-from sppnet.progress import Progress, Silent
-from sppnet.runs import held
+from sppnet.progress import NullProgress, Progress
+from sppnet.run_lock import lock_run
 
 logger = logging.getLogger(__name__)
 
@@ -64,16 +64,16 @@ def train(
     Under torchrun every process calls this, and all but the first return None. A group that torchrun started
     again goes on where the one before it stood.
     """
-    config, progress = config or TrainingConfig(), progress or Silent()
+    config, progress = config or TrainingConfig(), progress or NullProgress()
     train_images, val_images = split_folder(data, seed=config.seed)
     _check_classes(train_images)
     folder = RunFolder(Path(out))
     with Workers() as workers, ExitStack() as opened:
         resume = resume or workers.starts > 0
-        progress = progress if workers.leads else Silent()
+        progress = progress if workers.leads else NullProgress()
         network = build_network(config, len(train_images.classes))
         if workers.leads:  # after the network, so that a trunk of a wrong name leaves no run behind
-            opened.enter_context(held(folder.root))
+            opened.enter_context(lock_run(folder.root))
             folder.start(config, str(data), resume)
             if val_images is train_images:
                 logger.warning(

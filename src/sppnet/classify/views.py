@@ -10,7 +10,7 @@ from torch import Tensor
 from sppnet.data import transforms
 from sppnet.data.image import ImageArray
 from sppnet.errors import ConfigError
-from sppnet.geometry.grid import VIEW_PX, MappingRule, boxes_to_cells, view_boxes
+from sppnet.geometry.grid import VIEW_PX, BoxMapping, boxes_to_cells, view_boxes
 from sppnet.nn.network import SPPNet
 
 Views = Literal["crop", "full", "warp", "10", "96"]
@@ -32,7 +32,7 @@ def score_images(
     views: Views,
     scale_px: int = transforms.SCALE_PX,
     size_px: int = VIEW_PX,
-    rule: MappingRule = "paper",
+    rule: BoxMapping = "paper",
 ) -> Tensor:
     """Images (h, w, 3) uint8 → (n, num_classes): means over the views of the softmax, or of the SVMs' scores.
 
@@ -49,7 +49,7 @@ def score_images(
 
 
 def _score_many_views(
-    network: SPPNet, image: ImageArray, views: Views, scale_px: int, rule: MappingRule
+    network: SPPNet, image: ImageArray, views: Views, scale_px: int, rule: BoxMapping
 ) -> Tensor:
     scales, positions = ((scale_px,), 5) if views == "10" else (SCALES_96, 9)
     score = _score_crops if network.fixed else _score_windows
@@ -63,7 +63,7 @@ def probabilities(network: SPPNet, scores: Tensor) -> Tensor:
 
 
 def _score_windows(
-    network: SPPNet, image: ImageArray, scale_px: int, positions: int, rule: MappingRule
+    network: SPPNet, image: ImageArray, scale_px: int, positions: int, rule: BoxMapping
 ) -> Tensor:
     """The scaled image and its mirror image are convolved once each, and every view pooled from the maps."""
     scaled = transforms.resize_shorter(image, scale_px)
@@ -76,7 +76,7 @@ def _score_windows(
 
 
 def _score_crops(
-    network: SPPNet, image: ImageArray, scale_px: int, positions: int, rule: MappingRule
+    network: SPPNet, image: ImageArray, scale_px: int, positions: int, rule: BoxMapping
 ) -> Tensor:
     """For a network of one input size every view is cut from the image, resized and convolved by itself."""
     scaled = transforms.resize_shorter(image, scale_px)

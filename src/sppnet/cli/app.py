@@ -25,7 +25,7 @@ from sppnet.cli import (
     visualize,
 )
 from sppnet.errors import SppnetError
-from sppnet.heap import keep_memory
+from sppnet.malloc import keep_memory
 
 app = typer.Typer(
     help="Spatial pyramid pooling: classify images of any size and find objects in them, on a laptop CPU.",

@@ -10,7 +10,7 @@ from sppnet.cli.options import Json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sppnet.benchmark.rows import Row
+    from sppnet.benchmark.results import Row
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
@@ -88,7 +88,7 @@ def rcnn(
         Path | None, typer.Option(help="With selective search's boxes, instead of noise and drawn ones.")
     ] = None,
     windows: Annotated[int, typer.Option(help="How many boxes, at most.")] = 2000,
-    crops: Annotated[int, typer.Option(help="Of R-CNN's that are timed, for all.")] = 64,
+    crops: Annotated[int, typer.Option(help="R-CNN crops to time; the rest is extrapolated.")] = 64,
     ranks: Annotated[str, typer.Option(help="What truncated SVD leaves of fc6 and fc7.")] = "1024,256",
     rounds: Rounds = 3,
     as_json: Json = False,
@@ -179,11 +179,11 @@ def everything(as_json: Json = False) -> None:
     """Every benchmark with its defaults, a table each: a quarter of an hour, and 8 GB."""
     from importlib import import_module
 
-    from sppnet.benchmark.rows import to_json
+    from sppnet.benchmark.results import to_json
     from sppnet.cli.output import Bars, notes, print_json
     from sppnet.errors import MissingExtraError, SppnetError
 
-    told, failed = [], False
+    results, failed = [], False
     for name in EVERY:
         try:
             with Bars() as bars:
@@ -194,17 +194,17 @@ def everything(as_json: Json = False) -> None:
             failed |= not missing
             continue
         if as_json:
-            told.append(to_json(name, rows))
+            results.append(to_json(name, rows))
         else:
             _print(name, rows, as_json=False)
     if as_json:
-        print_json(told)
+        print_json(results)
     if failed:
         raise typer.Exit(1)
 
 
 def _print(name: str, rows: "Sequence[Row]", as_json: bool) -> None:
-    from sppnet.benchmark.rows import to_json
+    from sppnet.benchmark.results import to_json
     from sppnet.cli.output import notes, print_json, print_table
 
     if as_json:

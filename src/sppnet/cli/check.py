@@ -10,7 +10,7 @@ from sppnet.cli.options import Json
 
 if TYPE_CHECKING:
     from sppnet.data.check import FolderReport
-    from sppnet.data.check_marks import AnnotatedReport
+    from sppnet.data.check_detection import AnnotatedReport
 
 SHOWN_PROBLEMS = 20
 
@@ -26,9 +26,9 @@ def check(
 ) -> None:
     """Report sizes, classes, boxes, damaged and duplicate files. Exits with 1 if a file is damaged."""
     from sppnet.cli.output import Bars, print_json
-    from sppnet.data.annotated import is_annotated
     from sppnet.data.check import check_folder
-    from sppnet.data.check_marks import check_annotated
+    from sppnet.data.check_detection import check_annotated
+    from sppnet.data.detection_dataset import is_annotated
 
     with Bars() as bars:
         report = (check_annotated if is_annotated(data) else check_folder)(data, progress=bars)

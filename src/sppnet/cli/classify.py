@@ -49,7 +49,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="At the start.")] = 0.01,
     weight_decay: Annotated[float, typer.Option(help="Of all weights.")] = 5e-4,
     schedule: Annotated[str, typer.Option(help="plateau or cosine.")] = "plateau",
-    view: Annotated[str, typer.Option(help="With --head svm: full, crop or warp.")] = "full",
+    views: Annotated[str, typer.Option(help="With --head svm: full, crop or warp.")] = "full",
     scale: Annotated[
         int | None, typer.Option(help="Shorter side before crops. Default: 256; 224 for svm.")
     ] = None,
@@ -73,7 +73,7 @@ def train(
         trunk=trunk, width=width, stride=stride, weights=weights, freeze_trunk=freeze_trunk,
         levels=_parse_levels(levels), sizes=_choose_sizes(size, sizes, size_range), shape=shape,  # type: ignore[arg-type]
         crop=crop, head=head, hidden=hidden, dropout=dropout, epochs=epochs, batch_size=batch_size,  # type: ignore[arg-type]
-        learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule, view=view,  # type: ignore[arg-type]
+        learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule, view=views,  # type: ignore[arg-type]
         scale_px=scale, C=c, seed=seed, workers=workers, device=device,
     )  # fmt: skip
     with Bars() as bars:
@@ -179,10 +179,12 @@ def predict(
     listed = list_images(images)
     check_file(csv_file, "--csv", listed.paths)
     classifier = Classifier.load(model, find_device(device))
-    how = _testing(views, scale, size)
+    overrides = _testing(views, scale, size)
     found: list[tuple[str, Prediction]] = []
     reasons = []
-    for path, prediction in each_image("predicting", listed.paths, lambda path: classifier(path, top, **how)):
+    for path, prediction in each_image(
+        "predicting", listed.paths, lambda path: classifier(path, top, **overrides)
+    ):
         if isinstance(prediction, ImageError):
             reasons.append(str(prediction))
         else:

@@ -60,23 +60,28 @@ def train(
         str | None, typer.Option(help="Shorter sides; the paper's: 480,576,688,864,1200. Default: 688.")
     ] = None,
     levels: Annotated[str | None, typer.Option(help="Pyramid; the paper's: 1,2,3,6. Default: 1,2,3.")] = None,
-    rule: Annotated[
+    box_mapping: Annotated[
         str | None,
-        typer.Option(help="Cells and scale of a window: paper, or released, its code's. Default: paper."),
+        typer.Option(
+            help="How boxes map to cells and scales: paper, or released (the authors' code). Default: paper."
+        ),
     ] = None,
     proposals: Annotated[
         str | None,
         typer.Option(help="learned, selective-search, opencv, or a file of boxes. Default: learned."),
     ] = None,
-    most: Annotated[int | None, typer.Option(help="Proposals an image, at most. Default: 1000.")] = None,
+    max_proposals: Annotated[
+        int | None, typer.Option(help="Maximum number of proposals per image. Default: 1000.")
+    ] = None,
     finetune: Annotated[
         str | None,
         typer.Option(
             help="none, fc (new layers), all (the trunk too), auto (fc; none for rcnn). Default: auto."
         ),
     ] = None,
-    layer: Annotated[
-        str | None, typer.Option(help="What SVMs stand on: pool, fc6, fc7, auto (the last). Default: auto.")
+    svm_layer: Annotated[
+        str | None,
+        typer.Option(help="Features that feed the SVMs: pool, fc6, fc7, auto (the last). Default: auto."),
     ] = None,
     hidden: Annotated[int | None, typer.Option(help="Outputs of fc6 and fc7. Default: 512.")] = None,
     steps: Annotated[
@@ -95,9 +100,11 @@ def train(
         str | None, typer.Option(help="Of SVMs: squared_hinge, hinge. Default: squared_hinge.")
     ] = None,
     c: Annotated[float | None, typer.Option("--C", help="Of SVMs: weight of errors. Default: 0.001.")] = None,
-    redundant: Annotated[
+    negative_nms: Annotated[
         float | None,
-        typer.Option(help="Of two negatives that overlap more, drop one; the paper's: 0.7. Default: 1.0."),
+        typer.Option(
+            help="IoU above which near-duplicate negatives are discarded; the paper's: 0.7. Default: 1.0."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random. Default: 0.")] = None,
     device: Device = None,
@@ -116,9 +123,10 @@ def train(
     options = {
         "trunk": trunk, "stride": stride, "width": width, "weights": weights,
         "scales": _integers("--scales", scales), "levels": _integers("--levels", levels),
-        "rule": rule, "proposals": proposals, "most": most, "finetune": finetune, "layer": layer,
-        "hidden": hidden, "steps": steps, "trunk_steps": trunk_steps, "learning_rate": learning_rate,
-        "method": method, "loss": loss, "C": c, "redundant": redundant, "seed": seed, "device": device,
+        "box_mapping": box_mapping, "proposals": proposals, "max_proposals": max_proposals,
+        "finetune": finetune, "svm_layer": svm_layer, "hidden": hidden, "steps": steps,
+        "trunk_steps": trunk_steps, "learning_rate": learning_rate,
+        "method": method, "loss": loss, "C": c, "negative_nms": negative_nms, "seed": seed, "device": device,
     }  # fmt: skip
     # What is not given is the configuration's own default, so that it stands in one place.
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -153,7 +161,7 @@ def evaluate(
     from sppnet.cli.images import tell_left_out, tell_problems
     from sppnet.cli.output import Bars, print_json
     from sppnet.cli.reports import report_detector_evaluation
-    from sppnet.data.annotated import default_split, open_annotated
+    from sppnet.data.detection_dataset import default_split, open_annotated
     from sppnet.detect.evaluate import evaluate_detector
     from sppnet.progress import Timed
 
@@ -182,7 +190,7 @@ def predict(
     model: Models,
     out: Annotated[Path | None, typer.Option(help="Folder for drawings: name.png of each image.")] = None,
     min_score: Annotated[
-        float, typer.Option(help="Surer ones only. Training lays 0 where F1 is best, or above.")
+        float, typer.Option(help="Minimum score; training sets 0 at each class's max-F1 threshold.")
     ] = 0.0,
     device: Device = None,
     as_json: Json = False,

@@ -67,9 +67,9 @@ def _compiled() -> dict[str, str]:
 
     if missing := jit.problem() or kernels_missing():
         return {"compiled": f"no: {missing}"}
-    from sppnet.ops import cpu
+    from sppnet.ops import numba_impl
 
-    return {"compiled": f"yes: kept in {jit.cache_folder(cpu._pool)}"}
+    return {"compiled": f"yes: kept in {jit.cache_folder(numba_impl._pool)}"}
 
 
 def _images() -> dict[str, str]:

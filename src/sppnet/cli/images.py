@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sppnet.errors import ImageError
-from sppnet.threads import in_order
+from sppnet.threads import ordered_map
 
 if TYPE_CHECKING:
     from sppnet.data.files import Omission
@@ -30,7 +30,7 @@ def each_image(
 
     with Bars() as bars:
         bars.begin(stage, len(paths))
-        for path, result in zip(paths, in_order(attempt, paths), strict=True):
+        for path, result in zip(paths, ordered_map(attempt, paths), strict=True):
             bars.advance()
             yield path, result
 

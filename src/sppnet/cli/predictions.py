@@ -54,7 +54,7 @@ def find_here(
     from sppnet.cli.images import each_image
     from sppnet.data.files import writable_name
     from sppnet.data.image import read_image
-    from sppnet.engine.parts import write_table
+    from sppnet.engine.shards import write_table
     from sppnet.engine.tables import detections_table
     from sppnet.errors import ImageError
 
@@ -91,7 +91,7 @@ def find_on_ray(
     """Writes a folder of Parquet files. What is in each image, if that is to be read back; and why not."""
     from sppnet.cli.output import Bars
     from sppnet.engine.batch import run_on_ray
-    from sppnet.engine.parts import read_parts
+    from sppnet.engine.shards import read_shards
     from sppnet.engine.tables import read_detections
     from sppnet.engine.work import Detecting, load_detector
 
@@ -101,7 +101,7 @@ def find_on_ray(
     ).classes  # a damaged file is told before the work, not after it
     with Bars() as bars:
         skipped = run_on_ray(work, paths, parquet, device or "auto", "detecting", bars)
-    tables = read_parts(parquet) if read_back else ()
+    tables = read_shards(parquet) if read_back else ()
     found = {name: each for table in tables for name, each in read_detections(table, classes).items()}
     return found, skipped
 

@@ -11,14 +11,14 @@ import typer
 from sppnet.cli.options import Json
 
 if TYPE_CHECKING:
-    from sppnet.data.annotated import AnnotatedImages
+    from sppnet.data.detection_dataset import AnnotatedImages
     from sppnet.metrics.recall import RecallCurve
 
 DRAWN = 20
 """Boxes on a drawing: of more, none can be told from another."""
 
 
-class Kind(StrEnum):
+class Method(StrEnum):
     """What proposes."""
 
     search = "selective-search"
@@ -36,19 +36,19 @@ class Mode(StrEnum):
 def proposals(
     images: Annotated[list[str], typer.Argument(help="Images, folders of images, or patterns.")],
     out: Annotated[Path, typer.Option(help="File of boxes to write: .json or .csv.")],
-    kind: Annotated[Kind, typer.Option(help="What proposes.")] = Kind.search,
+    method: Annotated[Method, typer.Option(help="What proposes.")] = Method.search,
     model: Annotated[
-        Path | None, typer.Option(help="With --kind learned: a detector, whose windows are taken.")
+        Path | None, typer.Option(help="With --method learned: a detector, whose windows are taken.")
     ] = None,
     mode: Annotated[Mode, typer.Option(help="8 or 80 ways of grouping.")] = Mode.fast,
-    most: Annotated[
+    max_proposals: Annotated[
         int | None,
         typer.Option(min=1, help="Boxes an image, the best. Default: all, or the detector's number."),
     ] = None,
     draw: Annotated[
         Path | None, typer.Option(help=f"Folder for the images with the best {DRAWN} boxes drawn on them.")
     ] = None,
-    truth: Annotated[
+    annotations: Annotated[
         Path | None, typer.Option(help="Data set that marks objects in the images: print how many are found.")
     ] = None,
     as_json: Json = False,
@@ -58,14 +58,14 @@ def proposals(
     from sppnet.cli.images import tell_left_out
     from sppnet.cli.output import print_json
     from sppnet.data.files import list_images, writable_name
-    from sppnet.proposals.given import check_format, write_boxes
+    from sppnet.proposals.precomputed import check_format, write_boxes
 
     check_format(out)  # before the work, not after it
     listed = list_images(images)
     check_file(out, "--out", listed.paths)
     check_folder(draw, "--draw")
-    propose = _proposer(kind, model, mode, most)
-    marked = _open_truth(truth)
+    propose = _proposer(method, model, mode, max_proposals)
+    marked = _open_truth(annotations)
     found, reasons = _propose(listed.paths, propose, draw)
     write_boxes(out, {writable_name(path): boxes for path, boxes in found.items()})
     tell_left_out(len(found), reasons, listed.omitted)
@@ -82,27 +82,29 @@ def proposals(
         raise typer.Exit(1)
 
 
-def _proposer(kind: Kind, model: Path | None, mode: Mode, most: int | None) -> Callable[[Any], Any]:
+def _proposer(
+    method: Method, model: Path | None, mode: Mode, max_proposals: int | None
+) -> Callable[[Any], Any]:
     """From an image (h, w, 3) to its boxes. Further kinds get a branch here, and their options above."""
     from sppnet.errors import ConfigError
 
-    if (kind is Kind.learned) != (model is not None):
-        raise ConfigError("--kind learned and --model go together: learned windows are part of a detector")
+    if (method is Method.learned) != (model is not None):
+        raise ConfigError("--method learned and --model go together: learned windows are part of a detector")
     if model is not None:
-        return _learned_windows(model, most)
-    if kind is Kind.opencv:
+        return _learned_windows(model, max_proposals)
+    if method is Method.opencv:
         from sppnet.proposals.opencv import opencv_search
 
-        return lambda image: opencv_search(image, mode.value, most=most)
-    from sppnet.proposals.selective_search import selective_search
+        return lambda image: opencv_search(image, mode.value, max_proposals=max_proposals)
+    from sppnet.proposals.selective_search.search import selective_search
 
-    return lambda image: selective_search(image, mode.value, most=most)
+    return lambda image: selective_search(image, mode.value, max_proposals=max_proposals)
 
 
-def _learned_windows(model: Path, most: int | None) -> Callable[[Any], Any]:
+def _learned_windows(model: Path, max_proposals: int | None) -> Callable[[Any], Any]:
     from sppnet.detect.detector import Detector
     from sppnet.errors import ModelError
-    from sppnet.features.photo import Photo
+    from sppnet.features.lazy_image import LazyImage
 
     detector = Detector.load(model)
     windows = detector.parts.windows
@@ -110,8 +112,8 @@ def _learned_windows(model: Path, most: int | None) -> Callable[[Any], Any]:
         raise ModelError(
             f"{model} has no learned windows: it was trained with --proposals {detector.config.proposals}"
         )
-    count = most or detector.config.most
-    return lambda image: windows.propose(Photo(image, detector.convolver).maps, count).boxes
+    count = max_proposals or detector.config.max_proposals
+    return lambda image: windows.propose(LazyImage(image, detector.extractor).maps, count).boxes
 
 
 def _propose(
@@ -157,7 +159,7 @@ def _draw(file: Path, image: Any, boxes: Any) -> None:
 def _open_truth(data: Path | None) -> "AnnotatedImages | None":
     if data is None:
         return None
-    from sppnet.data.annotated import open_annotated
+    from sppnet.data.detection_dataset import open_annotated
 
     return open_annotated(data)
 
@@ -167,7 +169,9 @@ def _measure(found: dict[Path, Any], marked: "AnnotatedImages") -> "RecallCurve"
     from sppnet.errors import DataError
     from sppnet.metrics.recall import recall_curve
 
-    truths = {path.resolve(): truth for path, truth in zip(marked.paths, marked.truths, strict=True)}
+    truths = {
+        path.resolve(): annotations for path, annotations in zip(marked.paths, marked.truths, strict=True)
+    }
     known = [(boxes, truths[path.resolve()]) for path, boxes in found.items() if path.resolve() in truths]
     if not known:
         raise DataError(f"{marked.root} marks none of these images; name images that lie in it")

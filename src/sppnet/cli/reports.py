@@ -39,10 +39,10 @@ def report_evaluation(
     from sppnet.report.page import name_of
 
     shown = classifier.testing.asked(**views).in_words()
-    how = {"model": model, **asked, **shown}
+    settings = {"model": model, **asked, **shown}
     if result.found > result.images:
-        how["images used"] = f"{result.images:,} of {result.found:,}"
-    html = evaluation_page(name_of(model), command(), how, result, seconds)
+        settings["images used"] = f"{result.images:,} of {result.found:,}"
+    html = evaluation_page(name_of(model), command(), settings, result, seconds)
     _write(file or model.parent / EVALUATION, html, by_default=file is None)
 
 
@@ -58,8 +58,8 @@ def report_detector_evaluation(
     from sppnet.report.detection import evaluation_page
     from sppnet.report.page import name_of
 
-    how = {"model": [str(model) for model in models], **asked}
-    html = evaluation_page(" and ".join(map(name_of, models)), command(), how, result, seconds, problems)
+    settings = {"model": [str(model) for model in models], **asked}
+    html = evaluation_page(" and ".join(map(name_of, models)), command(), settings, result, seconds, problems)
     _write(file or models[0].parent / EVALUATION, html, by_default=file is None)
 
 

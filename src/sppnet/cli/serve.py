@@ -31,10 +31,10 @@ def serve(
     from sppnet.cli.models import open_model
     from sppnet.cli.output import notes
     from sppnet.serve.limits import Limits
-    from sppnet.serve.listen import listen
+    from sppnet.serve.server import run_server
 
     limits = Limits(queue=queue, max_bytes=max_mb << 20, max_pixels=max_pixels)
-    listen(
+    run_server(
         open_model(model, device),
         host,
         port,

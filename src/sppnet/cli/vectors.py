@@ -51,7 +51,7 @@ def write_vectors(
 
     names = [writable_name(image) for image in images]
     if path.suffix == ".parquet":
-        from sppnet.engine.parts import write_table
+        from sppnet.engine.shards import write_table
         from sppnet.engine.tables import vectors_table
 
         header = json.dumps({"kind": KIND, **described})

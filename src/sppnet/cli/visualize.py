@@ -10,8 +10,8 @@ from sppnet.cli.options import Device
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sppnet.features.convolve import Convolver
-    from sppnet.geometry.grid import MappingRule
+    from sppnet.features.extractor import FeatureExtractor
+    from sppnet.geometry.grid import BoxMapping
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
@@ -40,19 +40,19 @@ def filters(
     from sppnet.data.files import list_images
     from sppnet.report.filters import check_filters, choose_filters, draw_filter, find_peaks
 
-    convolver, _, _ = _open(model, scale, device)
+    extractor, _, _ = _open(model, scale, device)
     chosen = _numbers("--filters", numbers) if numbers else None
     if chosen is not None:
-        check_filters(chosen, convolver.trunk.channels)
+        check_filters(chosen, extractor.trunk.channels)
     listed = list_images(data)
     paths = list(listed.paths)
     check_folder(out, "--out")  # before the work, not after it
     with Bars() as bars:
-        peaks = find_peaks(paths, convolver, bars)
+        peaks = find_peaks(paths, extractor, bars)
         chosen = chosen or choose_filters(peaks)
         bars.begin("drawing", len(chosen))
         for channel in chosen:
-            draw_filter(channel, peaks, convolver).save(out / f"filter-{channel}.png")
+            draw_filter(channel, peaks, extractor).save(out / f"filter-{channel}.png")
             bars.advance()
     tell_left_out(len(paths) - len(peaks.skipped), peaks.skipped, listed.omitted)
     for channel in chosen:
@@ -77,9 +77,9 @@ def pyramid(
 
     check_file(out, "--out", [image])
     corners = None if box is None else _corners(box)
-    convolver, levels, rule = _open(model, scale, device)
+    extractor, levels, rule = _open(model, scale, device)
     pixels = read_image(image)
-    picture = draw_pyramid(pixels, convolver(pixels), corners, levels, rule)
+    picture = draw_pyramid(pixels, extractor(pixels), corners, levels, rule)
     _save(picture, out)
 
 
@@ -97,19 +97,25 @@ def bins(
     _save(draw_bins(size, level), out)
 
 
-def _open(path: Path, scale: int | None, device: str) -> "tuple[Convolver, tuple[int, ...], MappingRule]":
+def _open(
+    path: Path, scale: int | None, device: str
+) -> "tuple[FeatureExtractor, tuple[int, ...], BoxMapping]":
     """The trunk at the model's own scales or another one, its levels, and how it maps windows."""
     from sppnet.cli.models import open_model
     from sppnet.detect.detector import Detector
-    from sppnet.features.convolve import Convolver
+    from sppnet.features.extractor import FeatureExtractor
 
     model = open_model(path, device)
     if isinstance(model, Detector):
         config = model.config
         scales = config.scales if scale is None else (scale,)
-        return Convolver(model.parts.trunk, scales), config.levels, config.rule
+        return FeatureExtractor(model.parts.trunk, scales), config.levels, config.box_mapping
     network = model.network
-    return Convolver(network.trunk, (scale or model.testing.whole_px,)), network.pyramid.levels, "paper"
+    return (
+        FeatureExtractor(network.trunk, (scale or model.testing.whole_px,)),
+        network.pyramid.levels,
+        "paper",
+    )
 
 
 def _save(picture: "Image.Image", out: Path) -> None:

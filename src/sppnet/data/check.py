@@ -16,8 +16,8 @@ from sppnet.data.files import Walk, is_image_name, is_unread_name, walk, writabl
 from sppnet.data.folder import find_splits
 from sppnet.data.image import read_header, read_image
 from sppnet.errors import DataError, ImageError
-from sppnet.progress import Progress, Silent, counted
-from sppnet.threads import in_order
+from sppnet.progress import NullProgress, Progress, track
+from sppnet.threads import ordered_map
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def check_folder(root: str | Path, workers: int = 2, progress: Progress | None =
 
 def examine_all(entries: Sequence[Entry], workers: int, progress: Progress | None) -> list[Finding]:
     """Decodes every image, on threads."""
-    findings = in_order(_examine, (entry.path for entry in entries), workers, ahead=workers)
-    return list(counted(findings, "reading", len(entries), progress or Silent()))
+    findings = ordered_map(_examine, (entry.path for entry in entries), workers, ahead=workers)
+    return list(track(findings, "reading", len(entries), progress or NullProgress()))
 
 
 def _examine(path: Path) -> Finding:

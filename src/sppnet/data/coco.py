@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from sppnet.data.annotations import AnnotatedImage, Location, ParsedDataset, fit_marks
 from sppnet.data.coco_file import Table, read_table
 from sppnet.data.files import is_hidden, is_image_name, natural_key
 from sppnet.data.lookup import Lookup, is_written_so
-from sppnet.data.marks import Location, MarkedImage, Reading, fit_marks
 from sppnet.data.text import decode
 
 NOTES_NAMES = ("annotations", "annotation")
@@ -69,14 +69,14 @@ class CocoSource:
             names.update((name, None) for name in categories.values())
         return tuple(names)
 
-    def read(self, splits: Sequence[str]) -> Reading:
-        reading = Reading()
+    def read(self, splits: Sequence[str]) -> ParsedDataset:
+        reading = ParsedDataset()
         for path, split in self.files.items():
             if not splits or split in splits:
                 self._read_file(path, reading)
         return reading
 
-    def tell_unused(self, reading: Reading) -> None:
+    def tell_unused(self, reading: ParsedDataset) -> None:
         if not self.whole:
             return
         used = {image.path for image in reading.images}
@@ -93,7 +93,7 @@ class CocoSource:
             self.tables[path] = read_table(path)
         return self.tables[path]
 
-    def _read_file(self, path: Path, reading: Reading) -> None:
+    def _read_file(self, path: Path, reading: ParsedDataset) -> None:
         table, problems = self._table(path), reading.problems
         for sentence in table.problems:
             problems.add(sentence)
@@ -117,7 +117,7 @@ class CocoSource:
                     problems.count(what, "the images are found by the ends of their names", entry.name)
                 at = Location(problems, path.name, f"{path.name}, {entry.name}", sides=True)
                 marks = fit_marks(entry.marks, image, entry.size_hw, at)
-                reading.images.append(MarkedImage(image, marks))
+                reading.images.append(AnnotatedImage(image, marks))
 
     def _image_folders(self, path: Path) -> list[Path]:
         """Where the images of a file may be, each once, those named like it first."""

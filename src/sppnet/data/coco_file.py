@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sppnet.data.annotations import BoxAnnotation, flag, plain_name, said_size
 from sppnet.data.files import natural_key
 from sppnet.data.frames import Box, Size
-from sppnet.data.marks import Mark, flag, plain_name, said_size
 from sppnet.data.problems import Problems
 from sppnet.data.text import decode
 from sppnet.errors import DataError
@@ -29,7 +29,7 @@ class Entry:
 
     name: str
     size_hw: Size | None
-    marks: tuple[Mark, ...]
+    marks: tuple[BoxAnnotation, ...]
     """With the boxes as they are written, not yet held against the size."""
 
 
@@ -49,7 +49,7 @@ def read_table(path: Path) -> Table:
     problems, faults = Problems(), _Faults(path.name)
     images = _by_id(data["images"], "file_name", path.name, problems)
     categories = _by_id(data["categories"], "name", path.name, problems)
-    by_image: dict[Hashable, list[Mark]] = {}
+    by_image: dict[Hashable, list[BoxAnnotation]] = {}
     for number, item in enumerate(data["annotations"]):
         if not isinstance(item, dict) or not _are_ids(item.get("image_id"), item.get("category_id")):
             faults.add("are not understood", number)
@@ -63,7 +63,7 @@ def read_table(path: Path) -> Table:
             faults.add("have no bbox of four numbers", number)
         else:
             name = plain_name(categories[category]["name"])
-            mark = Mark(name, box, flag(item.get("ignore")), flag(item.get("iscrowd")))
+            mark = BoxAnnotation(name, box, flag(item.get("ignore")), flag(item.get("iscrowd")))
             by_image.setdefault(image, []).append(mark)
     entries = (
         Entry(

@@ -15,12 +15,12 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 import numpy as np
 import yaml
 
-from sppnet.data.annotated import AnnotatedImages, find_source, read_annotated
 from sppnet.data.convert_names import FileNames
+from sppnet.data.detection_dataset import AnnotatedImages, find_source, read_annotated
 from sppnet.data.image import read_header
 from sppnet.data.splits import open_splits
 from sppnet.errors import ConfigError, DataError, ImageError
-from sppnet.progress import Progress, Silent
+from sppnet.progress import NullProgress, Progress
 from sppnet.structures import GroundTruth
 
 Layout = Literal["voc", "coco", "yolo"]
@@ -48,7 +48,7 @@ class _Item:
     truth: GroundTruth
 
 
-Parts = dict[str, list[_Item]]
+ImagesOfSplit = dict[str, list[_Item]]
 """The images of every split."""
 
 
@@ -74,7 +74,7 @@ def convert_annotated(
     sets, whole = _read_splits(data, split)
     skipped: list[str] = []
     names = FileNames()
-    parts = _place_images(sets, to, target, link, names, skipped, progress or Silent())
+    parts = _place_images(sets, to, target, link, names, skipped, progress or NullProgress())
     classes = next(iter(sets.values())).classes
     notes = [note for images in sets.values() for note in images.problems]
     kept = {name: [_fit_layout(item, to) for item in items] for name, items in parts.items()}
@@ -120,9 +120,9 @@ def _place_images(
     names: FileNames,
     skipped: list[str],
     progress: Progress,
-) -> Parts:
+) -> ImagesOfSplit:
     progress.begin("writing", sum(map(len, sets.values())))
-    parts: Parts = {}
+    parts: ImagesOfSplit = {}
     for split, images in sets.items():
         name = "train" if to == "yolo" and split == "trainval" else split  # YOLO's own name for it
         folder = target / ("JPEGImages" if to == "voc" else "images") / (name if to == "yolo" else "")
@@ -161,7 +161,7 @@ def _fit_layout(item: _Item, to: Layout) -> _Item:
     return _Item(item.path, item.size_hw, truth)
 
 
-def _losses(parts: Parts, to: Layout) -> Iterable[str]:
+def _losses(parts: ImagesOfSplit, to: Layout) -> Iterable[str]:
     truths = [item.truth for items in parts.values() for item in items]
     difficult = sum(int(truth.difficult.sum()) for truth in truths)
     crowds = sum(int(truth.crowd.sum()) for truth in truths)
@@ -174,7 +174,7 @@ def _losses(parts: Parts, to: Layout) -> Iterable[str]:
 # --- layouts -------------------------------------------------------------------------------------
 
 
-def _write_voc(target: Path, parts: Parts, classes: Sequence[str]) -> None:
+def _write_voc(target: Path, parts: ImagesOfSplit, classes: Sequence[str]) -> None:
     notes, sets = target / "Annotations", target / "ImageSets" / "Main"
     notes.mkdir(parents=True)
     _write_lines(target / "classes.txt", classes)
@@ -206,7 +206,7 @@ def _voc_tree(item: _Item, classes: Sequence[str]) -> Element:
     return root
 
 
-def _write_coco(target: Path, parts: Parts, classes: Sequence[str]) -> None:
+def _write_coco(target: Path, parts: ImagesOfSplit, classes: Sequence[str]) -> None:
     notes = target / "annotations"
     notes.mkdir(parents=True)
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
@@ -239,7 +239,7 @@ def _coco_annotations(truth: GroundTruth, image: int, first: int) -> list[dict[s
     ]
 
 
-def _write_yolo(target: Path, parts: Parts, classes: Sequence[str]) -> None:
+def _write_yolo(target: Path, parts: ImagesOfSplit, classes: Sequence[str]) -> None:
     settings = {split or "train": f"images/{split}".rstrip("/") for split in parts}
     text = yaml.safe_dump(
         {**settings, "names": dict(enumerate(classes))}, allow_unicode=True, sort_keys=False
@@ -273,7 +273,7 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-WRITERS: dict[str, Callable[[Path, Parts, Sequence[str]], None]] = {
+WRITERS: dict[str, Callable[[Path, ImagesOfSplit, Sequence[str]], None]] = {
     "voc": _write_voc,
     "coco": _write_coco,
     "yolo": _write_yolo,

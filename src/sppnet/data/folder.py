@@ -261,8 +261,10 @@ def _foreign_layout(root: Path) -> str:
         "COCO (annotations in JSON)": any(map(COCO_NAME.fullmatch, names)),
         "YOLO (images, labels)": {"images", "labels"} <= names,
     }
-    looks = next((layout for layout, fits in layouts.items() if fits), None)
-    return f"It is laid out like {looks}: boxes in photographs, not a folder for each class" if looks else ""
+    layout = next((layout for layout, fits in layouts.items() if fits), None)
+    return (
+        f"It is laid out like {layout}: boxes in photographs, not a folder for each class" if layout else ""
+    )
 
 
 def _with_classes(val: ImageFolder, train: ImageFolder) -> ImageFolder:

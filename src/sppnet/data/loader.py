@@ -18,7 +18,7 @@ from sppnet.arrays import Array
 from sppnet.data.image import ImageArray, read_image
 from sppnet.data.transforms import resize_shorter
 from sppnet.errors import ConfigError, DataError, ImageError
-from sppnet.threads import in_order
+from sppnet.threads import ordered_map
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def _batches(
     maker: "_BatchMaker", order: Sequence[Sequence[int]], workers: int, ahead: int, damaged: list[Damaged]
 ) -> Iterator[Batch]:
     named = {item.path for item in damaged}
-    made = in_order(maker.make_batch, order, workers, ahead)
+    made = ordered_map(maker.make_batch, order, workers, ahead)
     try:
         for batch, left_out in made:
             for item in left_out:

@@ -16,7 +16,7 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def parts_of(written: str) -> list[str]:
+def shards_of(written: str) -> list[str]:
     """The folders and the name in a path of any system, without drive, root, "." and ".."."""
     plain = PureWindowsPath(written)  # takes both kinds of slash
     parts = plain.parts[bool(plain.anchor) :]
@@ -25,7 +25,7 @@ def parts_of(written: str) -> list[str]:
 
 def base_name(written: str) -> str:
     """The last part of a path of any system."""
-    return parts_of(written)[-1] if parts_of(written) else ""
+    return shards_of(written)[-1] if shards_of(written) else ""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Lookup:
         """The file that a path of any machine means: its longest end that one of the folders has."""
         literal = [written] if PurePath(written).name == written != ".." else []
         for name in dict.fromkeys((written, written.strip(), unquote(written.strip()))):
-            for tail in (literal, *_tails(parts_of(name))):
+            for tail in (literal, *_tails(shards_of(name))):
                 for folder in folders:
                     path = self.below(folder, tail)
                     if path is not None and path.is_file():

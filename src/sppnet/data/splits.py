@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sppnet.data.annotated import AnnotatedImages, find_annotated_splits, find_source, read_annotated
-from sppnet.data.marks import MarkedImage, Reading
+from sppnet.data.annotations import AnnotatedImage, ParsedDataset
+from sppnet.data.detection_dataset import AnnotatedImages, find_annotated_splits, find_source, read_annotated
 from sppnet.errors import DataError, printable
 
 NAMED = 3
@@ -59,6 +59,6 @@ def open_splits(data: str | Path) -> Splits:
 
 
 def _unused(data: str | Path, whole: AnnotatedImages) -> tuple[str, ...]:
-    reading = Reading([MarkedImage(path, ()) for path in whole.paths])
+    reading = ParsedDataset([AnnotatedImage(path, ()) for path in whole.paths])
     find_source(data).tell_unused(reading)
     return tuple(map(printable, reading.problems))

@@ -17,10 +17,19 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 from xml.etree.ElementTree import Element
 
+from sppnet.data.annotations import (
+    AnnotatedImage,
+    BoxAnnotation,
+    Location,
+    ParsedDataset,
+    fit_marks,
+    flag,
+    plain_name,
+    said_size,
+)
 from sppnet.data.files import is_hidden, is_image_name, natural_key, walk_files
 from sppnet.data.frames import Box
 from sppnet.data.lookup import base_name, fold
-from sppnet.data.marks import Location, Mark, MarkedImage, Reading, fit_marks, flag, plain_name, said_size
 from sppnet.data.problems import Problems
 from sppnet.data.voc_sets import ids_in, read_sets
 from sppnet.data.voc_xml import read_xml
@@ -71,14 +80,14 @@ class VocSource:
                 continue  # `read` reports it
         return tuple(sorted(names, key=natural_key))
 
-    def read(self, splits: Sequence[str]) -> Reading:
-        reading = Reading()
+    def read(self, splits: Sequence[str]) -> ParsedDataset:
+        reading = ParsedDataset()
         for key in self._ids_of(splits, reading.problems) if splits else list(self.xml):
             if marked := self._read_one(key, reading.problems):
                 reading.images.append(marked)
         return reading
 
-    def tell_unused(self, reading: Reading) -> None:
+    def tell_unused(self, reading: ParsedDataset) -> None:
         used = {image.path for image in reading.images}
         for key in self.xml:  # of a file that cannot be read, the image is told already
             used.update(own if len(own := self.images_called(key)) == 1 else ())
@@ -108,7 +117,7 @@ class VocSource:
                     found[key] = None
         return list(found)
 
-    def _read_one(self, key: str, problems: Problems) -> MarkedImage | None:
+    def _read_one(self, key: str, problems: Problems) -> AnnotatedImage | None:
         source = self.xml[key]
         name = source.relative_to(self.root).as_posix()
         try:
@@ -122,7 +131,7 @@ class VocSource:
         at = Location(problems, source.name, name, one_based=True)
         size = tree.find("size")
         said = None if size is None else said_size(_text(size, "height"), _text(size, "width"))
-        return MarkedImage(image, fit_marks(tuple(_marks(tree, name, problems)), image, said, at))
+        return AnnotatedImage(image, fit_marks(tuple(_marks(tree, name, problems)), image, said, at))
 
     def _image_of(self, key: str, tree: Element, name: str, problems: Problems) -> Path | None:
         written = base_name(_text(tree, "filename"))
@@ -250,12 +259,12 @@ def _id(path: Path, root: Path) -> str:
 # --- one file ------------------------------------------------------------------------------------
 
 
-def _marks(tree: Element, name: str, problems: Problems) -> Iterator[Mark]:
+def _marks(tree: Element, name: str, problems: Problems) -> Iterator[BoxAnnotation]:
     """The objects with their boxes as they are written."""
     for number, item in enumerate(tree.findall("object"), 1):
         class_name, corners = _class_name(item), _corners(item)
         if class_name and corners is not None:
-            yield Mark(class_name, corners, difficult=flag(_text(item, "difficult")))
+            yield BoxAnnotation(class_name, corners, difficult=flag(_text(item, "difficult")))
         else:
             what = "box of four numbers" if class_name else "name"
             problems.add(f"{name}: object {number} has no {what}; it is left out")

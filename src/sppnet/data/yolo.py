@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from sppnet.data.annotations import AnnotatedImage, BoxAnnotation, ParsedDataset, fit_box
 from sppnet.data.files import is_image_name, natural_key, walk_files
 from sppnet.data.image import read_header
-from sppnet.data.lookup import Lookup, fold, parts_of
-from sppnet.data.marks import Mark, MarkedImage, Reading, fit_box
+from sppnet.data.lookup import Lookup, fold, shards_of
 from sppnet.data.problems import Problems
 from sppnet.data.text import read_lines
 from sppnet.data.yolo_labels import TOLD, Line, box_of, class_number, find_ways, read_label
@@ -49,8 +49,8 @@ class YoloSource:
         names = self.settings.names
         return tuple(dict.fromkeys(names[number] for number in sorted(names)))
 
-    def read(self, splits: Sequence[str]) -> Reading:
-        reading = Reading()
+    def read(self, splits: Sequence[str]) -> ParsedDataset:
+        reading = ParsedDataset()
         for sentence in self.settings.problems:
             reading.problems.add(sentence)
         images: dict[Path, None] = {}
@@ -66,7 +66,7 @@ class YoloSource:
         self._read_images(list(images), labels, reading)
         return reading
 
-    def tell_unused(self, reading: Reading) -> None:
+    def tell_unused(self, reading: ParsedDataset) -> None:
         used = {image.path for image in reading.images}
         if self.places:
             bare = [path.name for path in walk_files(self.root) if is_image_name(path) and path not in used]
@@ -128,7 +128,7 @@ class YoloSource:
             orphans += [path.relative_to(self.root).as_posix() for path in files if _looks_like_labels(path)]
         problems.count("label files have no image", "they are left out", sorted(orphans, key=natural_key))
 
-    def _read_images(self, images: Sequence[Path], labels: dict[Path, Path], reading: Reading) -> None:
+    def _read_images(self, images: Sequence[Path], labels: dict[Path, Path], reading: ParsedDataset) -> None:
         owners: dict[Path, list[Path]] = {}
         for image, own in labels.items():
             owners.setdefault(own, []).append(image)
@@ -137,18 +137,18 @@ class YoloSource:
             label = labels.get(image)
             lines = read_label(label) if label else []
             if label is None or not lines:
-                reading.images.append(MarkedImage(image, ()))
+                reading.images.append(AnnotatedImage(image, ()))
             elif len(owners[label]) > 1:
                 outcome = "which is meant cannot be known, and they are left out"
                 example = f"{image.name} ({label.name})"
                 reading.problems.count("images share a label file with others", outcome, example)
             else:
                 marks = tuple(self._marks(image, label, lines, ways, reading.problems))
-                reading.images.append(MarkedImage(image, marks))
+                reading.images.append(AnnotatedImage(image, marks))
 
     def _marks(
         self, image: Path, label: Path, lines: Sequence[Line], ways: dict[int, str], problems: Problems
-    ) -> Iterator[Mark]:
+    ) -> Iterator[BoxAnnotation]:
         try:
             size_hw = read_header(image).size_hw
         except ImageError as error:
@@ -175,7 +175,7 @@ class YoloSource:
             if done:
                 problems.add(f"{place}: the box of {class_name} {done}")
             if box:
-                yield Mark(class_name, box)
+                yield BoxAnnotation(class_name, box)
 
 
 def _looks_like_labels(file: Path) -> bool:
@@ -260,8 +260,8 @@ def _find_place(root: Path, base: str, written: str, lookup: Lookup) -> Path | N
 
     A folder named for a split is never dropped: images/ is not what test/images means.
     """
-    own = parts_of(written)
-    parts = [*parts_of(base), *own]
+    own = shards_of(written)
+    parts = [*shards_of(base), *own]
     if not parts:
         return root
     kept = max((len(own) - i for i, part in enumerate(own) if part.lower() in SPLIT_KEYS), default=1)

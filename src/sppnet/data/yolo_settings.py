@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from sppnet.data.annotations import plain_name
 from sppnet.data.lookup import exists
-from sppnet.data.marks import plain_name
 from sppnet.data.text import read_lines, read_text
 from sppnet.errors import DataError
 

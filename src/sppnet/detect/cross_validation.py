@@ -11,14 +11,14 @@ import numpy as np
 
 from sppnet.arrays import Floats, Ints
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, Parts, make_vectoriser
-from sppnet.detect.examples import TrainingPhotos, label_distinct, training_boxes
-from sppnet.detect.tune import WindowsToTune, tune_layers
-from sppnet.detect.vectors import Vectoriser
-from sppnet.learn.mining import Candidates, MinedSVMs, MiningConfig, MiningRound, deal_folds, mine_svms
+from sppnet.detect.detector import Detector, DetectorComponents, make_roi_extractor
+from sppnet.detect.finetune import FinetuneSamples, finetune_layers
+from sppnet.detect.label_assignment import TrainingImages, assign_distinct_labels, training_boxes
+from sppnet.detect.roi_features import RoIFeatureExtractor
 from sppnet.progress import Progress
+from sppnet.svm.mining import LabelledVectors, MinedSVMs, MiningConfig, MiningRound, deal_folds, mine_svms
 
-PHOTOGRAPHS = 128
+MAX_IMAGES = 128
 """Photographs that suffice to calibrate on."""
 
 SVM_FOLDS, LAYER_FOLDS = 5, 3
@@ -34,7 +34,7 @@ class Fold:
     """A detector, and photographs that its SVMs and fc layers were not trained on."""
 
     detector: Detector
-    vectoriser: Vectoriser
+    roi_extractor: RoIFeatureExtractor
     """The detector's, or one that gives the same vectors from a store."""
     photos: Ints
     """(n,) their indices."""
@@ -46,28 +46,30 @@ def count_svm_folds(photos: int) -> int:
 
 
 def _count_folds(photos: int, folds: int) -> int:
-    return min(photos, max(folds, photos // PHOTOGRAPHS))
+    return min(photos, max(folds, photos // MAX_IMAGES))
 
 
 def folds_to_judge(fold_of: Ints) -> list[int]:
     """The first folds, as many as hold PHOTOGRAPHS photographs; fold_of: (n,) as `deal_folds` gives."""
     sizes = np.bincount(fold_of)
     before = np.cumsum(sizes) - sizes
-    return [int(fold) for fold in np.flatnonzero(before < PHOTOGRAPHS)]
+    return [int(fold) for fold in np.flatnonzero(before < MAX_IMAGES)]
 
 
-def svm_folds(parts: Parts, mined: MinedSVMs, vectoriser: Vectoriser) -> list[Fold]:
+def svm_folds(parts: DetectorComponents, mined: MinedSVMs, roi_extractor: RoIFeatureExtractor) -> list[Fold]:
     """One fold for each of the mined SVMs that are needed; none where nothing could be held out."""
     return [
         Fold(
-            Detector(replace(parts, svm=mined.folds[fold])), vectoriser, np.flatnonzero(mined.fold_of == fold)
+            Detector(replace(parts, svm=mined.folds[fold])),
+            roi_extractor,
+            np.flatnonzero(mined.fold_of == fold),
         )
         for fold in folds_to_judge(mined.fold_of)
     ]
 
 
 def layer_folds(
-    parts: Parts, photos: TrainingPhotos, proposals: Sequence[Floats], progress: Progress
+    parts: DetectorComponents, photos: TrainingImages, proposals: Sequence[Floats], progress: Progress
 ) -> list[Fold]:
     """Folds with fc layers and SVMs of their own; none where nothing could be held out.
 
@@ -80,41 +82,41 @@ def layer_folds(
         subset = replace(photos, images=photos.images.take(seen))
         if all(subset.images.counts(plain=True).values()):  # else a class has nothing to learn from
             detector = _train_layers(parts, subset, [proposals[index] for index in seen], progress)
-            folds.append(Fold(detector, detector.vectoriser, np.flatnonzero(fold_of == fold)))
+            folds.append(Fold(detector, detector.roi_extractor, np.flatnonzero(fold_of == fold)))
     return folds
 
 
 def _train_layers(
-    parts: Parts, photos: TrainingPhotos, proposals: Sequence[Floats], progress: Progress
+    parts: DetectorComponents, photos: TrainingImages, proposals: Sequence[Floats], progress: Progress
 ) -> Detector:
     """The detector with fc layers and SVMs learned from these photographs."""
     config = replace(parts.config, steps=max(1, round(STEPS_OF_FOLD * parts.config.steps)))
-    head = tune_layers(WindowsToTune(photos, proposals, config), None, lambda state: None, progress)
-    vectoriser = make_vectoriser(config, photos.convolver, head)
-    svm = mine_detector_svms(photos, vectoriser, proposals, config, progress).svm
+    head = finetune_layers(FinetuneSamples(photos, proposals, config), None, lambda state: None, progress)
+    roi_extractor = make_roi_extractor(config, photos.extractor, head)
+    svm = mine_detector_svms(photos, roi_extractor, proposals, config, progress).svm
     return Detector(replace(parts, head=head, svm=svm))
 
 
 def mine_detector_svms(
-    photos: TrainingPhotos,
-    vectoriser: Vectoriser,
+    photos: TrainingImages,
+    roi_extractor: RoIFeatureExtractor,
     proposals: Sequence[Floats],
     config: DetectorConfig,
     progress: Progress,
     folds: int = 0,
-    told: Callable[[MiningRound], None] | None = None,
+    callback: Callable[[MiningRound], None] | None = None,
 ) -> MinedSVMs:
     """SVMs of the photographs' objects against their other windows; see `mine_svms`."""
 
-    def source(index: int) -> Candidates:
+    def source(index: int) -> LabelledVectors:
         truth = photos.truth(index)
         boxes = training_boxes(truth, proposals[index])
-        vectors = vectoriser(photos.photo(index), boxes)
-        signs = label_distinct(boxes, vectors.of_box, truth, len(photos.classes), config)
-        return Candidates(vectors.distinct, signs)
+        vectors = roi_extractor(photos.photo(index), boxes)
+        signs = assign_distinct_labels(boxes, vectors.roi_of_box, truth, len(photos.classes), config)
+        return LabelledVectors(vectors.distinct, signs)
 
     mining = MiningConfig(
-        loss=config.loss, C=config.C, positive_weight=config.positive_weight,
+        loss=config.loss, C=config.C, class_weight=config.class_weight,
         rounds=config.rounds, folds=folds, seed=config.seed,
     )  # fmt: skip
-    return mine_svms(source, len(photos), photos.classes, mining, progress, told)
+    return mine_svms(source, len(photos), photos.classes, mining, progress, callback)

@@ -10,47 +10,53 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.arrays import Floats, Ints
-from sppnet.data.annotated import AnnotatedImages
+from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.data.image import ImageSource
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.vectors import BoxVectors, RcnnVectors, SppVectors, Vectoriser, layers_up_to
+from sppnet.detect.roi_features import (
+    RcnnRoIFeatureExtractor,
+    RoIFeatureExtractor,
+    RoIFeatures,
+    SppRoIFeatureExtractor,
+    layers_up_to,
+)
 from sppnet.errors import ConfigError, MissingExtraError, ModelError
-from sppnet.features.convolve import Convolver
-from sppnet.features.photo import Photo
+from sppnet.features.extractor import FeatureExtractor
+from sppnet.features.lazy_image import LazyImage
 from sppnet.geometry.grid import count_bins
-from sppnet.learn.finetune import detection_head
-from sppnet.learn.lowrank import compress_head, ranks_of, split_head
-from sppnet.learn.ridge import BoxRegressor
-from sppnet.learn.svm import LinearSVM
+from sppnet.heads.fc_layers import detection_head
+from sppnet.heads.ridge import BoxRegressor
+from sppnet.heads.svd_compression import compress_head, ranks_of, split_head
 from sppnet.nn.model_file import check_settings, load_model, save_model
 from sppnet.nn.trunks import Trunk, empty_trunk
 from sppnet.nn.weights import load_weights
-from sppnet.ops.suppression import suppress
+from sppnet.ops.nms import nms
 from sppnet.progress import Progress
-from sppnet.proposals.learned import WindowHead
-from sppnet.proposals.proposers import LearnedWindows, Proposer, in_header, make_proposer
-from sppnet.proposals.windows import WindowConfig
+from sppnet.proposals.dense_windows import WindowConfig
+from sppnet.proposals.proposal_head import ProposalHead, current_names
+from sppnet.proposals.proposers import HeadProposer, Proposer, in_header, make_proposer
 from sppnet.structures import Detections
+from sppnet.svm.linear_svm import LinearSVM
 
 KIND = "detector"
 
-LEAST_SCORE = -1.5
+MIN_SCORE = -1.5
 """Below this a window is no candidate even for evaluation (spp_test.m of the released code)."""
 
-MOST_CORRECTED = 300
+MAX_CORRECTED = 300
 """Windows of a class in an image whose boxes are corrected."""
 
-MOST_PER_CLASS = 100
+MAX_PER_CLASS = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class DetectorComponents:
     """What training makes, and a model file holds."""
 
     classes: tuple[str, ...]
     config: DetectorConfig
     trunk: Trunk
-    windows: WindowHead | None
+    windows: ProposalHead | None
     """Of learned proposals."""
     head: nn.Sequential | None
     """Fine-tuned fc layers."""
@@ -64,16 +70,18 @@ class Detector:
     Detector.load(path)("photo.jpg") finds objects; `found.draw("photo.jpg").save("drawn.jpg")` shows them.
     """
 
-    def __init__(self, parts: Parts, device: str = "cpu", *, proposals: str | None = None) -> None:
+    def __init__(
+        self, parts: DetectorComponents, device: str = "cpu", *, proposals: str | None = None
+    ) -> None:
         """proposals: selective-search, opencv or a file of boxes, in place of how it was trained."""
         self.parts, self.config, self.classes = parts, parts.config, parts.classes
-        self.convolver = Convolver(parts.trunk.to(device), self.config.scales)
+        self.extractor = FeatureExtractor(parts.trunk.to(device), self.config.scales)
         self.proposer: Proposer = (
-            make_proposer(proposals or self.config.proposals, self.config.most)
+            make_proposer(proposals or self.config.proposals, self.config.max_proposals)
             if parts.windows is None or proposals is not None
-            else LearnedWindows(parts.windows, self.config.most)
+            else HeadProposer(parts.windows, self.config.max_proposals)
         )
-        self.vectoriser = make_vectoriser(self.config, self.convolver, parts.head)
+        self.roi_extractor = make_roi_extractor(self.config, self.extractor, parts.head)
 
     def __repr__(self) -> str:
         return f"Detector({', '.join(self.classes)}; {self.parts.trunk.name})"
@@ -81,49 +89,49 @@ class Detector:
     def __call__(self, image: ImageSource, *, min_score: float = 0.0) -> Detections:
         """Objects in an image: a path, a PIL image, an array or a tensor, of any size; the surest first.
 
-        min_score: an SVM's margin, whose 0 training has set (`detect.balance`). Raises ImageError.
+        min_score: an SVM's margin, whose 0 training has set (`detect.calibration`). Raises ImageError.
         """
-        return self.detect(Photo(image, self.convolver), min_score)
+        return self.detect(LazyImage(image, self.extractor), min_score)
 
-    def detect(self, photo: Photo, min_score: float = LEAST_SCORE) -> Detections:
+    def detect(self, photo: LazyImage, min_score: float = MIN_SCORE) -> Detections:
         """Objects in a photograph whose maps may be there already."""
-        return self.select([self.candidates(photo, min_score)])
+        return self.postprocess([self.candidates(photo, min_score)])
 
-    def candidates(self, photo: Photo, min_score: float = LEAST_SCORE) -> "Candidates":
+    def candidates(self, photo: LazyImage, min_score: float = MIN_SCORE) -> "ScoredBoxes":
         """The windows that score best, and at least `min_score`, for each class, corrected."""
         boxes = self.proposer(photo).boxes
-        vectors = self.vectoriser(photo, boxes)
-        return self.judge(boxes, vectors, photo.size_hw, min_score)
+        vectors = self.roi_extractor(photo, boxes)
+        return self.score_and_refine(boxes, vectors, photo.size_hw, min_score)
 
-    def judge(
-        self, boxes: Floats, vectors: BoxVectors, size_hw: tuple[int, int], min_score: float
-    ) -> "Candidates":
+    def score_and_refine(
+        self, boxes: Floats, vectors: RoIFeatures, size_hw: tuple[int, int], min_score: float
+    ) -> "ScoredBoxes":
         """Scores for every class, and box regression of the best (paper section 4.1).
 
         The released code suppresses neighbours before it corrects boxes, here that comes after: corrected
         boxes agree on an object better. Of eleven comparisons nine were for it, by 0.8 points on average.
         """
-        scores = self.parts.svm.scores(vectors.distinct).numpy()[vectors.of_box]
+        scores = self.parts.svm.scores(vectors.distinct).numpy()[vectors.roi_of_box]
         found = []
         for label in range(len(self.classes)):
             own = np.flatnonzero(scores[:, label] >= min_score)
-            own = own[np.argsort(-scores[own, label], kind="stable")[:MOST_CORRECTED]]
+            own = own[np.argsort(-scores[own, label], kind="stable")[:MAX_CORRECTED]]
             labels = np.full(len(own), label)
             moved = self.parts.regressor.apply(vectors.take_pooled(own), boxes[own], labels, size_hw)
-            found.append(Candidates(moved, scores[own, label], labels))
-        return Candidates.joined(found)
+            found.append(ScoredBoxes(moved, scores[own, label], labels))
+        return ScoredBoxes.joined(found)
 
-    def select(self, several: Sequence["Candidates"], overlap: float | None = None) -> Detections:
+    def postprocess(self, several: Sequence["ScoredBoxes"], iou_threshold: float | None = None) -> Detections:
         """Detections out of the candidates of one detector, or of several for the same classes.
 
         overlap: above which, of two of a class, the surer one stays; None for the configuration's.
         """
-        overlap = self.config.nms if overlap is None else overlap
-        every = Candidates.joined(several)
+        iou_threshold = self.config.nms_iou if iou_threshold is None else iou_threshold
+        every = ScoredBoxes.joined(several)
         kept = []
         for label in range(len(self.classes)):
             own = np.flatnonzero(every.labels == label)
-            kept.append(own[suppress(every.boxes[own], every.scores[own], overlap, MOST_PER_CLASS)])
+            kept.append(own[nms(every.boxes[own], every.scores[own], iou_threshold, MAX_PER_CLASS)])
         index = np.concatenate(kept) if kept else np.empty(0, np.int64)
         index = index[np.argsort(-every.scores[index], kind="stable")]
         return Detections(every.boxes[index], every.scores[index], every.labels[index], self.classes)
@@ -166,7 +174,7 @@ class Detector:
         if any(ranks_of(self.parts.head)):
             raise ConfigError("this detector is compressed already; begin with the one it was made from")
         head = compress_head(self.parts.head, ranks)
-        return Detector(replace(self.parts, head=head), str(self.convolver.device))
+        return Detector(replace(self.parts, head=head), str(self.extractor.device))
 
     # --- the file --------------------------------------------------------------------------------
 
@@ -209,7 +217,7 @@ def _portable(config: DetectorConfig) -> dict[str, Any]:
     return {**config.to_json(), "weights": weights, "proposals": proposals, "device": "auto"}
 
 
-def _tensors(parts: Parts) -> dict[str, Tensor]:
+def _tensors(parts: DetectorComponents) -> dict[str, Tensor]:
     modules = {"trunk": parts.trunk, "windows": parts.windows, "head": parts.head}
     tensors = {
         f"{name}.{key}": tensor
@@ -226,19 +234,19 @@ def _tensors(parts: Parts) -> dict[str, Tensor]:
     }
 
 
-def _parts(header: dict[str, Any], tensors: dict[str, Tensor]) -> Parts:
+def _parts(header: dict[str, Any], tensors: dict[str, Tensor]) -> DetectorComponents:
     config, classes = DetectorConfig.from_json(header["config"]), tuple(map(str, header["classes"]))
     check_settings(config)
     config = replace(config, proposals=in_header(config.proposals))  # version 0.1.0 wrote a path
     trunk = empty_trunk(**header["trunk"])
-    load_weights(trunk, own_tensors(tensors, "trunk"))
+    load_weights(trunk, tensors_of(tensors, "trunk"))
     windows = None
     if header["windows"] is not None:
-        looks = WindowConfig.from_json(header["windows"])
-        check_settings(looks)
+        window_config = WindowConfig.from_json(header["windows"])
+        check_settings(window_config)
         with torch.device("meta"):
-            windows = WindowHead(trunk.channels, looks)
-        load_weights(windows, own_tensors(tensors, "windows"))
+            windows = ProposalHead(trunk.channels, window_config)
+        load_weights(windows, current_names(tensors_of(tensors, "windows")))
     head = None
     if config.finetune != "none":
         length = trunk.channels * count_bins(config.levels)
@@ -246,16 +254,16 @@ def _parts(header: dict[str, Any], tensors: dict[str, Tensor]) -> Parts:
             head = detection_head(length, config.hidden, len(classes))
             if ranks := header.get("ranks"):
                 head = split_head(head, ranks)
-        load_weights(head, own_tensors(tensors, "head"))
+        load_weights(head, tensors_of(tensors, "head"))
     svm = LinearSVM(_floats(tensors, "svm.weight"), _floats(tensors, "svm.bias"), classes)
     regressor = BoxRegressor(
         _floats(tensors, "regressor.weight"), _floats(tensors, "regressor.bias"), classes
     )
     pooled = trunk.channels * count_bins(config.levels)
-    expected = (pooled if config.layer == "pool" else config.hidden, pooled)
+    expected = (pooled if config.svm_layer == "pool" else config.hidden, pooled)
     if (lengths := (svm.weight.shape[1], regressor.weight.shape[2])) != expected:
         raise ModelError(f"SVMs and box regression must take vectors of {expected} numbers; got {lengths}")
-    return Parts(
+    return DetectorComponents(
         classes,
         config,
         trunk.eval(),
@@ -272,7 +280,7 @@ def _floats(tensors: dict[str, Tensor], name: str) -> Tensor:
     return tensors[name].float()
 
 
-def own_tensors(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def tensors_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """Those of one part, under the names it gives them."""
     return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
 
@@ -281,7 +289,7 @@ def own_tensors(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class Candidates:
+class ScoredBoxes:
     """Scored windows of one image, before the last suppression."""
 
     boxes: Floats
@@ -292,17 +300,19 @@ class Candidates:
     """(n,)"""
 
     @staticmethod
-    def joined(several: Sequence["Candidates"]) -> "Candidates":
-        return Candidates(
+    def joined(several: Sequence["ScoredBoxes"]) -> "ScoredBoxes":
+        return ScoredBoxes(
             np.concatenate([np.empty((0, 4), np.float32), *(one.boxes for one in several)]),
             np.concatenate([np.empty(0, np.float32), *(one.scores for one in several)]),
             np.concatenate([np.empty(0, np.int64), *(one.labels for one in several)]),
         )
 
 
-def make_vectoriser(config: DetectorConfig, convolver: Convolver, head: nn.Sequential | None) -> Vectoriser:
+def make_roi_extractor(
+    config: DetectorConfig, extractor: FeatureExtractor, head: nn.Sequential | None
+) -> RoIFeatureExtractor:
     """What turns boxes into vectors, as the configuration asks."""
     if config.method == "rcnn":
-        return RcnnVectors(convolver, config.levels)
-    layers = layers_up_to(head, config.layer) if head is not None and config.layer != "pool" else None
-    return SppVectors(config.levels, config.rule, layers)
+        return RcnnRoIFeatureExtractor(extractor, config.levels)
+    layers = layers_up_to(head, config.svm_layer) if head is not None and config.svm_layer != "pool" else None
+    return SppRoIFeatureExtractor(config.levels, config.box_mapping, layers)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sppnet.data.image import ImageSource
 from sppnet.detect.detector import Detector
 from sppnet.errors import ConfigError
-from sppnet.features.photo import Photo
+from sppnet.features.lazy_image import LazyImage
 from sppnet.structures import Detections
 
 
@@ -34,9 +34,9 @@ class Ensemble:
 
     def __call__(self, image: ImageSource, *, min_score: float = 0.0) -> Detections:
         """Objects in an image, the surest first; as `Detector.__call__`. Raises ImageError."""
-        photos = [Photo(image, detector.convolver) for detector in self.detectors]
+        photos = [LazyImage(image, detector.extractor) for detector in self.detectors]
         scored = [
             detector.candidates(photo, min_score)
             for detector, photo in zip(self.detectors, photos, strict=True)
         ]
-        return self.detectors[0].select(scored)
+        return self.detectors[0].postprocess(scored)

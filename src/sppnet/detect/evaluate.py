@@ -7,17 +7,17 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from sppnet.data.annotated import AnnotatedImages
-from sppnet.detect.detector import LEAST_SCORE, Detector
+from sppnet.data.detection_dataset import AnnotatedImages
+from sppnet.detect.detector import MIN_SCORE, Detector
 from sppnet.detect.ensemble import Ensemble
 from sppnet.errors import ConfigError, DataError, ImageError, MissingExtraError, did_you_mean
 from sppnet.features.cache import MapCache
-from sppnet.features.photo import Photo
-from sppnet.metrics.coco import CocoResult, judge_coco
-from sppnet.metrics.detection import DetectionResult, JudgedPhoto, judge_detections
-from sppnet.progress import Progress, Silent, counted
+from sppnet.features.lazy_image import LazyImage
+from sppnet.metrics.coco import CocoResult, evaluate_coco
+from sppnet.metrics.detection import DetectionResult, EvaluatedImage, evaluate_detections
+from sppnet.progress import NullProgress, Progress, track
 from sppnet.structures import Detections, GroundTruth
-from sppnet.threads import in_order
+from sppnet.threads import ordered_map
 
 Metric = Literal["voc07", "voc", "coco"]
 
@@ -39,21 +39,21 @@ def evaluate_detector(
     """
     _check_metric(metric)
     truths = match_classes(images, detector.classes)
-    detected = in_order(lambda path: _detect(detector, path, cache), images.paths)
-    every = counted(detected, "detecting", len(images), progress or Silent())
+    detected = ordered_map(lambda path: _detect(detector, path, cache), images.paths)
+    every = track(detected, "detecting", len(images), progress or NullProgress())
     photos, skipped = [], []
     for path, truth, found in zip(images.paths, truths, every, strict=True):
         if isinstance(found, ImageError):
             skipped.append(str(found))
         else:
-            photos.append(JudgedPhoto(path, truth, found))
+            photos.append(EvaluatedImage(path, truth, found))
     if not photos:
         raise DataError(f"none of the {len(images)} images of {images.root} could be read")
     seen, known = [photo.found for photo in photos], [photo.truth for photo in photos]
     if metric == "coco":
-        result: DetectionResult | CocoResult = judge_coco(seen, known, detector.classes, skipped)
+        result: DetectionResult | CocoResult = evaluate_coco(seen, known, detector.classes, skipped)
     else:
-        result = judge_detections(seen, known, detector.classes, metric, skipped=skipped)
+        result = evaluate_detections(seen, known, detector.classes, metric, skipped=skipped)
     return replace(result, photos=tuple(photos))
 
 
@@ -76,8 +76,8 @@ def match_classes(images: AnnotatedImages, classes: tuple[str, ...]) -> tuple[Gr
 def _detect(detector: Detector | Ensemble, path: Path, cache: MapCache | None) -> Detections | ImageError:
     try:
         if isinstance(detector, Ensemble):
-            return detector(path, min_score=LEAST_SCORE)
-        return detector.detect(Photo(path, detector.convolver, cache))
+            return detector(path, min_score=MIN_SCORE)
+        return detector.detect(LazyImage(path, detector.extractor, cache))
     except ImageError as error:
         return error
 

@@ -13,36 +13,36 @@ from torch import Tensor, nn
 
 from sppnet import __version__
 from sppnet.arrays import Floats
-from sppnet.data.annotated import AnnotatedImages, default_split, open_annotated
-from sppnet.detect.balance import choose_thresholds
+from sppnet.data.detection_dataset import AnnotatedImages, default_split, open_annotated
+from sppnet.detect.box_regression import learn_boxes
+from sppnet.detect.calibration import choose_thresholds
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.cross_validation import Fold, count_svm_folds, layer_folds, mine_detector_svms, svm_folds
-from sppnet.detect.detector import Detector, Parts, make_vectoriser, own_tensors
-from sppnet.detect.examples import (
-    TrainingPhotos,
+from sppnet.detect.detector import Detector, DetectorComponents, make_roi_extractor, tensors_of
+from sppnet.detect.finetune import FinetuneSamples, finetune_layers, finetune_trunk
+from sppnet.detect.label_assignment import (
+    TrainingImages,
     joined_boxes,
     split_boxes,
 )
-from sppnet.detect.propose import convolve_photos, learn_windows, propose_windows
-from sppnet.detect.regress import learn_boxes
-from sppnet.detect.run import DetectorRun
-from sppnet.detect.tune import WindowsToTune, tune_layers, tune_trunk
-from sppnet.detect.vectors import RcnnVectors, StoredVectors, Vectoriser
+from sppnet.detect.roi_features import CachedRoIFeatureExtractor, RcnnRoIFeatureExtractor, RoIFeatureExtractor
+from sppnet.detect.run_folder import DetectorRun
+from sppnet.detect.training_proposals import convolve_images, learn_windows, propose_windows
 from sppnet.errors import ConfigError, DataError
 from sppnet.features.cache import MapCache, recipe_of
-from sppnet.features.convolve import Convolver
+from sppnet.features.extractor import FeatureExtractor
 from sppnet.geometry.grid import count_bins
-from sppnet.learn.finetune import TuningState, detection_head
-from sppnet.learn.mining import MinedSVMs, MiningRound, deal_folds
-from sppnet.learn.ridge import BoxRegressor
-from sppnet.learn.svm import LinearSVM
+from sppnet.heads.fc_layers import FinetuneState, detection_head
+from sppnet.heads.ridge import BoxRegressor
 from sppnet.metrics.recall import recall_curve
 from sppnet.nn.device import find_device
 from sppnet.nn.trunks import Trunk, load_trunk
-from sppnet.progress import Progress, Silent
-from sppnet.proposals.learned import WindowHead
-from sppnet.proposals.windows import WindowConfig
-from sppnet.runs import held
+from sppnet.progress import NullProgress, Progress
+from sppnet.proposals.dense_windows import WindowConfig
+from sppnet.proposals.proposal_head import ProposalHead
+from sppnet.run_lock import lock_run
+from sppnet.svm.linear_svm import LinearSVM
+from sppnet.svm.mining import MinedSVMs, MiningRound, deal_folds
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +89,10 @@ def train_detector(
     images = data if isinstance(data, AnnotatedImages) else open_annotated(data, split or default_split(data))
     run = DetectorRun(Path(out))
     images = _leave_empty_classes(images)
-    training = _Training(images, config, run, cache, progress or Silent())  # a wrong trunk leaves no folder
-    with held(run.root):
+    training = _Training(
+        images, config, run, cache, progress or NullProgress()
+    )  # a wrong trunk leaves no folder
+    with lock_run(run.root):
         run.start(config, {"data": str(images.root), "split": split, "images": len(images)}, resume)
         return training.run_stages()
 
@@ -121,9 +123,9 @@ class _Training:
     ) -> None:
         self.config, self.run, self.progress = config, run, progress
         self.trunk = _frozen_trunk(config)
-        convolver = Convolver(self.trunk, config.scales)
+        extractor = FeatureExtractor(self.trunk, config.scales)
         maps = MapCache(recipe_of(self.trunk, config.scales), cache)
-        self.photos = TrainingPhotos(images, convolver, maps)
+        self.photos = TrainingImages(images, extractor, maps)
         self.cache = cache
         self.skipped: tuple[str, ...] = ()
         self.seconds: dict[str, float] = {}
@@ -140,41 +142,43 @@ class _Training:
             self._tune_trunk(head, proposals)
             windows = self._learn_windows(" again")
             proposals = self._propose(windows, " again")
-        vectoriser = make_vectoriser(self.config, self.photos.convolver, head)
-        if isinstance(vectoriser, RcnnVectors):
-            vectoriser = StoredVectors(vectoriser, self.run.vectors)
-        mined = self._train_svms(vectoriser, proposals)
-        regressor = self._regress_boxes(vectoriser, proposals)
-        parts = Parts(self.photos.classes, self.config, self.trunk, windows, head, mined.svm, regressor)
-        svm = self._calibrate(parts, mined, vectoriser, proposals)
+        roi_extractor = make_roi_extractor(self.config, self.photos.extractor, head)
+        if isinstance(roi_extractor, RcnnRoIFeatureExtractor):
+            roi_extractor = CachedRoIFeatureExtractor(roi_extractor, self.run.vectors)
+        mined = self._train_svms(roi_extractor, proposals)
+        regressor = self._regress_boxes(roi_extractor, proposals)
+        parts = DetectorComponents(
+            self.photos.classes, self.config, self.trunk, windows, head, mined.svm, regressor
+        )
+        svm = self._calibrate(parts, mined, roi_extractor, proposals)
         detector = Detector(replace(parts, svm=svm))
         trained = {"sppnet": __version__, "images": len(self.photos), "seconds": self.seconds}
         detector.save(self.run.model, trained)
-        images = self.photos.images
+        images, count = self.photos.images, self.config.max_proposals
         return DetectorTraining(
             self.run.model, detector, len(images), self.skipped, self.seconds, images.counts(plain=True),
-            recall_curve(proposals, images.truths, (self.config.most,), (0.5,)).at(self.config.most, 0.5),
+            recall_curve(proposals, images.truths, (count,), (0.5,)).at(count, 0.5),
             problems=images.problems,
         )  # fmt: skip
 
     # --- stages ----------------------------------------------------------------------------------
 
-    def _learn_windows(self, again: str = "") -> WindowHead | None:
+    def _learn_windows(self, again: str = "") -> ProposalHead | None:
         """Feature maps of all photographs, and the head of the learned windows if those are asked for."""
         learned = self.config.proposals == "learned"
         stage = self._ended(f"windows{again}")
         if stage is not None:
             self._leave_out(stage.header["skipped"])
-            return _window_head(stage, self.trunk.channels) if learned else None
+            return _proposal_head(stage, self.trunk.channels) if learned else None
         config = WindowConfig(seed=self.config.seed)
-        cells, skipped = convolve_photos(self.photos, config.seed, self.progress)
+        cells, skipped = convolve_images(self.photos, config.seed, self.progress)
         self._leave_out(skipped)
         head = learn_windows(self.photos, cells, config, self.progress) if learned else None
         header = {"skipped": skipped, "windows": config.to_json()}
         self._store(f"windows{again}", header, {} if head is None else head.state_dict())
         return head
 
-    def _propose(self, windows: WindowHead | None, again: str = "") -> list[Floats]:
+    def _propose(self, windows: ProposalHead | None, again: str = "") -> list[Floats]:
         stage = self._ended(f"proposals{again}")
         if stage is not None:
             return split_boxes(stage.tensors["boxes"].numpy(), stage.tensors["counts"].numpy())
@@ -190,10 +194,10 @@ class _Training:
         if stage is not None:
             length = self.trunk.channels * count_bins(self.config.levels)
             head = detection_head(length, self.config.hidden, len(self.photos.classes))
-            head.load_state_dict(own_tensors(stage.tensors, "head"))
+            head.load_state_dict(tensors_of(stage.tensors, "head"))
             return head.eval()
-        windows = WindowsToTune(self.photos, proposals, self.config)
-        head = tune_layers(windows, *self._so_far("tuning"), self.progress)
+        windows = FinetuneSamples(self.photos, proposals, self.config)
+        head = finetune_layers(windows, *self._so_far("tuning"), self.progress)
         self._store_tuned("tuning", {"head": head})
         return head
 
@@ -201,19 +205,19 @@ class _Training:
         """Trunk and fc layers fine-tuned further, in place."""
         stage = self._ended("trunk")
         if stage is not None:
-            head.load_state_dict(own_tensors(stage.tensors, "head"))
-            self.trunk.load_state_dict(own_tensors(stage.tensors, "trunk"))
+            head.load_state_dict(tensors_of(stage.tensors, "head"))
+            self.trunk.load_state_dict(tensors_of(stage.tensors, "trunk"))
         else:
-            windows = WindowsToTune(self.photos, proposals, self.config)
-            tune_trunk(windows, head, *self._so_far("trunk"), self.progress)
+            windows = FinetuneSamples(self.photos, proposals, self.config)
+            finetune_trunk(windows, head, *self._so_far("trunk"), self.progress)
             self._store_tuned("trunk", {"head": head, "trunk": self.trunk})
         self._renew_maps()
 
-    def _so_far(self, stage: str) -> tuple[TuningState | None, Callable[[TuningState], None]]:
+    def _so_far(self, stage: str) -> tuple[FinetuneState | None, Callable[[FinetuneState], None]]:
         """Where a fine-tuning that was stopped stands, and what keeps that."""
         name = f"{stage} so far"
         stored = self.run.load_stage(name)
-        state = None if stored is None else TuningState.from_json(*stored)
+        state = None if stored is None else FinetuneState.from_json(*stored)
         return state, lambda state: self.run.save_stage(name, state.to_json(), state.tensors)
 
     def _store_tuned(self, name: str, modules: dict[str, nn.Module]) -> None:
@@ -229,11 +233,11 @@ class _Training:
 
     def _renew_maps(self) -> None:
         """The trunk is another now, so its maps are."""
-        convolver = Convolver(self.trunk, self.config.scales)
+        extractor = FeatureExtractor(self.trunk, self.config.scales)
         maps = MapCache(recipe_of(self.trunk, self.config.scales), self.cache)
-        self.photos = replace(self.photos, convolver=convolver, cache=maps)
+        self.photos = replace(self.photos, extractor=extractor, cache=maps)
 
-    def _train_svms(self, vectoriser: Vectoriser, proposals: list[Floats]) -> MinedSVMs:
+    def _train_svms(self, roi_extractor: RoIFeatureExtractor, proposals: list[Floats]) -> MinedSVMs:
         classes, images = self.photos.classes, len(self.photos)
         folds = count_svm_folds(images) if self.config.finetune == "none" else 0
         stage = self._ended("svm")
@@ -246,7 +250,7 @@ class _Training:
             )
         rounds: list[MiningRound] = []
         mined = mine_detector_svms(
-            self.photos, vectoriser, proposals, self.config, self.progress, folds, rounds.append
+            self.photos, roi_extractor, proposals, self.config, self.progress, folds, rounds.append
         )
         tensors = {
             "weight": mined.svm.weight,
@@ -257,26 +261,32 @@ class _Training:
         self._store("svm", {"rounds": [asdict(one) for one in rounds]}, tensors)
         return mined
 
-    def _regress_boxes(self, vectoriser: Vectoriser, proposals: list[Floats]) -> BoxRegressor:
+    def _regress_boxes(self, roi_extractor: RoIFeatureExtractor, proposals: list[Floats]) -> BoxRegressor:
         stage = self._ended("boxes")
         if stage is not None:
             return BoxRegressor(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
-        regressor = learn_boxes(self.photos, proposals, vectoriser, self.config, self.progress)
+        regressor = learn_boxes(self.photos, proposals, roi_extractor, self.config, self.progress)
         self._store("boxes", {}, {"weight": regressor.weight, "bias": regressor.bias})
         return regressor
 
     def _calibrate(
-        self, parts: Parts, mined: MinedSVMs, vectoriser: Vectoriser, proposals: list[Floats]
+        self,
+        parts: DetectorComponents,
+        mined: MinedSVMs,
+        roi_extractor: RoIFeatureExtractor,
+        proposals: list[Floats],
     ) -> LinearSVM:
         """The SVMs with 0 at the best F1 on photographs they were not fitted to."""
         svm, stage = parts.svm, self._ended("scores")
         if stage is not None:
             return replace(svm, bias=stage.tensors["bias"])
         if parts.head is None:
-            folds = svm_folds(parts, mined, vectoriser)
+            folds = svm_folds(parts, mined, roi_extractor)
         else:
             folds = layer_folds(parts, self.photos, proposals, self.progress)
-        everything = Fold(Detector(parts), vectoriser, np.arange(len(self.photos)))  # nothing can be held out
+        everything = Fold(
+            Detector(parts), roi_extractor, np.arange(len(self.photos))
+        )  # nothing can be held out
         thresholds = choose_thresholds(folds or [everything], self.photos, proposals, self.progress)
         if not folds:  # SVMs are too sure of their own photographs: a threshold above 0 would hide too much
             thresholds = np.minimum(thresholds, 0)
@@ -284,7 +294,7 @@ class _Training:
         self._store("scores", {}, {"bias": svm.bias})
         return svm
 
-    # --- keeping books ---------------------------------------------------------------------------
+    # --- stages: reading, writing, timing --------------------------------------------------------
 
     def _ended(self, name: str) -> "_Stage | None":
         """A stage that ended before; None for one that begins now, and ends with `_store`."""
@@ -315,8 +325,8 @@ class _Stage:
     tensors: dict[str, Tensor]
 
 
-def _window_head(stage: _Stage, channels: int) -> WindowHead:
-    head = WindowHead(channels, WindowConfig.from_json(stage.header["windows"]))
+def _proposal_head(stage: _Stage, channels: int) -> ProposalHead:
+    head = ProposalHead(channels, WindowConfig.from_json(stage.header["windows"]))
     head.load_state_dict(stage.tensors)
     return head.eval()
 

@@ -16,14 +16,14 @@ from typing import Any
 
 from sppnet.data.files import writable_name
 from sppnet.engine.cluster import joined
-from sppnet.engine.parts import check_parts, count_done, unfinished, write_part
+from sppnet.engine.shards import check_shards, count_done, unfinished, write_shard
 from sppnet.engine.tables import import_pyarrow
 from sppnet.engine.work import Work
 from sppnet.errors import SppnetError
-from sppnet.heap import keep_memory
+from sppnet.malloc import keep_memory
 from sppnet.progress import Progress
 
-MOST_IN_BLOCK = 64
+MAX_IN_BLOCK = 64
 """Images of a block, at most: what is lost with a worker."""
 BLOCKS_PER_PROCESS = 4
 """At least, where there are images enough: so that all end at about the same time."""
@@ -48,7 +48,7 @@ class Block:
         keep_memory()  # the process is one of Ray's, and does nothing else
         for row in rows.to_pylist():
             with self._tried(row["first"], row["images"]):
-                write_part(
+                write_shard(
                     Path(self.folder),
                     self.work(list(map(os.fsdecode, row["paths"])), row["images"], row["first"]),
                 )
@@ -83,7 +83,7 @@ def run_on_ray(
         progress.begin(stage, len(images))
         with _watched(folder, progress):
             _work_through(ray, Block(work.on("auto" if gpus else "cpu"), str(folder)), images, gpus)
-        return check_parts(folder, len(images))
+        return check_shards(folder, len(images))
 
 
 def _work_through(ray: Any, block: Block, images: Sequence[Path], gpus: bool) -> None:
@@ -103,7 +103,7 @@ def _work_through(ray: Any, block: Block, images: Sequence[Path], gpus: bool) ->
 def share_out(images: Sequence[Path], processes: int) -> list[dict[str, Any]]:
     """Blocks of consecutive images, about as many in each: number of the first, names, and where they are."""
     n = len(images)
-    blocks = max(-(-n // MOST_IN_BLOCK), min(n, processes * BLOCKS_PER_PROCESS))
+    blocks = max(-(-n // MAX_IN_BLOCK), min(n, processes * BLOCKS_PER_PROCESS))
     edges = [n * block // blocks for block in range(blocks + 1)]
     return [
         {
@@ -119,13 +119,13 @@ def share_out(images: Sequence[Path], processes: int) -> list[dict[str, Any]]:
 def _watched(folder: Path, progress: Progress) -> Iterator[None]:
     """Tell from the files in the folder how far the work has come."""
     ended = threading.Event()
-    told = 0
+    reported = 0
 
     def look() -> None:
-        nonlocal told
+        nonlocal reported
         done = count_done(folder)
-        progress.advance(done - told)
-        told = done
+        progress.advance(done - reported)
+        reported = done
 
     def watch() -> None:
         while not ended.wait(LOOK_SECONDS):

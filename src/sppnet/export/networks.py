@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from sppnet.classify.classifier import Classifier
 from sppnet.classify.views import probabilities
 from sppnet.detect.detector import Detector
-from sppnet.detect.vectors import SppVectors
+from sppnet.detect.roi_features import SppRoIFeatureExtractor
 from sppnet.errors import ModelError
-from sppnet.features.convolve import folded
-from sppnet.geometry.grid import RELEASED_SLACK_PX, SUBPIXELS, CellGrid, MappingRule
-from sppnet.learn.deltas import MOST_GROWTH
-from sppnet.learn.ridge import BoxRegressor
+from sppnet.features.extractor import fuse_conv_bn
+from sppnet.geometry.grid import RELEASED_SLACK_PX, SUBPIXELS, BoxMapping, CellGrid
+from sppnet.heads.box_coder import MAX_LOG_SCALE
+from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.trunks import Trunk
 from sppnet.ops.pooling import pyramid_pool
 
@@ -42,7 +42,7 @@ class PixelClassifier(nn.Module):
         super().__init__()
         self.network = classifier.network
         self.pixels = Pixels(self.network.trunk)
-        self.body = folded(self.network.trunk.body)
+        self.body = fuse_conv_bn(self.network.trunk.body)
 
     def forward(self, pixels: Tensor) -> Tensor:
         vectors = self.network.pyramid(self.body(self.pixels(pixels)))
@@ -58,16 +58,16 @@ class PixelDetector(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        vectoriser, parts = detector.vectoriser, detector.parts
-        if not isinstance(vectoriser, SppVectors):
+        roi_extractor, parts = detector.roi_extractor, detector.parts
+        if not isinstance(roi_extractor, SppRoIFeatureExtractor):
             raise ModelError(
                 "a detector by the R-CNN method convolves every box by itself and cannot be exported; "
                 "train one with --method spp"
             )
-        self.pixels, self.body = Pixels(parts.trunk), detector.convolver.body
-        self.grid, self.rule, self.levels = parts.trunk.grid, vectoriser.rule, vectoriser.levels
-        self.layers = vectoriser.layers or nn.Identity()
-        self.judge, self.move = _linear(parts.svm.weight, parts.svm.bias), _moves(parts.regressor)
+        self.pixels, self.body = Pixels(parts.trunk), detector.extractor.body
+        self.grid, self.rule, self.levels = parts.trunk.grid, roi_extractor.rule, roi_extractor.levels
+        self.layers = roi_extractor.layers or nn.Identity()
+        self.score_and_refine, self.move = _linear(parts.svm.weight, parts.svm.bias), _moves(parts.regressor)
 
     def forward(self, pixels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         features = self.body(self.pixels(pixels[None]))
@@ -75,7 +75,7 @@ class PixelDetector(nn.Module):
         cells = trace_cells(boxes, self.grid, map_size, self.rule)
         vectors = pyramid_pool(features, nn.functional.pad(cells, (1, 0)), self.levels)
         deltas = self.move(vectors).unflatten(1, (-1, 4))
-        return self.judge(self.layers(vectors)), _moved(boxes, deltas, size.to(boxes))
+        return self.score_and_refine(self.layers(vectors)), _moved(boxes, deltas, size.to(boxes))
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -96,7 +96,7 @@ def _width_height(array: Tensor, axis: int) -> Tensor:
 # --- boxes, in operations that can be exported ---------------------------------------------------
 
 
-def trace_cells(boxes: Tensor, grid: CellGrid, map_wh: Tensor, rule: MappingRule) -> Tensor:
+def trace_cells(boxes: Tensor, grid: CellGrid, map_wh: Tensor, rule: BoxMapping) -> Tensor:
     """`boxes_to_cells` in torch: boxes (n, 4) float → (n, 4) int64."""
     corners = torch.floor(boxes.double() * SUBPIXELS + 0.5).long()
     step, center0 = grid.stride * SUBPIXELS, int(grid.center0 * SUBPIXELS)
@@ -125,7 +125,7 @@ def _floor_divided(numbers: Tensor, by: int) -> Tensor:
 def _moved(boxes: Tensor, deltas: Tensor, size: Tensor) -> Tensor:
     """`decode_boxes` and `clip_boxes`: boxes (n, 4), deltas (n, k, 4), size (width, height) → (n, k, 4)."""
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
-    sides, most = high - low, math.log(MOST_GROWTH)
+    sides, most = high - low, math.log(MAX_LOG_SCALE)
     centres = (low + high) / 2 + deltas[..., :2] * sides
     half = 0.5 * sides * torch.exp(deltas[..., 2:].clamp(-most, most))
     low = torch.minimum(torch.relu(centres - half), size - 1)

@@ -27,7 +27,7 @@ from sppnet.export.parity import Run, check_classifier, check_detector
 from sppnet.nn.model_file import write_file
 from sppnet.nn.trunks import Trunk
 from sppnet.ops.decomposition import operator_kept
-from sppnet.progress import Progress, Silent
+from sppnet.progress import NullProgress, Progress
 
 OPSET = 18
 """The oldest that torch's exporter writes without converting; onnxruntime 1.14 reads it."""
@@ -58,7 +58,7 @@ def export_model(model: Classifier | Detector, path: str | Path, progress: Progr
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         _import_extra(package)
-    progress = progress or Silent()
+    progress = progress or NullProgress()
     recipe = classifier_recipe(model) if isinstance(model, Classifier) else detector_recipe(model)
     progress.begin("exporting", 2)
     content = convert(recipe)
@@ -175,7 +175,7 @@ def detector_recipe(detector: Detector) -> Recipe:
             "scores": "margins of SVMs: above 0 for the class",
             "corrected": "(n, classes, 4) each box moved to an object of each class, in the same pixels",
             "scales_px": json.dumps(config.scales),
-            "nms": str(config.nms),
+            "nms": str(config.nms_iou),
             **_known(detector.parts.trunk, detector.classes, config.levels),
         },
         lambda run: check_detector(detector, run),

@@ -15,7 +15,7 @@ from sppnet.classify.views import probabilities
 from sppnet.data.image import ImageArray
 from sppnet.data.transforms import to_tensor
 from sppnet.detect.detector import Detector
-from sppnet.detect.vectors import SppVectors
+from sppnet.detect.roi_features import SppRoIFeatureExtractor
 from sppnet.errors import ModelError
 from sppnet.features.maps import FeatureMaps
 
@@ -63,13 +63,13 @@ def odd_sizes(scale_px: int) -> list[tuple[int, int]]:
 @torch.inference_mode()
 def judged(detector: Detector, image: ImageArray, boxes: Floats) -> tuple[Floats, Floats]:
     """What the detector says of boxes (n, 4), its maps unrounded: scores (n, k), boxes (n, k, 4)."""
-    vectoriser, parts = detector.vectoriser, detector.parts
-    assert isinstance(vectoriser, SppVectors)
+    roi_extractor, parts = detector.roi_extractor, detector.parts
+    assert isinstance(roi_extractor, SppRoIFeatureExtractor)
     pixels = to_tensor(image, parts.trunk.mean, parts.trunk.std)[None]
     size_hw = image.shape[0], image.shape[1]
-    maps = FeatureMaps(size_hw, (size_hw,), (detector.convolver.body(pixels)[0],), parts.trunk.grid)
-    vectors = maps.pool(boxes, vectoriser.levels, vectoriser.rule)
-    layers = vectoriser.layers or torch.nn.Identity()
+    maps = FeatureMaps(size_hw, (size_hw,), (detector.extractor.body(pixels)[0],), parts.trunk.grid)
+    vectors = maps.pool(boxes, roi_extractor.levels, roi_extractor.rule)
+    layers = roi_extractor.layers or torch.nn.Identity()
     moved = [
         parts.regressor.apply(vectors, boxes, np.full(len(boxes), label), size_hw)
         for label in range(len(detector.classes))

@@ -14,8 +14,8 @@ from torch import Tensor
 from sppnet.arrays import Ints, Reals
 from sppnet.errors import GeometryError
 from sppnet.geometry.grid import (
+    BoxMapping,
     CellGrid,
-    MappingRule,
     boxes_to_cells,
     choose_scales,
 )
@@ -25,12 +25,12 @@ Boxes = Reals
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
+class RoIs:
     """Where boxes lie on the maps of an image; boxes on the same cells are one window."""
 
     cells: Ints
     """(u, 5) distinct windows: index of the map, then xyxy in its cells, half-open."""
-    of_box: Ints
+    roi_of_box: Ints
     """(n,) the window of each box."""
 
     def __len__(self) -> int:
@@ -64,29 +64,29 @@ class FeatureMaps:
         """The shorter side at each scale."""
         return tuple(min(size) for size in self.sizes_hw)
 
-    def windows(self, boxes: Boxes, rule: MappingRule = "paper", at: Ints | None = None) -> Windows:
+    def windows(self, boxes: Boxes, rule: BoxMapping = "paper", at: Ints | None = None) -> RoIs:
         """The cells of boxes (n, 4) xyxy in pixels of the image.
 
         at: (n,) index of the scale of each; by default the best one (`choose_scales`).
         """
         distinct, of_box = np.unique(self._cells(boxes, rule, at), axis=0, return_inverse=True)
-        return Windows(distinct, of_box.reshape(-1))
+        return RoIs(distinct, of_box.reshape(-1))
 
     def pool(
         self,
         boxes: Boxes,
         levels: Sequence[int] = (1, 2, 3, 6),
-        rule: MappingRule = "paper",
+        rule: BoxMapping = "paper",
         at: Ints | None = None,
     ) -> Tensor:
         """Vectors (n, c × bins) of boxes (n, 4), one a box: `pool_windows` where repeats may be shared."""
         return pool_maps(self.maps, self._cells(boxes, rule, at), levels)
 
-    def pool_windows(self, windows: Windows, levels: Sequence[int] = (1, 2, 3, 6)) -> Tensor:
+    def pool_windows(self, windows: RoIs, levels: Sequence[int] = (1, 2, 3, 6)) -> Tensor:
         """Vectors (u, c × bins), one a distinct window."""
         return pool_maps(self.maps, windows.cells, levels)
 
-    def _cells(self, boxes: Boxes, rule: MappingRule, at: Ints | None) -> Ints:
+    def _cells(self, boxes: Boxes, rule: BoxMapping, at: Ints | None) -> Ints:
         """(n, 5) of boxes, as in `Windows.cells`."""
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         if at is None:
@@ -98,7 +98,7 @@ class FeatureMaps:
             cells[chosen, 1:] = self._cells_at(index, boxes[chosen], rule)
         return cells
 
-    def _cells_at(self, index: int, boxes: Boxes, rule: MappingRule) -> Ints:
+    def _cells_at(self, index: int, boxes: Boxes, rule: BoxMapping) -> Ints:
         (height, width), (scaled_height, scaled_width) = self.size_hw, self.sizes_hw[index]
         ratio = np.array([scaled_width / width, scaled_height / height] * 2)
         map_hw = self.maps[index].shape[1], self.maps[index].shape[2]

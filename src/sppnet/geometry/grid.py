@@ -26,7 +26,7 @@ VIEW_PX = 224
 RELEASED_SLACK_PX = 6.5
 """How far beyond a box's border the released code still takes a cell's centre, before rounding."""
 
-MappingRule = Literal["paper", "released"]
+BoxMapping = Literal["paper", "released"]
 Boxes = Reals | npt.NDArray[np.integer]
 
 
@@ -108,9 +108,7 @@ class CellGrid:
             )
 
 
-def boxes_to_cells(
-    boxes: Boxes, grid: CellGrid, map_hw: tuple[int, int], rule: MappingRule = "paper"
-) -> Ints:
+def boxes_to_cells(boxes: Boxes, grid: CellGrid, map_hw: tuple[int, int], rule: BoxMapping = "paper") -> Ints:
     """The cells that boxes cover on a feature map of `map_hw` cells.
 
     boxes: (n, 4) xyxy in pixels of the image the map was computed from, half-open.
@@ -178,7 +176,7 @@ def scaled_size(size_hw: tuple[int, int], scale_px: int) -> tuple[int, int]:
 
 
 def choose_scales(
-    boxes: Boxes, size_hw: tuple[int, int], scales: Sequence[int], rule: MappingRule = "paper"
+    boxes: Boxes, size_hw: tuple[int, int], scales: Sequence[int], rule: BoxMapping = "paper"
 ) -> Ints:
     """For every box the index of its best scale: the one at which it is nearest to 224×224 pixels.
 
@@ -192,21 +190,21 @@ def choose_scales(
         raise GeometryError(f"scales must be one or more sizes ≥ 1 pixel; got {scales!r}")
     corners = _subpixels(boxes)
     sides = np.maximum(corners[:, 2:] - corners[:, :2], 1)
-    areas = sides[:, 0] * sides[:, 1]  # in 1/64² pixel
+    box_areas = sides[:, 0] * sides[:, 1]  # in 1/64² pixel
     distances = _paper_distances if rule == "paper" else _released_distances
-    nearest: Ints = np.argmin(distances(areas, min(size_hw), np.asarray(scales, dtype=np.int64)), axis=1)
+    nearest: Ints = np.argmin(distances(box_areas, min(size_hw), np.asarray(scales, dtype=np.int64)), axis=1)
     return nearest
 
 
-def _paper_distances(areas: Ints, short: int, scales: Ints) -> npt.NDArray[np.object_]:
+def _paper_distances(box_areas: Ints, short: int, scales: Ints) -> npt.NDArray[np.object_]:
     """|area·(scale/short)² − 224²| times short²·64²: Python integers, since int64 could overflow."""
     target = VIEW_PX**2 * short**2 * SUBPIXELS**2
-    return abs(areas.astype(object)[:, None] * (scales**2).astype(object)[None, :] - target)
+    return abs(box_areas.astype(object)[:, None] * (scales**2).astype(object)[None, :] - target)
 
 
-def _released_distances(areas: Ints, short: int, scales: Ints) -> Ints:
+def _released_distances(box_areas: Ints, short: int, scales: Ints) -> Ints:
     """|scale − round(13·16·short / √area)|, spm_expected_scale.m; a half rounds up."""
-    expected = [(math.isqrt((2 * 208 * short * SUBPIXELS) ** 2 // int(area)) + 1) // 2 for area in areas]
+    expected = [(math.isqrt((2 * 208 * short * SUBPIXELS) ** 2 // int(area)) + 1) // 2 for area in box_areas]
     return abs(np.asarray(expected, dtype=np.int64).reshape(-1, 1) - scales[None, :])
 
 

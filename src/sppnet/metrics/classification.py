@@ -19,7 +19,7 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class JudgedImage:
+class ScoredImage:
     """What was said of one image. Labels are indices of the classes."""
 
     path: Path
@@ -46,7 +46,7 @@ class ClassificationResult:
     """Images that could not be read; no share counts them."""
     omitted: tuple[Omission, ...] = ()
     """Images of the data set that were left out before, by reason."""
-    judged: tuple[JudgedImage, ...] = field(default=(), repr=False)
+    judged: tuple[ScoredImage, ...] = field(default=(), repr=False)
     """One an image, from whoever knows the files; else empty."""
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ class ClassificationResult:
         }
 
 
-def judge_scores(
+def evaluate_scores(
     scores: Tensor | Reals,
     labels: Tensor | npt.NDArray[np.integer] | Sequence[int],
     classes: Sequence[str],

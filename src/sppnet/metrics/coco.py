@@ -12,8 +12,8 @@ import numpy as np
 
 from sppnet.arrays import Doubles
 from sppnet.errors import MissingExtraError
-from sppnet.metrics.detection import JudgedPhoto, check_lists
-from sppnet.structures import Detections, GroundTruth, areas
+from sppnet.metrics.detection import EvaluatedImage, check_lists
+from sppnet.structures import Detections, GroundTruth, box_area
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CocoResult:
     images: int
     skipped: tuple[str, ...] = ()
     """Images that could not be read and were left out."""
-    photos: tuple[JudgedPhoto, ...] = field(default=(), repr=False)
+    photos: tuple[EvaluatedImage, ...] = field(default=(), repr=False)
     """As in `DetectionResult`."""
 
     def to_json(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class CocoResult:
         }
 
 
-def judge_coco(
+def evaluate_coco(
     found: Sequence[Detections],
     truths: Sequence[GroundTruth],
     classes: Sequence[str],
@@ -55,7 +55,7 @@ def judge_coco(
     """found, truths: one an image, in the same order, both with labels of `classes`.
 
     The 100 surest detections of each class and image count. What lies in a crowd is ignored, and an
-    object marked difficult counts as one. Raises MissingExtraError, and DataError as `judge_detections`.
+    object marked difficult counts as one. Raises MissingExtraError, and DataError as `evaluate_detections`.
     """
     names = check_lists(found, truths, classes)
     precision = _precision(found, truths, len(names))
@@ -100,7 +100,7 @@ def _detections(found: Sequence[Detections]) -> Iterator[dict[str, Any]]:
 def _entries(image: int, of: GroundTruth | Detections) -> Iterator[dict[str, Any]]:
     boxes = of.boxes.astype(np.float64)
     xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
-    for box, label, area in zip(xywh, of.labels.tolist(), areas(of.boxes).tolist(), strict=True):
+    for box, label, area in zip(xywh, of.labels.tolist(), box_area(of.boxes).tolist(), strict=True):
         yield {"image_id": image, "category_id": label, "bbox": box, "area": area}
 
 

@@ -40,7 +40,7 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class JudgedPhoto:
+class EvaluatedImage:
     """One image, what is in it, and what was found; both with labels of the same classes."""
 
     path: Path
@@ -59,7 +59,7 @@ class DetectionResult:
     images: int
     skipped: tuple[str, ...] = ()
     """Images that could not be read and were left out."""
-    photos: tuple[JudgedPhoto, ...] = field(default=(), repr=False)
+    photos: tuple[EvaluatedImage, ...] = field(default=(), repr=False)
     """One an image, from whoever knows the files; else empty."""
 
     @property
@@ -77,7 +77,7 @@ class DetectionResult:
         }
 
 
-def judge_detections(
+def evaluate_detections(
     found: Sequence[Detections],
     truths: Sequence[GroundTruth],
     classes: Sequence[str],

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from sppnet.arrays import Doubles, Floats
 from sppnet.errors import ConfigError, DataError
-from sppnet.structures import GroundTruth, overlaps
+from sppnet.structures import GroundTruth, box_iou
 
 COUNTS = (500, 1000, 2000)
 IOUS = (0.5, 0.7)
@@ -59,7 +59,7 @@ def recall_curve(
 def _best_overlaps(boxes: Floats, truth: GroundTruth, counts: Sequence[int]) -> Floats:
     """(objects, counts) the largest overlap of each object with the first boxes."""
     asked = truth[~(truth.difficult | truth.crowd)]
-    shared = overlaps(asked.boxes, boxes)
+    shared = box_iou(asked.boxes, boxes)
     columns = [shared[:, :count].max(axis=1, initial=0) for count in counts]
     return np.stack(columns, axis=1)
 

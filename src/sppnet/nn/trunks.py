@@ -20,7 +20,7 @@ from sppnet.errors import MissingExtraError, ModelError, did_you_mean
 from sppnet.nn.backbones import BACKBONES, build_backbone
 from sppnet.nn.dilation import dilate_stages
 from sppnet.nn.pretrained import published_weights
-from sppnet.nn.receptive import derive_grid, follow_stages
+from sppnet.nn.receptive_field import derive_grid, follow_stages
 from sppnet.nn.weights import current_names, load_weights, read_weights, trunk_names, under_prefix
 
 Weights = str | Path | Mapping[str, Tensor]
@@ -222,7 +222,7 @@ def _stages(network: nn.Module, base: str) -> Iterator[_Stage]:
         yield _Stage("relu", nn.ReLU(inplace=True))
 
 
-class SeveralStages(nn.Sequential):
+class MultiStageBody(nn.Sequential):
     """Stages one after the other, of which several give their maps, one behind the other in the channels.
 
     Early maps say where things are, late ones what they are.
@@ -246,7 +246,7 @@ def _assembled(stages: list[_Stage], taps: list[int]) -> nn.Sequential:
     """The stages one after the other, under the names they had."""
     paths = [stage.path for stage in stages]
     several = len(set(taps)) > 1
-    body = SeveralStages(paths, [paths[count - 1] for count in taps]) if several else nn.Sequential()
+    body = MultiStageBody(paths, [paths[count - 1] for count in taps]) if several else nn.Sequential()
     for stage in stages:
         container, _, leaf = stage.path.rpartition(".")
         if container and not hasattr(body, container):
@@ -268,9 +268,9 @@ def _in_words(strides: Collection[int]) -> str:
     return ", ".join(str(stride) for stride in sorted(set(strides)))
 
 
-def _parse_count(name: str, count: str, most: int) -> int:
-    if not count.isdecimal() or not 1 <= int(count) <= most:
-        raise ModelError(f"the number of stages in {name!r} must be from 1 to {most}, got {count!r}")
+def _parse_count(name: str, count: str, maximum: int) -> int:
+    if not count.isdecimal() or not 1 <= int(count) <= maximum:
+        raise ModelError(f"the number of stages in {name!r} must be from 1 to {maximum}, got {count!r}")
     return int(count)
 
 

@@ -3,7 +3,7 @@
 A block is laid out channels-last, as integers in the order of the floats (`lanes`), so 16-, 32- and
 64-bit floats share one kernel, and NaN, made the largest integer, wins as it does in torch. Every
 array is flat, with offsets counted by hand: views cost more here than the work on them. What vectors
-are read from begins where a line of memory does: one that lies across two costs twice.
+are read from is cache-line aligned: one that lies across two lines costs twice.
 """
 
 from functools import lru_cache
@@ -15,7 +15,9 @@ from torch import Tensor
 from sppnet.arrays import Array
 from sppnet.geometry.grid import bin_edges
 from sppnet.jit import jit
-from sppnet.ops.lanes import (
+from sppnet.ops.llvm import LINE_BYTES, SQUARE
+from sppnet.ops.plan import filling_order, plan_levels
+from sppnet.ops.simd import (
     LANES,
     larger_of_four,
     rank_lanes,
@@ -24,8 +26,6 @@ from sppnet.ops.lanes import (
     unrank_lanes,
     unrank_square,
 )
-from sppnet.ops.llvm import LINE_BYTES, SQUARE
-from sppnet.ops.plan import filling_order, plan_levels
 
 BITS = {
     torch.float16: torch.int16,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sppnet import jit
 from sppnet.errors import ConfigError, did_you_mean
-from sppnet.ops import anywhere, definition
+from sppnet.ops import reference, torch_impl
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +39,15 @@ class Choice:
 
 
 def _load_cpu() -> ModuleType:
-    from sppnet.ops import cpu
+    from sppnet.ops import numba_impl
 
-    return cpu
+    return numba_impl
 
 
 def _load_gpu() -> ModuleType:
-    from sppnet.ops import gpu
+    from sppnet.ops import triton_impl
 
-    return gpu
+    return triton_impl
 
 
 def _cpu_refuses(features: Tensor) -> str | None:
@@ -92,8 +92,8 @@ IMPLEMENTATIONS = {
         _load_cpu, _cpu_refuses, "floating-point features on the CPU: numba kernel, all cores"
     ),
     "gpu": Implementation(_load_gpu, _gpu_refuses, "features on a CUDA device: Triton kernel"),
-    "torch": Implementation(lambda: anywhere, lambda _: None, "torch operations take any device and dtype"),
-    "definition": Implementation(lambda: definition, lambda _: None, "plain loops, only when forced"),
+    "torch": Implementation(lambda: torch_impl, lambda _: None, "torch operations take any device and dtype"),
+    "definition": Implementation(lambda: reference, lambda _: None, "plain loops, only when forced"),
 }
 """In order of preference: the first that does not refuse is taken."""
 

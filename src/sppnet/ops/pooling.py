@@ -15,14 +15,14 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from sppnet.errors import GeometryError
 from sppnet.geometry.grid import check_levels, count_bins
-from sppnet.ops import average, decomposition
+from sppnet.ops import average_pooling, decomposition
 from sppnet.ops.dispatch import choose, load_chosen
-from sppnet.ops.windows import Cells, Windows, as_indices, check_cells, list_windows
+from sppnet.ops.windows import Cells, RoICells, as_indices, check_cells, list_windows
 
 
 def pyramid_pool(
     features: Tensor,
-    cells: Windows = None,
+    cells: RoICells = None,
     levels: Sequence[int] = (1, 2, 3, 6),
     pooling: Literal["max", "average"] = "max",
 ) -> Tensor:
@@ -54,7 +54,7 @@ def pyramid_pool(
     if windows is None and decomposition.is_wanted():
         return decomposition.pool_whole(features, checked, pooling)
     if pooling == "average":
-        return average.pool(features, check_cells(features, windows), checked)
+        return average_pooling.pool(features, check_cells(features, windows), checked)
     if torch._C._are_functorch_transforms_active():  # torch.func: the custom op has no rules for it
         return decomposition.pool_each(features, windows, checked)
     return cast(Tensor, torch.ops.sppnet.pyramid_pool(features, windows, list(checked)))

@@ -12,10 +12,10 @@ from torch import Tensor
 from sppnet.errors import GeometryError
 
 Cells = Tensor | npt.NDArray[np.integer]
-Windows = Cells | Sequence[Cells] | None
+RoICells = Cells | Sequence[Cells] | None
 
 
-def list_windows(features: Tensor, cells: Windows) -> Tensor | None:
+def list_windows(features: Tensor, cells: RoICells) -> Tensor | None:
     """(n, 5) int64 on the features' device, or None for the whole maps."""
     if cells is None:
         return None

@@ -13,13 +13,13 @@ import numpy as np
 from sppnet.arrays import Floats
 from sppnet.data.image import ImageSource, read_image
 from sppnet.errors import ConfigError, MissingExtraError, did_you_mean
-from sppnet.proposals.selective_search import MIN_SIDE, Mode, rank
+from sppnet.proposals.selective_search.search import MIN_SIDE, Mode, rank
 
 _SWITCHES = {"fast": "switchToSelectiveSearchFast", "quality": "switchToSelectiveSearchQuality"}
 
 
 def opencv_search(
-    image: ImageSource, mode: Mode = "fast", *, min_side: int = MIN_SIDE, most: int | None = None
+    image: ImageSource, mode: Mode = "fast", *, min_side: int = MIN_SIDE, max_proposals: int | None = None
 ) -> Floats:
     """Proposals of an image → (n, 4) float32; arguments as of `selective_search`.
 
@@ -33,7 +33,7 @@ def opencv_search(
     boxes = np.asarray(search.process(), np.int32).reshape(-1, 4)  # x, y, width, height
     boxes[:, 2:] += boxes[:, :2]
     order = np.random.default_rng(0).permutation(len(boxes))
-    return rank([boxes[np.lexsort(boxes.T)][order]], min_side)[:most]
+    return rank([boxes[np.lexsort(boxes.T)][order]], min_side)[:max_proposals]
 
 
 def _segmentation() -> Any:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sppnet.errors import ConfigError
-from sppnet.features.photo import Photo
-from sppnet.proposals.given import GivenBoxes, read_boxes
-from sppnet.proposals.learned import WindowHead
+from sppnet.features.lazy_image import LazyImage
 from sppnet.proposals.opencv import opencv_search
-from sppnet.proposals.selective_search import selective_search
+from sppnet.proposals.precomputed import PrecomputedBoxes, read_boxes
+from sppnet.proposals.proposal_head import ProposalHead
+from sppnet.proposals.selective_search.search import selective_search
 from sppnet.structures import Proposals
 
 FILE = "file"
@@ -18,55 +18,55 @@ FILE = "file"
 class Proposer(Protocol):
     """Boxes of a photograph that may hold an object, best first."""
 
-    def __call__(self, photo: Photo) -> Proposals: ...
+    def __call__(self, photo: LazyImage) -> Proposals: ...
 
 
 @dataclass(frozen=True, eq=False)
-class LearnedWindows:
+class HeadProposer:
     """Windows of the photograph's own maps, at the first scale."""
 
-    head: WindowHead
-    most: int
+    head: ProposalHead
+    max_proposals: int
 
-    def __call__(self, photo: Photo) -> Proposals:
-        return self.head.propose(photo.maps, self.most)
+    def __call__(self, photo: LazyImage) -> Proposals:
+        return self.head.propose(photo.maps, self.max_proposals)
 
 
 @dataclass(frozen=True)
-class SelectiveSearch:
+class SelectiveSearchProposer:
     """Our selective search, fast mode."""
 
-    most: int
+    max_proposals: int
 
-    def __call__(self, photo: Photo) -> Proposals:
-        return Proposals.of(selective_search(photo.pixels, most=self.most))
+    def __call__(self, photo: LazyImage) -> Proposals:
+        return Proposals.of(selective_search(photo.pixels, max_proposals=self.max_proposals))
 
 
 @dataclass(frozen=True)
-class OpencvSearch:
+class OpencvProposer:
     """OpenCV's selective search, fast mode."""
 
-    most: int
+    max_proposals: int
 
-    def __call__(self, photo: Photo) -> Proposals:
-        return Proposals.of(opencv_search(photo.pixels, most=self.most))
+    def __call__(self, photo: LazyImage) -> Proposals:
+        return Proposals.of(opencv_search(photo.pixels, max_proposals=self.max_proposals))
 
 
 @dataclass(frozen=True, eq=False)
-class FromFile:
+class PrecomputedProposer:
     """Boxes made elsewhere or earlier."""
 
-    given: GivenBoxes
-    most: int
+    given: PrecomputedBoxes
+    max_proposals: int
 
-    def __call__(self, photo: Photo) -> Proposals:
-        return Proposals.of(self.given.of(photo.path or "")[: self.most])
+    def __call__(self, photo: LazyImage) -> Proposals:
+        return Proposals.of(self.given.of(photo.path or "")[: self.max_proposals])
 
 
 class NoProposer:
     """Of a detector that was trained on a file of boxes, which its model file does not hold."""
 
-    def __call__(self, photo: Photo) -> Proposals:
+    def __call__(self, photo: LazyImage) -> Proposals:
         raise ConfigError(
             "this detector was trained on boxes from a file, and cannot propose boxes by itself: give a file "
             "with boxes of these images, or selective-search (--proposals; in Python "
@@ -79,12 +79,12 @@ def in_header(kind: str) -> str:
     return kind if kind in ("learned", "selective-search", "opencv") else FILE
 
 
-def make_proposer(kind: str, most: int) -> Proposer:
+def make_proposer(kind: str, max_proposals: int) -> Proposer:
     """A proposer that needs no training: "selective-search", "opencv", or a file of boxes."""
     if kind == "selective-search":
-        return SelectiveSearch(most)
+        return SelectiveSearchProposer(max_proposals)
     if kind == "opencv":
-        return OpencvSearch(most)
+        return OpencvProposer(max_proposals)
     if kind == FILE:
         return NoProposer()
-    return FromFile(read_boxes(kind), most)
+    return PrecomputedProposer(read_boxes(kind), max_proposals)

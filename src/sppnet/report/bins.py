@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from sppnet.drawing import colour_of
 from sppnet.geometry.grid import bin_edges, sliding_windows
-from sppnet.report.sheet import FAINT, INK, PAPER, arrange, write
+from sppnet.report.contact_sheet import FAINT, INK, PAPER, arrange, write
 
 Bins = Sequence[tuple[int, int]]
 
@@ -62,9 +62,9 @@ def _draw(bins: Bins, size: int, rows: int) -> Image.Image:
     return picture
 
 
-def _shade(count: int, most: int) -> tuple[int, int, int]:
+def _shade(count: int, maximum: int) -> tuple[int, int, int]:
     if not count:
         return UNSEEN
-    part = 0.25 + 0.75 * count / most
+    part = 0.25 + 0.75 * count / maximum
     red, green, blue = (round(255 - (255 - channel) * part) for channel in SEEN)
     return red, green, blue

@@ -18,14 +18,14 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 12, 30, 42
 """Room around the plot of a line chart, for texts."""
 
 SMALL, SMALL_EDGE = 150, 24
-MOST_POINTS = 200
+MAX_POINTS = 200
 """Of a line; a curve of ten thousand detections looks the same with these."""
 
 CELL, SMALL_CELL, LONGEST_NAME = 24, 18, 16
 """Of a matrix: side of a cell with a number and without, letters of a name shown."""
 LETTER, WIDE_LETTER = 8.2, 13.5
 """Room for a letter in any font that a page may be shown in, and for a Chinese one."""
-LEAST_SHARE = 0.75
+MIN_SHARE = 0.75
 """Of its size, to which a matrix may shrink."""
 COUNTED = 30
 """Classes up to which the cells of a matrix hold their numbers."""
@@ -111,7 +111,7 @@ def matrix_chart(classes: Sequence[str], counts: Ints) -> Html:
             parts.append(_text(x + cell / 2, y + middle, str(count), kind="count"))
     drawn = _svg(side, side, f"confusion matrix of {len(classes)} classes", parts, "matrix")
     # Letters must not grow with a small matrix, nor shrink below reading: it scrolls on a narrow screen.
-    room = f"max-width:{side:.0f}px;min-width:{LEAST_SHARE * side:.0f}px"
+    room = f"max-width:{side:.0f}px;min-width:{MIN_SHARE * side:.0f}px"
     return Html(
         '<div class="wide" tabindex="0" role="region" aria-label="confusion matrix">'
         f'<div style="{room}">{drawn}</div></div>'
@@ -129,9 +129,9 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [float(f"{index * step:.10g}") for index in range(first, last + 1)]
 
 
-def thinned(n: int, most: int = MOST_POINTS) -> list[int]:
+def thinned(n: int, limit: int = MAX_POINTS) -> list[int]:
     """Indices of at most so many of n points, the first and the last among them."""
-    return list(range(n)) if n <= most else sorted({i * (n - 1) // (most - 1) for i in range(most)})
+    return list(range(n)) if n <= limit else sorted({i * (n - 1) // (limit - 1) for i in range(limit)})
 
 
 # --- parts ---------------------------------------------------------------------------------------

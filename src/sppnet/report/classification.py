@@ -12,7 +12,7 @@ from sppnet import __version__
 from sppnet.data.files import Omission, writable_name
 from sppnet.data.image import read_image
 from sppnet.errors import ImageError
-from sppnet.metrics.classification import ClassificationResult, JudgedImage
+from sppnet.metrics.classification import ClassificationResult, ScoredImage
 from sppnet.report import page
 from sppnet.report.chart import Series, line_chart, matrix_chart
 from sppnet.report.page import Html
@@ -23,7 +23,7 @@ SHOWN_PX = 320
 """Longer side of those, at most."""
 CONFUSED = 12
 """Pairs of classes that are listed."""
-MOST_IN_MATRIX = 100
+MAX_IN_MATRIX = 100
 """Classes beyond which a matrix would tell less than its list of pairs."""
 
 SCORES = "Numbers are scores: probabilities, or the margins of SVMs, which are above 0 for a yes."
@@ -66,7 +66,7 @@ def training_page(
         page.section(
             "How it was made",
             page.command_block(command),
-            page.folded("All settings", page.settings(_effective(config))),
+            page.details("All settings", page.settings(_effective(config))),
         ),
         page.section("Time", page.times(seconds)),
         page.section("Learning", *_curves(epochs)),
@@ -80,7 +80,7 @@ def training_page(
 def evaluation_page(
     model: str,
     command: str,
-    how: Mapping[str, Any],
+    settings: Mapping[str, Any],
     result: ClassificationResult,
     seconds: Mapping[str, float],
 ) -> str:
@@ -88,7 +88,7 @@ def evaluation_page(
     lead = f"Evaluation of a classifier of {len(result.classes)} classes, by sppnet {__version__}."
     parts = [
         page.figures(_main_figures(result, "images")),
-        page.section("How it was measured", page.command_block(command), page.settings(how)),
+        page.section("How it was measured", page.command_block(command), page.settings(settings)),
         page.section("Time", page.times(seconds)),
         *_judgement(result, result.omitted),
     ]
@@ -169,7 +169,7 @@ def _class_table(result: ClassificationResult) -> Html:
 
 def _matrix(result: ClassificationResult) -> Html:
     k = len(result.classes)
-    if k > MOST_IN_MATRIX:
+    if k > MAX_IN_MATRIX:
         return page.paragraph(f"A matrix of {k} classes would be too small to read; the list tells.")
     caption = "Rows: what images show. Columns: what the classifier said. Blue: right. Orange: wrong."
     return page.figure(matrix_chart(result.classes, result.confusion), caption)
@@ -184,28 +184,28 @@ def _confused(result: ClassificationResult) -> Html:
     return page.table("The most frequent mistakes", ["shows", "was said to be", "times"], rows)
 
 
-def best_images(judged: Sequence[JudgedImage], count: int = SHOWN) -> list[JudgedImage]:
+def best_images(judged: Sequence[ScoredImage], count: int = SHOWN) -> list[ScoredImage]:
     """Right and sure: the surest of every class, then the second of every class, and so on."""
-    by_class: dict[int, list[JudgedImage]] = defaultdict(list)
+    by_class: dict[int, list[ScoredImage]] = defaultdict(list)
     for one in sorted((one for one in judged if one.guess == one.label), key=lambda one: -one.score):
         by_class[one.label].append(one)
     ranked = [(place, -one.score, one) for own in by_class.values() for place, one in enumerate(own)]
     return [one for _, _, one in sorted(ranked, key=lambda item: item[:2])[:count]]
 
 
-def worst_images(judged: Sequence[JudgedImage], count: int = SHOWN) -> list[JudgedImage]:
+def worst_images(judged: Sequence[ScoredImage], count: int = SHOWN) -> list[ScoredImage]:
     """Wrong, and most surely so: the guess scored furthest above the right class."""
     wrong = [one for one in judged if one.guess != one.label]
     return sorted(wrong, key=lambda one: one.own_score - one.score)[:count]
 
 
-def _drawn(images: Sequence[JudgedImage], classes: Sequence[str]) -> list[Html]:
+def _drawn(images: Sequence[ScoredImage], classes: Sequence[str]) -> list[Html]:
     if not images:
         return []
     return [page.paragraph(SCORES), page.grid(_draw(one, classes) for one in images)]
 
 
-def _draw(one: JudgedImage, classes: Sequence[str]) -> Html:
+def _draw(one: ScoredImage, classes: Sequence[str]) -> Html:
     said, shows = classes[one.guess], classes[one.label]
     caption = f"{said} {one.score:.2f}"
     if one.guess != one.label:

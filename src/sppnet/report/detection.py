@@ -8,10 +8,10 @@ from sppnet.data.files import writable_name
 from sppnet.data.image import read_image
 from sppnet.errors import ImageError
 from sppnet.metrics.coco import CocoResult
-from sppnet.metrics.detection import Curve, DetectionResult, judge_detections
+from sppnet.metrics.detection import Curve, DetectionResult, evaluate_detections
 from sppnet.report import page
 from sppnet.report.chart import Series, curve_chart, line_chart
-from sppnet.report.outcome import Outcome, best_photos, judge_photo, worst_photos
+from sppnet.report.error_analysis import Outcome, analyse_image, best_images, worst_images
 from sppnet.report.page import Html
 
 Result = DetectionResult | CocoResult
@@ -50,8 +50,8 @@ def training_page(
     """The page of a training.
 
     run: its name. objects: of every class. recall: of the proposals, as a share of 1. images: that were
-    trained on. tuning, trunk_tuning: rows of `learn.finetune.Measured` as JSON, none without fine-tuning.
-    mining: rows of `learn.mining.MiningRound`. seconds: of every stage. skipped: why images were left out.
+    trained on. tuning, trunk_tuning: rows of `heads.fc_layers.Measured` as JSON, none without fine-tuning.
+    mining: rows of `svm.mining.MiningRound`. seconds: of every stage. skipped: why images were left out.
     problems: what was odd in the annotations.
     """
     lead = f"Training of a detector of {', '.join(objects)}, by sppnet {__version__}."
@@ -65,7 +65,9 @@ def training_page(
         page.figures(shown),
         page.paragraph("How well it finds objects is told by sppnet detect evaluate, in evaluation.html."),
         page.section(
-            "How it was made", page.command_block(command), page.folded("All settings", page.settings(config))
+            "How it was made",
+            page.command_block(command),
+            page.details("All settings", page.settings(config)),
         ),
         page.section("Time", page.times(seconds)),
         page.section("What it learned from", *_learned_from(objects, recall)),
@@ -81,7 +83,7 @@ def training_page(
 def evaluation_page(
     model: str,
     command: str,
-    how: Mapping[str, Any],
+    settings: Mapping[str, Any],
     result: Result,
     seconds: Mapping[str, float],
     problems: Sequence[str] = (),
@@ -94,16 +96,16 @@ def evaluation_page(
         shown |= {"mAP at 0.5": page.share(result.map50), "mAP at 0.75": page.share(result.map75)}
     objects = sum(int((~(one.truth.difficult | one.truth.crowd)).sum()) for one in result.photos)
     shown |= {"images": f"{result.images:,}", "objects": f"{objects:,}"}
-    outcomes = [judge_photo(photo) for photo in result.photos]
+    outcomes = [analyse_image(photo) for photo in result.photos]
     parts = [
         page.figures(shown),
         page.paragraph(f"mAP is the mean over the classes of average precision: {METRICS[metric]}."),
-        page.section("How it was measured", page.command_block(command), page.settings(how)),
+        page.section("How it was measured", page.command_block(command), page.settings(settings)),
         page.section("Time", page.times(seconds)),
         page.section("Classes", _class_table(result, outcomes)),
         page.section("Precision over recall", _small_curves(result)),
-        page.section("The best photographs", *_drawn(best_photos(outcomes, SHOWN))),
-        page.section("The worst photographs", *_drawn(worst_photos(outcomes, SHOWN))),
+        page.section("The best photographs", *_drawn(best_images(outcomes, SHOWN))),
+        page.section("The worst photographs", *_drawn(worst_images(outcomes, SHOWN))),
         _left_out(result.skipped, result.images),
         _odd(problems),
     ]
@@ -192,7 +194,7 @@ def _curves_of(result: Result) -> dict[str, Curve]:
     if not result.photos:
         return {}
     found, truths = zip(*((photo.found, photo.truth) for photo in result.photos), strict=True)
-    return judge_detections(found, truths, list(result.per_class), "voc").curves
+    return evaluate_detections(found, truths, list(result.per_class), "voc").curves
 
 
 def _drawn(outcomes: Sequence[Outcome]) -> list[Html]:

@@ -15,13 +15,13 @@ from sppnet.arrays import Doubles, Floats, Ints
 from sppnet.data.image import read_image
 from sppnet.drawing import draw_boxes
 from sppnet.errors import DataError, GeometryError, ImageError
-from sppnet.features.convolve import Convolver
+from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import CellGrid
 from sppnet.progress import Progress
-from sppnet.report.sheet import Panel, arrange, fit
+from sppnet.report.contact_sheet import Panel, arrange, fit
 
-Place = tuple[int, int]
+CellPosition = tuple[int, int]
 """Row and column of a cell."""
 
 TOP = 8
@@ -35,7 +35,7 @@ WIDTH, HEIGHT = 300, 225
 LEAST = 1e-6
 """A filter that nothing excites is drawn black, not divided by zero."""
 
-LEAST_FRAME_PX = 12
+MIN_FRAME_PX = 12
 """Side of the frame around a cell."""
 
 SEEN, CELL = 2, 3
@@ -60,13 +60,13 @@ class Peaks:
         return order
 
 
-def find_peaks(paths: Sequence[Path], convolver: Convolver, progress: Progress) -> Peaks:
+def find_peaks(paths: Sequence[Path], extractor: FeatureExtractor, progress: Progress) -> Peaks:
     """Convolves every image, at the convolver's first scale; raises DataError if none can be read."""
     progress.begin("looking for what excites filters", len(paths))
     read, values, places, skipped = [], [], [], []
     for path in paths:
         try:
-            features = convolver(read_image(path)).maps[0].float().numpy()
+            features = extractor(read_image(path)).maps[0].float().numpy()
         except ImageError as error:
             skipped.append(str(error))
         else:
@@ -101,7 +101,7 @@ def check_filters(filters: Sequence[int], channels: int) -> None:
         )
 
 
-def draw_filter(channel: int, peaks: Peaks, convolver: Convolver) -> Image.Image:
+def draw_filter(channel: int, peaks: Peaks, extractor: FeatureExtractor) -> Image.Image:
     """A sheet of the photographs that excite a filter most, and of its maps."""
     chosen = peaks.strongest(channel)
     highest = max(float(peaks.values[chosen[0], channel]), LEAST)
@@ -110,16 +110,16 @@ def draw_filter(channel: int, peaks: Peaks, convolver: Convolver) -> Image.Image
         row, column = peaks.places[index, channel].tolist()
         value = peaks.values[index, channel]
         caption = f"{value:.2f} · {peaks.paths[index].name}"
-        panels.append(_panel(peaks.paths[index], channel, (row, column), highest, convolver, caption))
-    trunk = convolver.trunk
+        panels.append(_panel(peaks.paths[index], channel, (row, column), highest, extractor, caption))
+    trunk = extractor.trunk
     title = (
         f"Filter {channel} of {trunk.name}: a cell sees {trunk.grid.receptive_field} pixels (green) "
-        f"at a shorter side of {convolver.scales[0]}"
+        f"at a shorter side of {extractor.scales[0]}"
     )
     return arrange(title, panels, COLUMNS)
 
 
-def seen_box(place: Place, grid: CellGrid, maps: FeatureMaps, side: int) -> Doubles:
+def seen_box(place: CellPosition, grid: CellGrid, maps: FeatureMaps, side: int) -> Doubles:
     """(4,) xyxy in pixels of the image: the square of `side` pixels of the scaled image around a cell."""
     centre = grid.center0 + grid.stride * np.array([place[1], place[0]] * 2, np.float64)
     reach = (side - 1) / 2
@@ -131,11 +131,11 @@ def seen_box(place: Place, grid: CellGrid, maps: FeatureMaps, side: int) -> Doub
 
 
 def _panel(
-    path: Path, channel: int, place: Place, highest: float, convolver: Convolver, caption: str
+    path: Path, channel: int, place: CellPosition, highest: float, extractor: FeatureExtractor, caption: str
 ) -> Panel:
     """A photograph over its map."""
     image = read_image(path)
-    maps, grid = convolver(image), convolver.trunk.grid
+    maps, grid = extractor(image), extractor.trunk.grid
     photo = fit(Image.fromarray(image), WIDTH, HEIGHT)
     ratio = photo.width / image.shape[1]
     boxes = [seen_box(place, grid, maps, side) * ratio for side in (grid.receptive_field, grid.stride)]
@@ -149,7 +149,7 @@ def _panel(
     return both, caption
 
 
-def _draw_map(features: Floats, highest: float, size: tuple[int, int], place: Place) -> Image.Image:
+def _draw_map(features: Floats, highest: float, size: tuple[int, int], place: CellPosition) -> Image.Image:
     """Black where a filter is silent, white at its highest; the strongest cell framed."""
     grey = (np.clip(features / highest, 0, 1) * 255).astype(np.uint8)
     shown = Image.fromarray(grey).resize(size, Image.Resampling.NEAREST).convert("RGB")
@@ -161,5 +161,5 @@ def _draw_map(features: Floats, highest: float, size: tuple[int, int], place: Pl
 
 def _around(box: Doubles) -> Doubles:
     """The box, or a larger one around its middle: a frame must not hide a small cell."""
-    middle, reach = (box[:2] + box[2:]) / 2, np.maximum((box[2:] - box[:2]) / 2, LEAST_FRAME_PX / 2)
+    middle, reach = (box[:2] + box[2:]) / 2, np.maximum((box[2:] - box[:2]) / 2, MIN_FRAME_PX / 2)
     return np.concatenate([middle - reach, middle + reach])

@@ -145,7 +145,7 @@ def settings(values: Mapping[str, Any]) -> Html:
     return Html(f'<dl class="settings">{pairs}</dl>\n')
 
 
-def folded(summary: str, content: Html) -> Html:
+def details(summary: str, content: Html) -> Html:
     """What is shown when asked for."""
     return Html(f"<details><summary>{escape(summary)}</summary>{content}</details>\n")
 
@@ -164,7 +164,7 @@ def listing(summary: str, lines: Sequence[str]) -> Html:
     if not lines:
         return Html("")
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return folded(summary, Html(f"<ul>{items}</ul>"))
+    return details(summary, Html(f"<ul>{items}</ul>"))
 
 
 def grid(parts: Iterable[Html], size: str = "") -> Html:

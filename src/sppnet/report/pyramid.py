@@ -11,8 +11,8 @@ from sppnet.data.image import ImageArray
 from sppnet.drawing import colour_of, draw_boxes
 from sppnet.errors import GeometryError
 from sppnet.features.maps import FeatureMaps
-from sppnet.geometry.grid import MappingRule, bin_edges
-from sppnet.report.sheet import Panel, arrange, fit
+from sppnet.geometry.grid import BoxMapping, bin_edges
+from sppnet.report.contact_sheet import Panel, arrange, fit
 
 Area = tuple[int, int, int, int]
 """Cells xyxy, half-open."""
@@ -33,7 +33,7 @@ def draw_pyramid(
     maps: FeatureMaps,
     box: npt.ArrayLike | None,
     levels: Sequence[int],
-    rule: MappingRule = "paper",
+    rule: BoxMapping = "paper",
 ) -> Image.Image:
     """image: (h, w, 3) RGB, the one of `maps`. box: xyxy in its pixels; None for all of it.
 
@@ -86,7 +86,7 @@ def _check_box(box: npt.ArrayLike | None, image: ImageArray) -> Doubles:
     return clipped
 
 
-def _cells_of(maps: FeatureMaps, window: Doubles, rule: MappingRule, whole: bool) -> tuple[int, Area]:
+def _cells_of(maps: FeatureMaps, window: Doubles, rule: BoxMapping, whole: bool) -> tuple[int, Area]:
     """Which map, and which of its cells; of a whole image all, as a classifier pools them."""
     index, x0, y0, x1, y1 = maps.windows(window[None], rule).cells[0].tolist()
     if whole:

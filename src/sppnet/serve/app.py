@@ -15,12 +15,12 @@ from sppnet import __version__
 from sppnet.classify.classifier import Classifier
 from sppnet.detect.detector import Detector
 from sppnet.errors import ConfigError, ImageError
-from sppnet.serve.body import read_images, read_windows
-from sppnet.serve.counts import Counts
+from sppnet.serve.feature_cache import FeatureCache
 from sppnet.serve.limits import Limits, Refusal
+from sppnet.serve.metrics import Counts
+from sppnet.serve.predictor import Predictor, Question, ServedClassifier, ServedDetector, read_fields
 from sppnet.serve.reference import reference_page
-from sppnet.serve.seer import Question, SeeingClassifier, SeeingDetector, Seer, read_fields
-from sppnet.serve.shelf import Shelf
+from sppnet.serve.request_body import read_images, read_windows
 from sppnet.serve.worker import Worker
 
 PAGE = Path(__file__).parent / "page"
@@ -93,7 +93,7 @@ def create_app(
     app = FastAPI(
         title="sppnet",
         version=__version__,
-        description=f"A {server.seer.model.kind} of {len(server.seer.model.classes)} classes.",
+        description=f"A {server.predictor.model.kind} of {len(server.predictor.model.classes)} classes.",
         docs_url=None,  # FastAPI's own page loads scripts from elsewhere
         redoc_url=None,
         lifespan=server.lifespan,
@@ -111,7 +111,7 @@ def create_app(
     app.post("/v1/windows", openapi_extra=WINDOWS_IN)(server.windows)
     answer = server.classify if isinstance(model, Classifier) else server.detect
     other = "detect" if isinstance(model, Classifier) else "classify"
-    app.post(f"/v1/{server.seer.model.kind_of_work}", openapi_extra=IMAGES_IN)(answer)
+    app.post(f"/v1/{server.predictor.model.kind_of_work}", openapi_extra=IMAGES_IN)(answer)
     app.post(f"/v1/{other}", include_in_schema=False)(server.refuse_kind)
     if cors_origins:
         app.add_middleware(
@@ -146,13 +146,13 @@ class Server:
     """A model, its queue and its counts, as the functions that answer requests."""
 
     def __init__(self, model: Classifier | Detector, limits: Limits) -> None:
-        seeing = SeeingClassifier(model) if isinstance(model, Classifier) else SeeingDetector(model)
+        seeing = ServedClassifier(model) if isinstance(model, Classifier) else ServedDetector(model)
         self.limits, self.worker, self.counts = limits, Worker(limits), Counts()
-        self.seer = Seer(seeing, Shelf(limits), limits.max_pixels)
+        self.predictor = Predictor(seeing, FeatureCache(limits), limits.max_pixels)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        await self.worker.run(self.seer.warm_up)
+        await self.worker.run(self.predictor.warm_up)
         yield
         self.worker.close()
 
@@ -167,18 +167,18 @@ class Server:
 
     async def health(self) -> dict[str, Any]:
         """Whether the server takes requests, and how many wait."""
-        model = self.seer.model
+        model = self.predictor.model
         return {"status": "ok", "version": __version__, "kind": model.kind, "queue": self.worker.length}
 
     async def metrics(self) -> PlainTextResponse:
         """Counts and times for Prometheus."""
-        shelf = self.seer.shelf
-        gauges = {"queue": self.worker.length, "kept_images": len(shelf), "kept_bytes": shelf.size_bytes}
+        cache = self.predictor.cache
+        gauges = {"queue": self.worker.length, "kept_images": len(cache), "kept_bytes": cache.size_bytes}
         return PlainTextResponse(self.counts.text(gauges))
 
     async def describe(self) -> dict[str, Any]:
         """What the model is, and how much is taken at once."""
-        model, limits = self.seer.model, self.limits
+        model, limits = self.predictor.model, self.limits
         bounds = {"bytes": limits.max_bytes, "pixels": limits.max_pixels, "images": limits.images}
         return {"kind": model.kind, "classes": list(model.classes), **model.describe(), "limits": bounds}
 
@@ -196,7 +196,7 @@ class Server:
     ) -> dict[str, Any]:
         """Objects in an image: its file is the body. Several go as file parts of a form.
 
-        min_score: of this score and above; training lays 0 where F1 is best, or above.
+        min_score: of this score and above; training sets 0 at the max-F1 threshold.
         overlap: of two boxes of a class that overlap more, the surer stays; by default the model's.
         """
         return await self._answer(request, Question(min_score=min_score, overlap=overlap))
@@ -206,23 +206,23 @@ class Server:
         with self.worker.place(_client(request)) as place:
             async with place.arrival():
                 key, boxes = await read_windows(request, self.limits)
-            return await self.worker.run(lambda: self.seer.score_windows(key, boxes))
+            return await self.worker.run(lambda: self.predictor.score_windows(key, boxes))
 
     async def refuse_kind(self) -> dict[str, Any]:
-        model = self.seer.model
+        model = self.predictor.model
         raise Refusal(404, f"this server has a {model.kind}; ask /v1/{model.kind_of_work}")
 
     async def _answer(self, request: Request, question: Question) -> dict[str, Any]:
         with self.worker.place(_client(request)) as place:
             async with place.arrival():
                 sent, fields = await read_images(request, self.limits)
-            question = read_fields(question, fields, self.seer.model.kind_of_work)
+            question = read_fields(question, fields, self.predictor.model.kind_of_work)
             if isinstance(sent, bytes):
                 return await self._look(sent, question)
             return {"results": [await self._look_or_tell(content, question) for content in sent]}
 
     async def _look(self, content: bytes, question: Question) -> dict[str, Any]:
-        found = await self.worker.run(lambda: self.seer.look(content, question))
+        found = await self.worker.run(lambda: self.predictor.look(content, question))
         self.counts.add_image(found["ms"])
         return found
 

@@ -18,7 +18,7 @@ class Limits:
     queue: int = 8
     """Requests that are read, wait or are worked on; the next is told to come back (503)."""
     per_client: int = 4
-    """Of one address among them; its next is told to wait for those (429)."""
+    """Queued requests per client (429 beyond)."""
     upload_seconds: float = 30.0
     """For a body to arrive, since it holds a place in the queue meanwhile."""
     slow_seconds: float = 2.0

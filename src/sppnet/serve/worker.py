@@ -21,7 +21,7 @@ SHARE_OF_LAST = 0.2
 """What the last answer's time weighs in the time that is expected of the next."""
 
 
-class Place:
+class QueueSlot:
     """In the queue, of one request."""
 
     def __init__(self, client: str) -> None:
@@ -54,7 +54,7 @@ class Worker:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.places: list[Place] = []
+        self.places: list[QueueSlot] = []
         self.expected_seconds = 1.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sppnet-model")
 
@@ -64,14 +64,14 @@ class Worker:
         return len(self.places)
 
     @contextmanager
-    def place(self, client: str) -> Iterator[Place]:
+    def place(self, client: str) -> Iterator[QueueSlot]:
         """A place in the queue; raises Refusal where it is full, or full of this client's."""
         own = [place for place in self.places if place.client == client]
         if len(own) >= self.limits.per_client and not self._free_one(own):
             raise Refusal(429, f"{len(own)} requests of yours wait already; let them end first", self._wait())
         if self.length >= self.limits.queue and not self._free_one(self.places):
             raise Refusal(503, f"{self.length} requests wait already; come back later", self._wait())
-        place = Place(client)
+        place = QueueSlot(client)
         self.places.append(place)
         try:
             yield place
@@ -79,7 +79,7 @@ class Worker:
             if place in self.places:
                 self.places.remove(place)
 
-    def _free_one(self, places: list[Place]) -> bool:
+    def _free_one(self, places: list[QueueSlot]) -> bool:
         """Takes the place of the body that has been arriving longest, if one is slow."""
         slow = next((place for place in places if place.is_slow(self.limits.slow_seconds)), None)
         if slow is None:

@@ -1,0 +1,287 @@
+"""Photographs in which objects are marked with boxes, in whatever layout they come.
+
+    VOC    Annotations/*.xml, JPEGImages/, ImageSets/Main/*.txt, or XML files beside the images
+    COCO   a .json file, or annotations/*.json and images/
+    YOLO   data.yaml, images/ and labels/, or classes.txt, or darknet's obj.names
+
+Nothing is ever written. What is odd in the files is put right where it is plain what was meant, left
+out where it is not, and told in one sentence each: `AnnotatedImages.problems`. Opening a data set logs
+a warning that counts them.
+"""
+
+import hashlib
+import logging
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sppnet.data.annotations import AnnotatedImage, AnnotationSource, BoxAnnotation, ParsedDataset, plain_name
+from sppnet.data.coco import find_coco
+from sppnet.data.files import natural_key, path_key
+from sppnet.data.lookup import Lookup
+from sppnet.data.problems import alike_classes, tiny_boxes
+from sppnet.data.text import read_lines
+from sppnet.data.voc import find_voc
+from sppnet.data.yolo import find_yolo
+from sppnet.errors import ConfigError, DataError, did_you_mean, printable
+from sppnet.structures import GroundTruth
+
+LAYOUTS = (
+    "VOC (Annotations/*.xml with JPEGImages/, or XML files beside the images)",
+    "COCO (a .json file, or annotations/*.json)",
+    "YOLO (data.yaml, classes.txt or obj.names with images and labels)",
+)
+
+logger = logging.getLogger(__name__)
+
+SPLIT_ORDER = ("train", "val", "trainval", "test")
+
+HOLD_OUT = 0.2
+"""Share of the images that is held out where the data set brings no split to judge by."""
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedImages:
+    """Image files and the objects in them; `images[i]` is (path, truth)."""
+
+    root: Path
+    classes: tuple[str, ...]
+    paths: tuple[Path, ...]
+    truths: tuple[GroundTruth, ...]
+    problems: tuple[str, ...]
+    """What was odd in the files, and what was made of it: one sentence each."""
+
+    def __post_init__(self) -> None:
+        if len(self.paths) != len(self.truths):
+            raise DataError(f"{len(self.paths)} images need as many truths; got {len(self.truths)}")
+        labels = np.concatenate([truth.labels for truth in self.truths]) if self.truths else np.zeros(0)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
+            raise DataError(f"labels must be 0..{len(self.classes) - 1}; got {labels.min()}..{labels.max()}")
+
+    def __repr__(self) -> str:
+        return f"AnnotatedImages({self.root}: {len(self)} images, {len(self.classes)} classes)"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Path, GroundTruth]:
+        return self.paths[index], self.truths[index]
+
+    def take(self, indices: Iterable[int]) -> "AnnotatedImages":
+        """The images of these indices, with all classes and problems."""
+        chosen = [int(index) for index in indices]
+        return AnnotatedImages(
+            self.root,
+            self.classes,
+            tuple(self.paths[i] for i in chosen),
+            tuple(self.truths[i] for i in chosen),
+            self.problems,
+        )
+
+    def of_classes(self, names: tuple[str, ...]) -> "AnnotatedImages":
+        """All images, with the objects of these classes alone."""
+        labels = np.array([names.index(name) if name in names else -1 for name in self.classes], np.int64)
+        truths = []
+        for truth in self.truths:
+            own = truth[labels[truth.labels] >= 0]
+            truths.append(GroundTruth(own.boxes, labels[own.labels], own.difficult, own.crowd))
+        return AnnotatedImages(self.root, names, self.paths, tuple(truths), self.problems)
+
+    def counts(self, plain: bool = False) -> dict[str, int]:
+        """Objects of every class, in the order of `classes`; plain: without difficult ones and crowds."""
+        totals: Counter[int] = Counter()
+        for truth in self.truths:
+            odd = (truth.difficult | truth.crowd) if plain else np.zeros(len(truth.labels), np.bool_)
+            totals.update(truth.labels[~odd].tolist())
+        return {name: totals[label] for label, name in enumerate(self.classes)}
+
+
+def open_annotated(data: str | Path, split: str | None = None) -> AnnotatedImages:
+    """The images of a data set in the VOC, COCO or YOLO layout, in natural order.
+
+    data: a folder; or COCO's .json, or YOLO's .yaml file.
+    split: "train", "val", "trainval", "test" or what the data set calls its own; None reads all.
+    Classes are those of a classes.txt in the folder or beside the annotations, one a line; else in
+    COCO's or YOLO's own order, else all that VOC files name, sorted; so all splits have the same.
+    A warning is logged that counts the problems.
+    Raises DataError if the layout is another, there is no such split, or no image in it.
+    """
+    images = read_annotated(data, split)
+    if not len(images):
+        first = f"; {images.problems[0]}" if images.problems else ""
+        raise DataError(f"{data} holds no images with {find_source(data).layout} annotations{first}")
+    if problems := images.problems:
+        things = "thing is" if len(problems) == 1 else "things are"
+        logger.warning(
+            "%s: %d %s read otherwise than written, or left out: %s%s; `sppnet check` lists all",
+            data, len(problems), things, problems[0], " …" if len(problems) > 1 else "",
+        )  # fmt: skip
+    return images
+
+
+def read_annotated(data: str | Path, split: str | None = None) -> AnnotatedImages:
+    """As `open_annotated`, but of a split that holds nothing without an error, and without a warning."""
+    source = find_source(data)
+    reading = source.read(_parts_of(split, source, data))
+    for sentence in source.missing.values():
+        reading.problems.add(f"{sentence}; they are left out")
+    if split is None:
+        source.tell_unused(reading)
+    classes = _listed_classes(source) or source.class_names()
+    images = sorted(_without_repeats(reading), key=lambda image: path_key(image.path))
+    labels = {name: label for label, name in enumerate(classes)}
+    truths = tuple(_truth(image.marks, labels) for image in images)
+    paths = tuple(image.path for image in images)
+    foreign = _foreign_classes(images, classes)
+    odd = (*foreign, *alike_classes(classes), *tiny_boxes(truths))
+    problems = map(printable, (*reading.problems, *odd))
+    return AnnotatedImages(source.root, classes, paths, truths, tuple(dict.fromkeys(problems)))
+
+
+def find_annotated_splits(data: str | Path) -> tuple[str, ...]:
+    """What `open_annotated` can be asked for: "train", "val", "trainval", "test", then others.
+
+    Empty for a data set without splits. Raises DataError if `data` is no annotated data set.
+    """
+    return _offered(find_source(data))
+
+
+def default_split(data: str | Path, wanted: tuple[str, ...] = ("trainval", "train")) -> str | None:
+    """The first of the wanted splits that a data set has; None if it has no splits."""
+    offered = find_annotated_splits(data)
+    found = next((name for name in wanted if name in offered), None)
+    if found is None and offered:
+        raise DataError(f"{data} has the splits {', '.join(offered)}; choose one with --split")
+    return found
+
+
+def split_annotated(
+    images: AnnotatedImages, fraction: float = HOLD_OUT, seed: int = 0
+) -> tuple[AnnotatedImages, AnnotatedImages]:
+    """Two parts, (the rest, the held out): `fraction` of the images to the nearest, one at least in each.
+
+    Which ones is a pure function of the seed and the file names below the root, so it is the same on
+    every machine, and adding an image moves few others.
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(f"the fraction held out must lie between 0 and 1; got {fraction}")
+    if len(images) < 2:
+        raise DataError(f"{images.root} has {len(images)} images, so none can be held out; add images")
+    ranked = sorted(range(len(images)), key=lambda i: _draw(images.paths[i], images.root, seed))
+    held = set(ranked[: min(max(int(len(images) * fraction + 0.5), 1), len(images) - 1)])
+    kept = [i for i in range(len(images)) if i not in held]
+    return images.take(kept), images.take(sorted(held))
+
+
+def is_annotated(data: str | Path) -> bool:
+    """Whether `open_annotated` knows the layout."""
+    here = Path(data)
+    return here.exists() and _find(here) is not None
+
+
+def find_source(data: str | Path) -> AnnotationSource:
+    """The files of a data set; raises DataError naming what was looked for."""
+    here = Path(data)
+    if not here.exists():
+        raise DataError(f"{data} does not exist; check the path")
+    if source := _find(here):
+        return source
+    if here.is_file():
+        raise DataError(
+            f"{data} is neither a COCO .json nor a YOLO .yaml file; name the folder of the data set"
+        )
+    inside = [entry for entry in sorted(here.iterdir()) if entry.is_dir() and _find(entry)]
+    hint = f". Did you mean {inside[0]}?" if inside else f". It holds {_contents(here)}"
+    raise DataError(f"{data} is no annotated data set; looked for {'; '.join(LAYOUTS)}{hint}")
+
+
+def _find(here: Path) -> AnnotationSource | None:
+    finders: tuple[Callable[[Path], AnnotationSource | None], ...] = (find_voc, find_coco, find_yolo)
+    return next(filter(None, (finder(here) for finder in finders)), None)
+
+
+def _contents(folder: Path) -> str:
+    names = sorted((entry.name for entry in folder.iterdir()), key=natural_key)
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "") or "nothing"
+
+
+# --- splits --------------------------------------------------------------------------------------
+
+
+def _offered(source: AnnotationSource) -> tuple[str, ...]:
+    named = set(source.splits)
+    if {"train", "val"} <= named:
+        named.add("trainval")
+    others = sorted(named.difference(SPLIT_ORDER), key=natural_key)
+    return (*(name for name in SPLIT_ORDER if name in named), *others)
+
+
+def _parts_of(split: str | None, source: AnnotationSource, data: str | Path) -> tuple[str, ...]:
+    """The source's own splits that make up the one asked for; none for all there are."""
+    if split is None:
+        return ()
+    if split in source.splits:
+        return (split,)
+    if split in source.missing:
+        raise DataError(source.missing[split])
+    offered = _offered(source)
+    if split in offered:
+        return ("train", "val")
+    if not offered:
+        raise DataError(f"{data} has no splits, so no {split}; read it whole and hold out a part")
+    held = ", ".join(offered)
+    raise DataError(f"{data} has no {split} split (it holds {held}); {did_you_mean(split, offered)}")
+
+
+def _draw(path: Path, root: Path, seed: int) -> str:
+    # Composed letters, since some file systems hand names back decomposed.
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    text = unicodedata.normalize("NFC", f"{seed}/{name}")
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+# --- classes and truths --------------------------------------------------------------------------
+
+
+def _listed_classes(source: AnnotationSource) -> tuple[str, ...]:
+    """The lines of the first classes.txt that is there."""
+    lookup = Lookup()
+    for folder in (source.root, source.notes):
+        file = lookup.entry(folder, "classes.txt")
+        lines = read_lines(file) if file and file.is_file() else ()
+        if names := tuple(dict.fromkeys(filter(None, map(plain_name, lines)))):
+            return names
+    return ()
+
+
+def _truth(marks: tuple[BoxAnnotation, ...], labels: dict[str, int]) -> GroundTruth:
+    own = [mark for mark in marks if mark.name in labels]
+    return GroundTruth(
+        np.array([mark.box for mark in own], np.float32).reshape(-1, 4),
+        np.array([labels[mark.name] for mark in own], np.int64),
+        np.array([mark.difficult for mark in own], np.bool_),
+        np.array([mark.crowd for mark in own], np.bool_),
+    )
+
+
+def _without_repeats(reading: ParsedDataset) -> list[AnnotatedImage]:
+    """Of several entries for one file, as where splits overlap, the first; a problem if they differ."""
+    found: dict[Path, AnnotatedImage] = {}
+    for image in reading.images:
+        if found.setdefault(image.path, image).marks != image.marks:
+            reading.problems.add(f"{image.path} is annotated twice, and not alike; the first counts")
+    return list(found.values())
+
+
+def _foreign_classes(images: Iterable[AnnotatedImage], classes: tuple[str, ...]) -> list[str]:
+    """One sentence that counts the objects of classes that are not asked for."""
+    known = set(classes)
+    names = Counter(mark.name for image in images for mark in image.marks if mark.name not in known)
+    if not names:
+        return []
+    listed = ", ".join(f"{name} {count}" for name, count in names.most_common())
+    return [f"{names.total()} objects are of other classes than classes.txt lists and are left out: {listed}"]

@@ -1,0 +1,84 @@
+"""Box regression of a detector: which windows learn, and towards which object (paper section 4.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sppnet.arrays import Floats, Ints
+from sppnet.detect.config import DetectorConfig
+from sppnet.detect.label_assignment import TrainingImages, match_boxes
+from sppnet.detect.roi_features import RoIFeatureExtractor
+from sppnet.errors import DataError
+from sppnet.heads.ridge import BoxRegressor, fit_boxes, mean_length_scale
+from sppnet.progress import Progress, track
+from sppnet.threads import ordered_map
+
+REGRESSED = 0.5
+"""Windows that overlap an object as much learn to correct their box."""
+
+REGRESSED_PER_IMAGE = 64
+"""At most: more of the same objects add little."""
+
+CHOICE_STREAM = 7
+"""Keeps the draw of windows apart from other draws of the same seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegressionSamples:
+    """Windows of one photograph, and where they should have been."""
+
+    vectors: Floats
+    """(n, c × bins), as pooled."""
+    boxes: Floats
+    """(n, 4)"""
+    targets: Floats
+    """(n, 4)"""
+    labels: Ints
+    """(n,)"""
+
+
+def learn_boxes(
+    photos: TrainingImages,
+    proposals: Sequence[Floats],
+    roi_extractor: RoIFeatureExtractor,
+    config: DetectorConfig,
+    progress: Progress,
+) -> BoxRegressor:
+    """A regression a class on the pooled vectors of proposals near objects.
+
+    Raises DataError if no proposal is near one.
+    """
+
+    def draw(index: int) -> RegressionSamples | None:
+        return draw_regression_samples(photos, index, proposals[index], roi_extractor, config.seed)
+
+    every = track(ordered_map(draw, range(len(photos))), "box regression", len(photos), progress)
+    samples = [sample for sample in every if sample is not None]
+    if not samples:
+        raise DataError("no proposal overlaps an object by half; propose more windows (--max-proposals)")
+    rows = np.concatenate([sample.vectors for sample in samples])
+    scale = mean_length_scale(rows)
+    rows *= np.float32(scale)
+    boxes, targets, labels = (
+        np.concatenate([getattr(sample, name) for sample in samples])
+        for name in ("boxes", "targets", "labels")
+    )
+    fitted = fit_boxes(rows, boxes, targets, labels, photos.classes, alpha=config.ridge_alpha)
+    return BoxRegressor(fitted.weight * scale, fitted.bias, fitted.classes)
+
+
+def draw_regression_samples(
+    photos: TrainingImages, index: int, proposed: Floats, roi_extractor: RoIFeatureExtractor, seed: int
+) -> RegressionSamples | None:
+    """Some of the proposals near objects of a photograph; None if there are none."""
+    truth = photos.truth(index)
+    iou, nearest = match_boxes(proposed, truth)
+    chosen = np.flatnonzero(iou >= REGRESSED)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CHOICE_STREAM, index)))
+    chosen = np.sort(rng.permutation(chosen)[:REGRESSED_PER_IMAGE])
+    if not len(chosen):
+        return None
+    boxes, objects = proposed[chosen], nearest[chosen]
+    vectors = roi_extractor(photos.photo(index), boxes).take_pooled(np.arange(len(boxes)))
+    return RegressionSamples(vectors.numpy(), boxes, truth.boxes[objects], truth.labels[objects])

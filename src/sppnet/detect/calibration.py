@@ -1,0 +1,74 @@
+"""Calibration of scores: 0 becomes the threshold of the best F1 on photographs that were not trained on.
+
+SVMs of few objects among thousands of windows stay below 0 nearly everywhere, and a detector that shows what
+scores above 0 would show nothing. On their own training photographs they are too sure, so scores are
+taken from models that were fitted without those photographs. Each class is moved by one number, which
+changes neither its order nor its average precision.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sppnet.arrays import Doubles, Flags, Floats, Ints
+from sppnet.detect.cross_validation import Fold
+from sppnet.detect.detector import MIN_SCORE
+from sppnet.detect.label_assignment import TrainingImages, training_boxes
+from sppnet.detect.roi_features import RoIFeatures
+from sppnet.metrics.detection import Curve, evaluate_detections
+from sppnet.progress import Progress, track
+from sppnet.structures import Detections, GroundTruth
+from sppnet.svm.platt import best_f1_score, fit_platt
+from sppnet.threads import ordered_map
+
+
+def choose_thresholds(
+    folds: Sequence[Fold], photos: TrainingImages, proposals: Sequence[Floats], progress: Progress
+) -> Doubles:
+    """(k,) the score of each class from which on detections have the best F1 on the folds' photographs.
+
+    F1, the harmonic mean of precision and recall, is estimated from each detection's probability to be
+    right (`fit_platt`), which is steadier than counting where objects are few. A class without detections
+    or objects there takes the threshold of all classes together; 0 where there is nothing to judge.
+    """
+    work = [(fold, index) for fold in folds for index in fold.photos.tolist()]
+
+    def find(one: tuple[Fold, int]) -> tuple[Detections, GroundTruth]:
+        fold, index = one
+        photo, truth, boxes = photos.photo(index), photos.truth(index), proposals[index]
+        stored = fold.roi_extractor(photo, training_boxes(truth, boxes))  # as mining asked for them
+        vectors = RoIFeatures(stored.distinct, stored.pooled, stored.roi_of_box[len(truth.boxes) :])
+        scored = fold.detector.score_and_refine(boxes, vectors, photo.size_hw, MIN_SCORE)
+        return fold.detector.postprocess([scored]), truth
+
+    judged = list(track(ordered_map(find, work), "calibrating scores", len(work), progress))
+    truths = [truth for _, truth in judged]
+    plain = [truth.labels[~(truth.difficult | truth.crowd)] for truth in truths]
+    labels = np.concatenate([np.empty(0, np.int64), *plain])
+    if not len(labels):
+        return np.zeros(len(photos.classes))
+    curves = evaluate_detections([found for found, _ in judged], truths, photos.classes).curves
+    return thresholds_of(list(curves.values()), np.bincount(labels, minlength=len(photos.classes)))
+
+
+def thresholds_of(curves: Sequence[Curve], objects: Ints) -> Doubles:
+    """(k,) thresholds of classes; objects: (k,) how many of each there are to find."""
+    scores, right = [curve.scores for curve in curves], [_rights(curve) for curve in curves]
+    together = np.concatenate(scores)
+    if not len(together):
+        return np.zeros(len(curves))
+    prior = fit_platt(together, np.concatenate(right))
+    common = best_f1_score(np.sort(together)[::-1], prior, int(objects.sum()))
+    return np.array(
+        [
+            best_f1_score(own, fit_platt(own, is_right, prior), int(count)) if len(own) and count else common
+            for own, is_right, count in zip(scores, right, objects, strict=True)
+        ]
+    )
+
+
+def _rights(curve: Curve) -> Flags:
+    """(n,) which detections are right."""
+    so_far = np.rint(curve.precision * np.arange(1, len(curve.precision) + 1))
+    flags: Flags = np.diff(so_far, prepend=0) > 0
+    return flags

@@ -1,0 +1,128 @@
+"""The windows of the training photographs, and what each of them is an example of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sppnet.arrays import Floats, Ints, Signs
+from sppnet.data.detection_dataset import AnnotatedImages
+from sppnet.detect.config import DetectorConfig
+from sppnet.features.cache import MapCache
+from sppnet.features.extractor import FeatureExtractor
+from sppnet.features.lazy_image import LazyImage
+from sppnet.ops.nms import nms
+from sppnet.structures import GroundTruth, box_iou
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingImages:
+    """The photographs that could be read, with their objects."""
+
+    images: AnnotatedImages
+    extractor: FeatureExtractor
+    cache: MapCache | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.images.classes
+
+    def photo(self, index: int) -> LazyImage:
+        return LazyImage(self.images.paths[index], self.extractor, self.cache)
+
+    def truth(self, index: int) -> GroundTruth:
+        return self.images.truths[index]
+
+
+def training_boxes(truth: GroundTruth, proposals: Floats) -> Floats:
+    """(m + n, 4): the objects' own boxes, then the proposals."""
+    return np.concatenate([truth.boxes, proposals])
+
+
+def assign_labels(boxes: Floats, truth: GroundTruth, classes: int, config: DetectorConfig) -> Signs:
+    """(n, k) of 1, −1, 0: what each of `training_boxes` is to each class (paper section 4.1).
+
+    Positive: an object's own box, and what overlaps the object by `config.positive_iou` or more. Negative:
+    what overlaps no object of the class by `config.negative_iou` or more. Difficult objects and crowds, and
+    what overlaps them, are not used for their class.
+    """
+    signs = np.full((len(boxes), classes), -1, np.int8)
+    if not len(truth):
+        return signs
+    shared = box_iou(boxes, truth.boxes)
+    plain = ~(truth.difficult | truth.crowd)
+    for label in range(classes):
+        own = truth.labels == label
+        if own.any():
+            signs[shared[:, own].max(axis=1) >= config.negative_iou, label] = 0
+        if (own & plain).any():
+            signs[shared[:, own & plain].max(axis=1) >= config.positive_iou, label] = 1
+    # The boxes of the objects themselves stand first: positive whatever the rounding of an overlap of 1.
+    for index in np.flatnonzero(plain):
+        signs[index, truth.labels[index]] = 1
+    return signs
+
+
+def assign_distinct_labels(
+    boxes: Floats, of_box: Ints, truth: GroundTruth, classes: int, config: DetectorConfig
+) -> Signs:
+    """(u, k) as `assign_labels` gives, one for each distinct vector of the boxes; of_box: (n,) which it is.
+
+    Boxes on the same cells are one example. Of negatives that overlap by more than `config.negative_nms`
+    the first is kept.
+    """
+    first = np.unique(of_box, return_index=True)[1]  # a box of each vector
+    signs = _merge_signs(assign_labels(boxes, truth, classes, config), of_box, len(first))
+    order = np.argsort(first)  # as the boxes stand, the best first
+    signs[order] = _drop_near_duplicates(signs[order], boxes[first[order]], config.negative_nms)
+    return signs
+
+
+def _merge_signs(signs: Signs, of_box: Ints, count: int) -> Signs:
+    """(u, k) signs of distinct vectors: positive if a box of it is, else unused if one is."""
+    merged = np.full((count, signs.shape[1]), -1, np.int8)
+    unused, positive = np.zeros(merged.shape, bool), np.zeros(merged.shape, bool)
+    np.logical_or.at(unused, of_box, signs == 0)
+    np.logical_or.at(positive, of_box, signs == 1)
+    merged[unused] = 0
+    merged[positive] = 1
+    return merged
+
+
+def _drop_near_duplicates(signs: Signs, boxes: Floats, iou_threshold: float) -> Signs:
+    """Without negatives whose IoU with an earlier one of the class exceeds the threshold (paper section 4.1).
+
+    The paper does not say which of two stays.
+    """
+    if iou_threshold >= 1:
+        return signs
+    thinned = signs.copy()
+    for label in range(signs.shape[1]):
+        negative = np.flatnonzero(signs[:, label] < 0)
+        kept = nms(boxes[negative], np.zeros(len(negative)), iou_threshold, len(negative))
+        thinned[np.delete(negative, kept), label] = 0
+    return thinned
+
+
+def match_boxes(boxes: Floats, truth: GroundTruth) -> tuple[Floats, Ints]:
+    """(n,) overlap of each box with the plain object it overlaps most, and that object's index or −1."""
+    plain = np.flatnonzero(~(truth.difficult | truth.crowd))
+    if not len(plain):
+        return np.zeros(len(boxes), np.float32), np.full(len(boxes), -1)
+    shared = box_iou(boxes, truth.boxes[plain])
+    best = shared.argmax(axis=1)
+    return shared[np.arange(len(boxes)), best], plain[best]
+
+
+def joined_boxes(several: Sequence[Floats]) -> tuple[Floats, Ints]:
+    """The boxes of all images in one array, and how many each has."""
+    counts = np.array([len(boxes) for boxes in several], np.int64)
+    return np.concatenate([np.empty((0, 4), np.float32), *several]), counts
+
+
+def split_boxes(boxes: Floats, counts: Ints) -> list[Floats]:
+    """The inverse of `joined_boxes`."""
+    return np.split(boxes, np.cumsum(counts)[:-1])

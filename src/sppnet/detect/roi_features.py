@@ -1,0 +1,146 @@
+"""From boxes of an image to the vectors that are learned on: SPP-net's way, and R-CNN's."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from sppnet.arrays import Floats, Ints, Reals
+from sppnet.data.image import ImageArray
+from sppnet.data.transforms import to_tensor
+from sppnet.features.extractor import FeatureExtractor
+from sppnet.features.lazy_image import LazyImage
+from sppnet.geometry.grid import BoxMapping
+from sppnet.nn.model_file import write_file
+from sppnet.ops.pooling import pyramid_pool
+
+CROP_PX = 227
+CONTEXT_PX = 16
+"""R-CNN's input, and the context around the box within it."""
+CROPS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class RoIFeatures:
+    """The vectors of an image's boxes; boxes that look alike share one."""
+
+    distinct: Tensor
+    """(u, d) float32: pooled, then through fc layers if there are any. What SVMs judge."""
+    pooled: Tensor
+    """(u, c × bins) float32: as pooled, which box regression stands on (paper section 4.1)."""
+    roi_of_box: Ints
+    """(n,) the vector of each box."""
+
+    def take_pooled(self, boxes: Ints) -> Tensor:
+        """(m, c × bins) of these boxes."""
+        return self.pooled[torch.from_numpy(self.roi_of_box[boxes])]
+
+
+class RoIFeatureExtractor(Protocol):
+    """Makes vectors of one length."""
+
+    def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures: ...
+
+
+@dataclass(frozen=True, eq=False)
+class SppRoIFeatureExtractor:
+    """Windows of the image's feature maps, pooled (paper section 4.1)."""
+
+    levels: tuple[int, ...]
+    rule: BoxMapping = "paper"
+    layers: nn.Sequential | None = None
+    """fc layers up to the one that is asked for."""
+
+    def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures:
+        windows = photo.maps.windows(boxes, self.rule)
+        vectors = photo.maps.pool_windows(windows, self.levels).float()
+        return RoIFeatures(_through(self.layers, vectors), vectors, windows.roi_of_box)
+
+
+@dataclass(frozen=True, eq=False)
+class RcnnRoIFeatureExtractor:
+    """Every box cut out with its context, warped to a square and convolved by itself."""
+
+    extractor: FeatureExtractor
+    levels: tuple[int, ...]
+
+    def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures:
+        parts = [
+            self._convolved(photo, boxes[start : start + CROPS_AT_ONCE])
+            for start in range(0, len(boxes), CROPS_AT_ONCE)
+        ]
+        length = self.extractor.trunk.channels * sum(n * n for n in self.levels)
+        vectors = torch.cat(parts) if parts else torch.empty(0, length)
+        return RoIFeatures(vectors, vectors, np.arange(len(boxes)))
+
+    @torch.inference_mode()
+    def _convolved(self, photo: LazyImage, boxes: Floats) -> Tensor:
+        trunk = self.extractor.trunk
+        crops = [to_tensor(warp_crop(photo.pixels, box), trunk.mean, trunk.std) for box in boxes]
+        batch = torch.stack(crops).to(self.extractor.device, memory_format=torch.channels_last)
+        return pyramid_pool(self.extractor.body(batch).contiguous(), None, self.levels).float().cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class CachedRoIFeatureExtractor:
+    """R-CNN's vectors of training photographs, kept in half precision in a folder.
+
+    Every pass of mining asks for them, and R-CNN takes seconds to make those of one photograph; SPP-net
+    pools again in less time than reading takes. The folder may be deleted at any moment.
+    """
+
+    maker: RcnnRoIFeatureExtractor
+    folder: Path
+
+    def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures:
+        key = hashlib.sha256(f"{photo.path}".encode() + np.ascontiguousarray(boxes).tobytes()).hexdigest()
+        path = self.folder / f"{key[:32]}.safetensors"
+        try:
+            with safe_open(path, "pt") as file:
+                vectors = file.get_tensor("vectors").float()
+        except (SafetensorError, OSError):
+            vectors = self.maker(photo, boxes).distinct.half()
+            write_file(path, save({"vectors": vectors}))
+            vectors = vectors.float()
+        return RoIFeatures(vectors, vectors, np.arange(len(boxes)))
+
+
+def warp_crop(pixels: ImageArray, box: Reals) -> ImageArray:
+    """(227, 227, 3): the box warped to the inner 195×195 pixels, with 16 pixels of context on every side.
+
+    Where the context reaches beyond the image, the pixels of its border are repeated; R-CNN's code puts
+    the mean colour there, and rounds the box with its context to whole pixels.
+    """
+    height, width = pixels.shape[:2]
+    low, high = np.float64(box[:2]), np.float64(box[2:])
+    margin = (high - low) * (CONTEXT_PX / (CROP_PX - 2 * CONTEXT_PX))
+    low, high = low - margin, high + margin
+    first, end = np.floor(low).astype(int), np.ceil(high).astype(int)
+    rows = np.clip(np.arange(first[1], end[1]), 0, height - 1)
+    columns = np.clip(np.arange(first[0], end[0]), 0, width - 1)
+    part = Image.fromarray(pixels[rows[:, None], columns])
+    inside = (*(low - first).tolist(), *(high - first).tolist())
+    return np.array(part.resize((CROP_PX, CROP_PX), Image.Resampling.BILINEAR, box=inside))
+
+
+@torch.inference_mode()
+def _through(layers: nn.Sequential | None, vectors: Tensor) -> Tensor:
+    return vectors if layers is None else layers(vectors)
+
+
+def layers_up_to(head: nn.Sequential, layer: str) -> nn.Sequential:
+    """A detection head as far as `layer`, fc6 or fc7, ReLU included, without dropout."""
+    last = ("fc7", "relu7") if layer == "fc7" else ()
+    names: Sequence[str] = ("standardise", "fc6", "relu6", *last)
+    part = nn.Sequential()
+    for name in names:
+        part.add_module(name, head.get_submodule(name))
+    return part.eval()

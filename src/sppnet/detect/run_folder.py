@@ -1,0 +1,69 @@
+"""The folder of a detector's training: its configuration, a file a stage, and the model."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sppnet.detect.config import DetectorConfig
+from sppnet.nn.model_file import load_model, save_model, write_file
+from sppnet.run_lock import keep_config
+
+KIND = "stage"
+FREE = ("device",)
+"""What may change when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class DetectorRun:
+    """detector.safetensors, config.json, times.json, and stages/ to resume from."""
+
+    root: Path
+
+    @property
+    def model(self) -> Path:
+        return self.root / "detector.safetensors"
+
+    @property
+    def times(self) -> Path:
+        return self.root / "times.json"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def vectors(self) -> Path:
+        """Where R-CNN's vectors are kept while it trains."""
+        return self.root / "stages" / "vectors"
+
+    def start(self, config: DetectorConfig, data: Mapping[str, Any], resume: bool) -> None:
+        """Take the folder for a run; raises ConfigError if another run's results would be lost."""
+        keep_config(self.config, {**data, **config.to_json()}, FREE, (self.config, self.model), resume)
+
+    def save_stage(self, name: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        save_model(self._stage(name), KIND, header, tensors)
+
+    def load_stage(self, name: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """What a stage left behind; None if it has not ended."""
+        path = self._stage(name)
+        return load_model(path, KIND) if path.exists() else None
+
+    def drop_stage(self, name: str) -> None:
+        self._stage(name).unlink(missing_ok=True)
+
+    def write_times(self, seconds: Mapping[str, float]) -> None:
+        write_file(self.times, (json.dumps(dict(seconds), indent=2) + "\n").encode())
+
+    def read_times(self) -> dict[str, float]:
+        """Of the stages that have ended; empty where none has, or the file is damaged."""
+        try:
+            return dict(json.loads(self.times.read_text()))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def _stage(self, name: str) -> Path:
+        return self.root / "stages" / f"{name}.safetensors"

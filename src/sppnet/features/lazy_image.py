@@ -1,0 +1,46 @@
+"""An image as detection sees it: pixels and feature maps, each made when it is first asked for."""
+
+from functools import cached_property
+from pathlib import Path
+
+from sppnet.data.image import ImageArray, ImageSource, read_header, read_image
+from sppnet.errors import ImageError
+from sppnet.features.cache import MapCache
+from sppnet.features.extractor import FeatureExtractor
+from sppnet.features.maps import FeatureMaps
+
+
+class LazyImage:
+    """One image, by whatever `read_image` takes.
+
+    cache: where maps of image files are kept; None keeps them in memory as long as this photo.
+    """
+
+    def __init__(
+        self, source: ImageSource, extractor: FeatureExtractor, cache: MapCache | None = None
+    ) -> None:
+        self.path = Path(source) if isinstance(source, str | Path) else None
+        self._source, self._convolver, self._cache = source, extractor, cache
+
+    @cached_property
+    def pixels(self) -> ImageArray:
+        """(h, w, 3) uint8 RGB; raises ImageError."""
+        return read_image(self._source)
+
+    @cached_property
+    def size_hw(self) -> tuple[int, int]:
+        """Upright; of a file, without decoding it."""
+        if self.path is None:
+            return self.pixels.shape[0], self.pixels.shape[1]
+        return read_header(self.path).size_hw
+
+    @cached_property
+    def maps(self) -> FeatureMaps:
+        """Convolved once, or read from the cache; raises ImageError."""
+        if self._cache is None or self.path is None:
+            return self._convolver(self.pixels)
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise ImageError(f"{self.path} cannot be read: {error.strerror}") from error
+        return self._cache.get(content, lambda: self._convolver(self.pixels))

@@ -1,0 +1,1 @@
+"""What is learned on pooled vectors beside SVMs: fc layers, box regression, compression."""

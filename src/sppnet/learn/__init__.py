@@ -1,1 +1,0 @@
-"""Learning on plain vectors: no images, no networks."""

@@ -1,0 +1,174 @@
+"""How the head of the learned windows learns: windows drawn from the training images, and the descent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sppnet.arrays import Flags, Floats, Ints
+from sppnet.errors import DataError
+from sppnet.features.maps import FeatureMaps
+from sppnet.heads.box_coder import encode_boxes
+from sppnet.ops.pooling import pyramid_pool
+from sppnet.progress import NullProgress, Progress
+from sppnet.proposals.dense_windows import (
+    GEOMETRY,
+    WindowConfig,
+    dense_windows,
+    describe,
+    windows_to_boxes,
+)
+from sppnet.proposals.proposal_head import DELTA_UNIT, ProposalHead, reduce_channels
+from sppnet.structures import GroundTruth, box_iou
+
+CELLS_PER_IMAGE = 100
+CELL_STREAM = 21
+
+
+@dataclass(frozen=True, eq=False)
+class WindowSample:
+    """Windows of one image to learn from."""
+
+    pooled: Tensor
+    """(n, channels × bins)"""
+    geometry: Tensor
+    """(n, GEOMETRY)"""
+    positive: Flags
+    """(n,)"""
+    deltas: Floats
+    """(n, 4) to the object each overlaps most; meaningless for negatives."""
+
+
+def draw_cells(maps: FeatureMaps, seed: int, index: int) -> Tensor:
+    """(m, c) float32: the features of some cells of an image's first map."""
+    cells = maps.maps[0].flatten(1)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CELL_STREAM, index)))
+    chosen = rng.permutation(cells.shape[1])[:CELLS_PER_IMAGE]
+    return cells[:, torch.from_numpy(chosen)].float().T.contiguous()
+
+
+def find_components(cells: Sequence[Tensor], count: int) -> Tensor:
+    """(count, c): the directions in which the features of cells (m, c) differ most, the first first."""
+    rows = torch.cat(list(cells)).double()
+    rows -= rows.mean(0)
+    directions = _eigenvectors(rows.T @ rows).T.flip(0)[:count]
+    # The sign of an eigenvector is anybody's choice: its largest number is positive here.
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    result: Tensor = (directions * largest.sign()).float()
+    return result
+
+
+def _eigenvectors(symmetric: Tensor) -> Tensor:
+    """In columns, by rising eigenvalue."""
+    try:
+        vectors: Tensor = torch.linalg.eigh(symmetric).eigenvectors
+    except RuntimeError:  # torch's LAPACK gives up on some with many dead channels, numpy's does not
+        vectors = torch.from_numpy(np.linalg.eigh(symmetric.cpu().numpy()).eigenvectors)
+    return vectors.to(symmetric.device)
+
+
+def draw_windows(
+    maps: FeatureMaps, truth: GroundTruth, components: Tensor, config: WindowConfig, index: int
+) -> WindowSample:
+    """Positives and negatives of one image, a pure function of the seed and its index.
+
+    Windows on difficult objects and crowds are neither.
+    """
+    features, size_hw = reduce_channels(maps.maps[0], components), maps.size_hw
+    map_hw = features.shape[1], features.shape[2]
+    windows = dense_windows(map_hw, config)
+    boxes = windows_to_boxes(windows, map_hw, maps.grid, maps.sizes_hw[0], size_hw)
+    shared = box_iou(boxes, truth.boxes) if len(truth) else np.zeros((len(boxes), 1), np.float32)
+    plain = ~(truth.difficult | truth.crowd)
+    clear = np.where(plain[None], shared, 0) if len(truth) else shared
+    best = clear.max(axis=1)
+    positive = best >= config.positive_iou
+    if plain.any():  # the best window of every object is positive, however small the object
+        positive[clear.argmax(axis=0)[plain]] = True
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(index,)))
+    chosen = _choose(positive, ~positive & (shared.max(axis=1) < config.negative_iou), clear, config, rng)
+    nearest = clear[chosen].argmax(axis=1)
+    targets = truth.boxes[nearest] if len(truth) else boxes[chosen]
+    return WindowSample(
+        pyramid_pool(features[None], torch.tensor(windows[chosen]), config.levels),
+        torch.from_numpy(describe(boxes[chosen], size_hw)),
+        positive[chosen],
+        (encode_boxes(boxes[chosen], targets) / DELTA_UNIT).astype(np.float32),
+    )
+
+
+def _choose(
+    positive: Flags,
+    negative: Flags,
+    shared: Floats,
+    config: WindowConfig,
+    rng: np.random.Generator,
+) -> Ints:
+    """Indices: as many positives of each object as of another, and the rest negatives."""
+    ones = np.flatnonzero(positive)
+    owner = shared[ones].argmax(axis=1)
+    weight = 1 / np.bincount(owner)[owner] if len(ones) else np.empty(0)
+    half = min(len(ones), config.per_image // 2)
+    drawn = rng.choice(ones, half, replace=False, p=weight / weight.sum()) if half else ones
+    others = np.flatnonzero(negative)
+    rest = rng.choice(others, min(len(others), config.per_image - half), replace=False)
+    return np.concatenate([drawn, rest])
+
+
+def train_head(
+    samples: Sequence[WindowSample],
+    components: Tensor,
+    config: WindowConfig,
+    progress: Progress | None = None,
+) -> ProposalHead:
+    """A head from the windows of all images; the same on every run."""
+    vectors = torch.cat([torch.cat([sample.pooled, sample.geometry], 1) for sample in samples])
+    positive = torch.from_numpy(np.concatenate([sample.positive for sample in samples])).float()
+    deltas = torch.from_numpy(np.concatenate([sample.deltas for sample in samples]))
+    if not positive.any():
+        raise DataError("no window lies on an object; check the boxes of the data set")
+    mean, std = vectors.mean(0), vectors.std(0).clamp_min(1e-3)
+    vectors.sub_(mean).div_(std)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = ProposalHead(components.shape[1], config)
+        head.components.copy_(components)
+        _descend(head, vectors, positive, deltas, config, progress or NullProgress())
+    seen_at_once = torch.cat([torch.arange(len(components)), torch.arange(len(mean) - GEOMETRY, len(mean))])
+    with torch.no_grad():  # the standardisation becomes part of the first layers
+        for layer, inputs in ((head.first, slice(None)), (head.coarse, seen_at_once)):
+            layer.weight.div_(std[inputs])
+            layer.bias.sub_(layer.weight @ mean[inputs])
+    return head.eval()
+
+
+def _descend(
+    head: ProposalHead,
+    vectors: Tensor,
+    positive: Tensor,
+    deltas: Tensor,
+    config: WindowConfig,
+    progress: Progress,
+) -> None:
+    optimizer = torch.optim.AdamW(head.parameters(), config.learning_rate, weight_decay=1e-2)
+    batch = 1024
+    steps = config.epochs * ((len(vectors) + batch - 1) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
+    progress.begin("learning windows", config.epochs)
+    for _ in range(config.epochs):
+        for rows in torch.randperm(len(vectors)).split(batch):
+            seen = nn.functional.dropout(vectors[rows], 0.2)
+            outputs = head(seen[:, :-GEOMETRY], seen[:, -GEOMETRY:])
+            wanted = positive[rows]
+            first = head.coarse_score(seen[:, : len(head.components)], seen[:, -GEOMETRY:])
+            loss = nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], wanted)
+            loss = loss + nn.functional.binary_cross_entropy_with_logits(first, wanted)
+            moves = nn.functional.smooth_l1_loss(outputs[:, 1:], deltas[rows], reduction="none").sum(1)
+            loss = loss + 0.5 * (moves * wanted).sum() / wanted.sum().clamp_min(1)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        progress.advance(note=f"loss {loss.item():.3f}")

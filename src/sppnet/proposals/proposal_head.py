@@ -1,0 +1,116 @@
+"""Learned windows: proposals from the same feature map, by the same pooling.
+
+Dense windows of many sizes and shapes are pooled with levels 1 and 3; a small head, which knows
+nothing of classes, says how well each fits an object and nudges its box; the best go on. It is the
+step from SPP-net towards region proposal networks, taken with the pyramid itself, and it trains in
+seconds on the data set's own boxes.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sppnet.arrays import Ints
+from sppnet.errors import ConfigError
+from sppnet.features.maps import FeatureMaps
+from sppnet.geometry.grid import count_bins
+from sppnet.heads.box_coder import clip_boxes, decode_boxes
+from sppnet.ops.nms import nms
+from sppnet.ops.pooling import pyramid_pool
+from sppnet.proposals.dense_windows import GEOMETRY, WindowConfig, placed_windows
+from sppnet.structures import Proposals
+
+DELTA_UNIT = 0.2
+"""Box deltas are divided by this, so that they are about as large as scores."""
+
+SURPLUS = 3
+"""Windows that enter NMS for each that is to remain."""
+
+COARSE_HIDDEN = 32
+"""Hidden units of the coarse score."""
+
+CHUNK = 4096
+"""Windows pooled and judged at a time: 16 MB, where all at once would be hundreds."""
+
+
+class ProposalHead(nn.Module):
+    """Pooled vectors and geometry of windows → how well they fit an object, and where to move."""
+
+    def __init__(self, channels: int, config: WindowConfig) -> None:
+        super().__init__()
+        if config.levels[0] != 1:
+            raise ConfigError(f"the first level of the windows must be 1; got {config.levels}")
+        self.config = config
+        reduced = min(channels, config.channels)
+        self.register_buffer("components", torch.eye(reduced, channels))
+        self.components: Tensor
+        length = reduced * count_bins(config.levels) + GEOMETRY
+        self.coarse = nn.Linear(reduced + GEOMETRY, COARSE_HIDDEN)
+        self.coarse_output = nn.Linear(COARSE_HIDDEN, 1)
+        self.first = nn.Linear(length, config.hidden)
+        self.second = nn.Linear(config.hidden, 5)
+
+    def forward(self, pooled: Tensor, geometry: Tensor) -> Tensor:
+        """(n, channels × bins) and (n, GEOMETRY) → (n, 5): a score (above 0: an object), then box deltas."""
+        result: Tensor = self.second(_joint(self.first, pooled, geometry).relu())
+        return result
+
+    def coarse_score(self, pooled: Tensor, geometry: Tensor) -> Tensor:
+        """(n, channels), level 1 alone, and (n, GEOMETRY) → (n,) a first score."""
+        result: Tensor = self.coarse_output(_joint(self.coarse, pooled, geometry).relu())[:, 0]
+        return result
+
+    @torch.inference_mode()
+    def propose(self, maps: FeatureMaps, max_proposals: int) -> Proposals:
+        """The best windows of an image's first map, at most `max_proposals`."""
+        features, size_hw = reduce_channels(maps.maps[0], self.components), maps.size_hw
+        map_hw = features.shape[1], features.shape[2]
+        windows, boxes, geometry = placed_windows(map_hw, maps.grid, maps.sizes_hw[0], size_hw, self.config)
+        chosen = self._select_coarse(features, windows, torch.tensor(geometry))
+        boxes = boxes[chosen]
+        outputs = self._refine(features, windows[chosen], torch.tensor(geometry[chosen]))
+        scores, order = outputs[:, 0].topk(min(SURPLUS * max_proposals, len(outputs)))
+        deltas = outputs[order, 1:].numpy() * DELTA_UNIT
+        moved = clip_boxes(decode_boxes(boxes[order.numpy()], deltas), size_hw)
+        kept = nms(moved, scores.numpy(), self.config.nms_iou, max_proposals)
+        return Proposals(moved[kept], scores.numpy()[kept])
+
+    def _select_coarse(self, features: Tensor, windows: Ints, geometry: Tensor) -> Ints:
+        """Indices of the windows with the best coarse scores, in order."""
+        if len(windows) <= self.config.max_refined:
+            return np.arange(len(windows))
+        scores = self.coarse_score(pyramid_pool(features[None], torch.tensor(windows), (1,)), geometry)
+        chosen: Ints = scores.topk(self.config.max_refined).indices.sort().values.numpy()
+        return chosen
+
+    def _refine(self, features: Tensor, windows: Ints, geometry: Tensor) -> Tensor:
+        """Outputs for windows, a cache full at a time."""
+        outputs = []
+        for start in range(0, len(windows), CHUNK):
+            part = slice(start, start + CHUNK)
+            pooled = pyramid_pool(features[None], torch.tensor(windows[part]), self.config.levels)
+            outputs.append(self(pooled, geometry[part]))
+        return torch.cat(outputs)
+
+
+def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with the names of today: files of version 0.1.0 write glance for coarse."""
+    return {
+        name.replace("glance_score.", "coarse_output.").replace("glance.", "coarse."): tensor
+        for name, tensor in state.items()
+    }
+
+
+def _joint(layer: nn.Linear, pooled: Tensor, geometry: Tensor) -> Tensor:
+    """The layer on (pooled, geometry) side by side, without putting them there."""
+    length = pooled.shape[1]
+    hidden = torch.addmm(layer.bias, geometry, layer.weight[:, length:].T)
+    return hidden.addmm(pooled, layer.weight[:, :length].T)
+
+
+def reduce_channels(features: Tensor, components: Tensor) -> Tensor:
+    """(c, h, w) → (count, h, w) float32."""
+    reduced: Tensor = components @ features.flatten(1).to(components)
+    return reduced.view(len(components), *features.shape[1:])

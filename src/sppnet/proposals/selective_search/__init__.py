@@ -1,0 +1,1 @@
+"""Selective search, the way proposals were made for the paper."""

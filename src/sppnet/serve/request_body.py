@@ -1,0 +1,125 @@
+"""What a client sends, read no further than the limits go."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from sppnet.arrays import Floats
+from sppnet.errors import DataError, GeometryError
+from sppnet.serve.limits import Limits, Refusal
+from sppnet.structures import check_boxes
+
+MAX_WINDOWS = 1000
+"""Of one request."""
+
+MAX_FIELDS = 8
+"""Of one form, beside its files."""
+
+MAX_PX = 1e6
+"""Corners further away than this are moved here; no image is as large."""
+
+
+Fields = dict[str, str]
+"""Fields of a form that are no files."""
+
+
+async def read_images(request: Request, limits: Limits) -> tuple[list[bytes] | bytes, Fields]:
+    """One image file as the body itself, or several as the parts of a form; its fields. Raises Refusal."""
+    is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
+    _bound(request, limits)
+    try:
+        async with asyncio.timeout(limits.upload_seconds):
+            if is_form:
+                return await _read_form(request, limits)
+            return _not_empty(await request.body()), {}
+    except TimeoutError as error:
+        raise Refusal(408, f"the body did not arrive within {limits.upload_seconds:g} seconds") from error
+
+
+async def read_windows(request: Request, limits: Limits) -> tuple[str, Floats]:
+    """{"id": …, "boxes": [[x0, y0, x1, y1], …]}. Raises Refusal."""
+    _bound(request, limits)
+    try:
+        async with asyncio.timeout(limits.upload_seconds):
+            asked: Any = await request.json()
+        key, corners = asked["id"], np.asarray(asked["boxes"], np.float64)
+        boxes = check_boxes(corners.clip(-MAX_PX, MAX_PX))
+    except TimeoutError as error:
+        raise Refusal(408, f"the body did not arrive within {limits.upload_seconds:g} seconds") from error
+    except (KeyError, TypeError, ValueError, DataError, GeometryError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if isinstance(error, DataError) else type(error).__name__
+        raise Refusal(
+            422, f'the body must be {{"id": …, "boxes": [[x0, y0, x1, y1], …]}}, boxes in pixels: {reason}'
+        ) from error
+    if not 1 <= len(boxes) <= MAX_WINDOWS or not isinstance(key, str):
+        raise Refusal(
+            422, f"1 to {MAX_WINDOWS} boxes are scored at once, in pixels of the image; got {len(boxes)}"
+        )
+    return key, boxes
+
+
+async def _read_form(request: Request, limits: Limits) -> tuple[list[bytes], Fields]:
+    try:
+        form = await request.form(max_files=limits.images, max_fields=MAX_FIELDS)
+    except HTTPException as error:
+        raise Refusal(
+            400,
+            f"the form cannot be read: {error.detail} A form of at most {limits.images} files and "
+            f"{MAX_FIELDS} fields was expected",
+        ) from error
+    async with form_closed(form):
+        items = form.multi_items()
+        parts = [await part.read() for _, part in items if isinstance(part, UploadFile)]
+        fields = {name: value for name, value in items if isinstance(value, str)}
+    if not parts:
+        text = f"; {', '.join(fields)} came as text" if fields else ""
+        raise Refusal(
+            400,
+            f"the form holds no files{text}. Send each image as a file part, as curl -F images=@photo.jpg",
+        )
+    return parts, fields
+
+
+class form_closed:
+    """Closes a form's temporary files, whatever happens."""
+
+    def __init__(self, form: Any) -> None:
+        self.form = form
+
+    async def __aenter__(self) -> None: ...
+    async def __aexit__(self, *error: object) -> None:
+        await self.form.close()
+
+
+def _not_empty(content: bytes) -> bytes:
+    if not content:
+        raise Refusal(400, "the body is empty; send the bytes of an image file")
+    return content
+
+
+def _bound(request: Request, limits: Limits) -> None:
+    """Makes the request's stream raise Refusal beyond the limit, or at once if it says it is longer.
+
+    The same where the client goes away, which is no failure of ours.
+    """
+    message = f"a body of at most {limits.max_bytes >> 10:,} KiB is taken; send a smaller image"
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdecimal() or int(announced) > limits.max_bytes:
+        raise Refusal(413, message)
+    receive, seen = request._receive, 0
+
+    async def receive_counted() -> Any:
+        nonlocal seen
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise Refusal(400, "the client went away before its body had arrived")
+        seen += len(event.get("body", b""))
+        if seen > limits.max_bytes:
+            raise Refusal(413, message)
+        return event
+
+    request._receive = receive_counted

@@ -1,0 +1,1 @@
+"""Linear SVMs on pooled vectors: objective, solvers, cross-validation, hard-negative mining."""

@@ -1,0 +1,305 @@
+"""Hard-negative mining: SVMs trained on the few windows that matter, out of millions.
+
+A photograph has thousands of windows without an object, nearly all of them easy. So the SVMs are
+trained on all positives and a few negatives; every image is scored; the negatives that come within
+the margin join; and again, from where the last fit ended, until hardly any new ones come (paper
+section 4.1, after R-CNN). A vector that joined for one class serves all classes it is negative for.
+Memory is bounded: when the store fills up, the vectors that are farthest from every margin leave.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sppnet.arrays import Array, Flags, Ints, Signs
+from sppnet.errors import ConfigError, DataError
+from sppnet.progress import NullProgress, Progress, track
+from sppnet.svm.linear_svm import LinearSVM, fit_svm
+from sppnet.svm.objective import Loss
+from sppnet.threads import ordered_map
+
+NORM = 20.0
+"""Vectors are scaled so that their mean length is this (paper's code, after R-CNN)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledVectors:
+    """The windows of one image, as vectors."""
+
+    vectors: Tensor
+    """(n, d)"""
+    signs: Signs
+    """(n, k): 1 positive, −1 negative, 0 not used for the class."""
+
+
+VectorSource = Callable[[int], LabelledVectors]
+
+FOLD_STREAM = 13
+"""Keeps the dealing of images to folds apart from other draws of the same seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningConfig:
+    """How SVMs are mined and trained."""
+
+    loss: Loss = "hinge"
+    C: float = 1e-3
+    class_weight: float = 2.0
+    """Multiplies C for positives."""
+    intercept_scaling: float = 10.0
+    tolerance: float = 1e-2
+    """Of a fit (`fit_svm`)."""
+    rounds: int = 4
+    """Passes over the images, the first of which takes negatives at random."""
+    random_negatives: int = 8
+    """Negatives an image gives at random."""
+    max_hard_negatives: int = 20
+    """New negatives an image gives for a class in a round, hardest first."""
+    margin: float = -1.0
+    """A negative that scores above this is hard."""
+    min_new_share: float = 0.002
+    """Mining ends when a round adds less than this share of the store."""
+    max_bytes: int = 3 << 30
+    """For the stored vectors."""
+    folds: int = 0
+    """Parts of the images; for each part SVMs are fitted without it too. 0 or 1 for none."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "random_negatives", "max_hard_negatives", "max_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be 1 or more; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class MiningRound:
+    """What one pass over the images brought."""
+
+    round: int
+    """From 1."""
+    positives: int
+    negatives: int
+    """In the store, with those that joined."""
+    joined: int
+    """Negatives: drawn at random in the first round, hard ones after it."""
+    dropped: int
+    """Negatives that left after the fit, to make room."""
+
+
+@dataclass(frozen=True, eq=False)
+class MinedSVMs:
+    """SVMs of all images, and for every fold SVMs that have not seen its images."""
+
+    svm: LinearSVM
+    folds: tuple[LinearSVM, ...] = ()
+    """A class without positives outside the fold has a bias of −inf there: it cannot be judged."""
+    fold_of: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(images,) the fold that each image belongs to; empty without folds."""
+
+
+def mine_svms(
+    source: VectorSource,
+    images: int,
+    classes: Sequence[str],
+    config: MiningConfig | None = None,
+    progress: Progress | None = None,
+    callback: Callable[[MiningRound], None] | None = None,
+) -> MinedSVMs:
+    """One SVM a class, against the windows of all images.
+
+    source: gives the windows of image 0 … images − 1; called once an image and round, on two threads.
+    told: called after each round.
+    The weights are for vectors as they come: the scaling to a mean length of 20 is folded into them.
+    Raises DataError for a class without positives, and for more positives than max_bytes holds.
+    """
+    config = config or MiningConfig()
+    progress = progress or NullProgress()
+    callback = callback or (lambda one: None)
+    store = _gather(source, images, classes, config, progress)
+    svm = store.fit(classes, config)
+    positives = store.count_positives()
+    callback(MiningRound(1, positives, len(store) - positives, len(store) - positives, 0))
+    for turn in range(1, config.rounds):
+        before = len(store)
+        progress.begin(f"mining, round {turn + 1}", images)
+        for image, candidates in enumerate(ordered_map(source, range(images))):
+            store.add_hard(image, candidates, svm, config)
+            progress.advance(note=f"{len(store)} vectors")
+        joined, negatives = len(store) - before, len(store) - positives
+        if joined <= config.min_new_share * before:
+            callback(MiningRound(turn + 1, positives, negatives, joined, 0))
+            break
+        svm = store.fit(classes, config)
+        store.make_room(svm, config)
+        callback(MiningRound(turn + 1, positives, negatives, joined, negatives + positives - len(store)))
+    fold_of = deal_folds(images, config.folds, config.seed)
+    return MinedSVMs(store.unscaled(svm), _fit_folds(store, fold_of, classes, config, progress), fold_of)
+
+
+def deal_folds(images: int, folds: int, seed: int) -> Ints:
+    """(images,) the fold of each image, equally many in each; empty for fewer than two folds or images."""
+    if min(folds, images) < 2:
+        return np.zeros(0, np.int64)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(FOLD_STREAM,)))
+    return rng.permutation(images) % folds
+
+
+def _fit_folds(
+    store: "_Store", fold_of: Ints, classes: Sequence[str], config: MiningConfig, progress: Progress
+) -> tuple[LinearSVM, ...]:
+    """For each fold, SVMs of the stored vectors of all other images."""
+    folds = int(fold_of.max()) + 1 if len(fold_of) else 0
+    progress.begin("cross-validating SVMs", folds)
+    fitted = []
+    for fold in range(folds):
+        fitted.append(store.unscaled(store.fit_without(fold_of == fold, classes, config)))
+        progress.advance()
+    return tuple(fitted)
+
+
+def _gather(
+    source: VectorSource, images: int, classes: Sequence[str], config: MiningConfig, progress: Progress
+) -> "_Store":
+    """All positives, and the first negatives."""
+    rng = np.random.default_rng(config.seed)
+    store: _Store | None = None
+    every = track(ordered_map(source, range(images)), "mining, round 1", images, progress)
+    for image, candidates in enumerate(every):
+        if store is None:
+            store = _Store(candidates.vectors.shape[1], len(classes), config.max_bytes)
+        positive = (candidates.signs > 0).any(axis=1)
+        others = np.flatnonzero(~positive & (candidates.signs < 0).any(axis=1))
+        drawn = rng.choice(others, min(config.random_negatives, len(others)), replace=False)
+        store.add_positives(image, candidates, np.flatnonzero(positive))
+        if len(store) < store.limit // 2:  # the rest is for positives to come, and for hard negatives
+            store.add(image, candidates, np.sort(drawn))
+    if store is None:
+        raise DataError("there are no images to train on")
+    store.fix_scale()
+    return store
+
+
+class _Store:
+    """The vectors in use, with where they came from."""
+
+    def __init__(self, length: int, classes: int, max_bytes: int) -> None:
+        self.limit = max(64, max_bytes // (4 * length))
+        self.vectors = np.empty((self.limit, length), np.float32)  # the system gives pages as they fill
+        self.signs = np.zeros((self.limit, classes), np.int8)
+        self.origin = np.zeros((self.limit, 2), np.int64)  # image, window
+        self.count = 0
+        self.known: set[tuple[int, int]] = set()
+        self.dual: Array | None = None
+        self.scale = 1.0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def count_positives(self) -> int:
+        return int((self.signs[: self.count] > 0).any(axis=1).sum())
+
+    def add(self, image: int, candidates: LabelledVectors, rows: Ints) -> None:
+        """Take in these windows of an image, as far as there is room."""
+        rows = rows[: self.limit - self.count]
+        here = slice(self.count, self.count + len(rows))
+        taken = candidates.vectors[torch.from_numpy(rows)].float().numpy()
+        self.vectors[here] = taken * np.float32(self.scale)
+        self.signs[here] = candidates.signs[rows]
+        self.origin[here, 0], self.origin[here, 1] = image, rows
+        self.known.update((image, row) for row in rows.tolist())
+        self.count += len(rows)
+
+    def add_positives(self, image: int, candidates: LabelledVectors, rows: Ints) -> None:
+        if len(rows) > self.limit - self.count:
+            raise DataError(
+                f"{self.limit} vectors of {self.vectors.shape[1]} numbers fit into max_bytes, and positives "
+                f"do not; image {image} brings {len(rows)} more: raise max_bytes, or take fewer positives"
+            )
+        self.add(image, candidates, rows)
+
+    def add_hard(self, image: int, candidates: LabelledVectors, svm: LinearSVM, config: MiningConfig) -> None:
+        """The new negatives within a margin, at most `max_hard_negatives` for each class."""
+        scores = svm.scores(candidates.vectors.float() * self.scale).numpy()
+        new = np.array([(image, row) not in self.known for row in range(len(scores))], np.bool_)
+        scores = np.where((candidates.signs < 0) & new[:, None], scores, -np.inf)
+        chosen: list[Ints] = []
+        for column in scores.T:
+            best = np.argsort(-column, kind="stable")[: config.max_hard_negatives]
+            chosen.append(best[column[best] > config.margin])
+        self.add(image, candidates, np.unique(np.concatenate(chosen)))
+
+    def fix_scale(self) -> None:
+        """From here on vectors have a mean length of NORM."""
+        rows = self.vectors[: self.count]
+        mean = float(np.sqrt(np.einsum("nd,nd->n", rows, rows)).mean())
+        self.scale = NORM / mean if mean > 0 else 1.0
+        rows *= np.float32(self.scale)
+
+    def fit(self, classes: Sequence[str], config: MiningConfig) -> LinearSVM:
+        """SVMs of all vectors, starting from the last fit; every class needs both sides."""
+        svm = self._fit(self.signs[: self.count], classes, config)
+        assert svm.fit is not None
+        self.dual = svm.fit.dual
+        return svm
+
+    def fit_without(self, excluded: Flags, classes: Sequence[str], config: MiningConfig) -> LinearSVM:
+        """SVMs of the vectors of other images than these; excluded: (images,).
+
+        A class without positives or negatives there has weights of 0 and a bias of −inf.
+        """
+        signs = self.signs[: self.count].copy()
+        signs[excluded[self.origin[: self.count, 0]]] = 0
+        able: Flags = np.asarray((signs > 0).any(axis=0) & (signs < 0).any(axis=0))
+        weight = torch.zeros((len(classes), self.vectors.shape[1]))
+        bias = torch.full((len(classes),), -torch.inf)
+        if able.any():
+            assert self.dual is not None
+            names = [name for name, one in zip(classes, able, strict=True) if one]
+            svm = self._fit(np.ascontiguousarray(signs[:, able]), names, config, self.dual[:, able])
+            weight[torch.from_numpy(able)], bias[torch.from_numpy(able)] = svm.weight, svm.bias
+        return LinearSVM(weight, bias, tuple(classes))
+
+    def _fit(
+        self, signs: Signs, classes: Sequence[str], config: MiningConfig, start: Array | None = None
+    ) -> LinearSVM:
+        return fit_svm(
+            self.vectors[: self.count],
+            signs,
+            C=config.C,
+            loss=config.loss,
+            class_weight=config.class_weight,
+            intercept_scaling=config.intercept_scaling,
+            tolerance=config.tolerance,
+            classes=tuple(classes),
+            start=self.dual if start is None else start,
+            seed=config.seed,
+        )
+
+    def unscaled(self, svm: LinearSVM) -> LinearSVM:
+        """The SVM for vectors as they come."""
+        return LinearSVM(svm.weight * self.scale, svm.bias, svm.classes, svm.fit)
+
+    def make_room(self, svm: LinearSVM, config: MiningConfig) -> None:
+        """Where less than a quarter of the store is free, let the easiest negatives go.
+
+        Those within a margin stay as long as a quarter becomes free, and positives always do.
+        """
+        if self.count < 0.75 * self.limit:
+            return
+        scores = svm.scores(self.vectors[: self.count]).numpy()
+        signs = self.signs[: self.count]
+        hardness = np.where(signs < 0, scores, -np.inf).max(axis=1)
+        positive = (signs > 0).any(axis=1)
+        hardness[positive] = np.inf
+        within = int(np.count_nonzero(hardness > config.margin))
+        room = max(int(np.clip(within, self.limit // 2, self.limit * 3 // 4)), np.count_nonzero(positive))
+        kept = np.sort(np.argsort(-hardness, kind="stable")[:room])
+        gone = np.delete(self.origin[: self.count], kept, axis=0)
+        self.known.difference_update((int(image), int(row)) for image, row in gone)
+        for array in (self.vectors, self.signs, self.origin):
+            array[: len(kept)] = array[kept]
+        assert self.dual is not None
+        self.dual, self.count = self.dual[kept], len(kept)

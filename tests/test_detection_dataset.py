@@ -1,0 +1,281 @@
+"""What all layouts have in common: which one it is, classes, splits, hold-outs, and names that climb out."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sppnet.data.annotations import fit_box
+from sppnet.data.detection_dataset import (
+    AnnotatedImages,
+    find_annotated_splits,
+    is_annotated,
+    open_annotated,
+    split_annotated,
+)
+from sppnet.data.lookup import Lookup
+from sppnet.errors import ConfigError, DataError
+from sppnet.structures import GroundTruth
+
+BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+
+
+def make_pairs(root: Path, **names: str) -> Path:
+    """Images with XML files beside them, each with objects of the classes named."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name, classes in names.items():
+        Image.new("RGB", (20, 20)).save(root / f"{name}.png")
+        things = "".join(f"<object><name>{name}</name>{BOX}</object>" for name in classes.split())
+        (root / f"{name}.xml").write_text(f"<annotation>{things}</annotation>")
+    return root
+
+
+def make_images(count: int, root: Path = Path("/data")) -> AnnotatedImages:
+    truths = [GroundTruth.of([[0, 0, 1 + i, 1]], [0]) for i in range(count)]
+    paths = [root / f"{i}.jpg" for i in range(count)]
+    return AnnotatedImages(root, ("cat",), tuple(paths), tuple(truths), ("odd",))
+
+
+def names_of(images: AnnotatedImages) -> set[str]:
+    return {path.name for path in images.paths}
+
+
+def test_images_and_truths_go_together(tmp_path):
+    images = open_annotated(make_pairs(tmp_path, a="cat dog", b="", c="dog"))
+    path, truth = images[0]
+    assert (len(images), path.name, truth.labels.tolist()) == (3, "a.png", [0, 1])
+    assert images.counts() == {"cat": 1, "dog": 2}
+    part = images.take(np.array([2, 0]))
+    assert [part[i][0].name for i in range(len(part))] == ["c.png", "a.png"]
+    assert part.classes == images.classes
+    assert part.truths[1] is truth
+    assert len(images.take([])) == 0
+
+
+def test_plain_objects_are_neither_difficult_nor_crowds():
+    truth = GroundTruth([[0, 0, 9, 9]] * 4, [0, 0, 1, 1], [False, True, False, False], [False] * 3 + [True])
+    images = AnnotatedImages(Path(), ("cat", "dog", "hen"), (Path("a"),), (truth,), ())
+    assert images.counts() == {"cat": 2, "dog": 2, "hen": 0}
+    assert images.counts(plain=True) == {"cat": 1, "dog": 1, "hen": 0}
+
+
+@pytest.mark.parametrize(
+    ("truths", "message"),
+    [
+        pytest.param((), "1 images need as many truths; got 0", id="a truth missing"),
+        pytest.param((GroundTruth.of([[0, 0, 1, 1]], [1]),), r"must be 0\.\.0; got 1", id="a label too high"),
+    ],
+)
+def test_a_data_set_is_checked_at_birth(truths, message):
+    with pytest.raises(DataError, match=message):
+        AnnotatedImages(Path("."), ("cat",), (Path("x"),), truths, ())
+
+
+# --- classes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("listed", "classes", "left_out"),
+    [
+        pytest.param(None, ("cat", "dog_2", "dog_10"), None, id="none listed: those found, in natural order"),
+        pytest.param("dog_10\ncat\n", ("dog_10", "cat"), "1 objects are", id="listed: those, in that order"),
+        pytest.param(
+            "\ufeffcat\r\n\r\n cat \n", ("cat",), "2 objects are", id="a mark, repeats, empty lines"
+        ),
+        pytest.param("\n", ("cat", "dog_2", "dog_10"), None, id="an empty list counts as none"),
+        pytest.param("eel", ("eel",), "3 objects are", id="only what is not there"),
+    ],
+)
+def test_classes(tmp_path, listed, classes, left_out):
+    make_pairs(tmp_path, a="cat dog_10", b="dog_2")
+    if listed is not None:
+        (tmp_path / "classes.txt").write_text(listed)
+    images = open_annotated(tmp_path)
+    assert images.classes == classes
+    if left_out:
+        (sentence,) = images.problems
+        assert sentence.startswith(left_out)
+        assert "other classes than classes.txt lists and are left out: " in sentence
+    else:
+        assert images.problems == ()
+
+
+def test_a_list_may_lie_beside_the_annotations(tmp_path):
+    pairs = make_pairs(tmp_path / "x", a="dog cat")
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "JPEGImages").mkdir()
+    (pairs / "a.xml").rename(tmp_path / "Annotations/a.xml")
+    (pairs / "a.png").rename(tmp_path / "JPEGImages/a.png")
+    (tmp_path / "Annotations/classes.txt").write_text("dog\n")
+    assert open_annotated(tmp_path).classes == ("dog",)
+
+
+# --- splits --------------------------------------------------------------------------------------
+
+
+def test_a_hold_out_is_a_share_of_the_images():
+    images = make_images(50)
+    rest, held = split_annotated(images, 0.2)
+    assert (len(rest), len(held)) == (40, 10)
+    assert names_of(rest).isdisjoint(names_of(held))
+    assert (rest.classes, held.problems) == (("cat",), ("odd",))
+    truths = dict(zip(images.paths, images.truths, strict=True))
+    assert all(truths[path] is truth for path, truth in zip(held.paths, held.truths, strict=True))
+    assert list(held.paths) == [path for path in images.paths if path in held.paths]
+
+
+def test_a_hold_out_depends_on_names_and_seed_alone():
+    here, there = make_images(60), make_images(60, Path("/elsewhere")).take(range(59, -1, -1))
+    assert names_of(split_annotated(here, 0.3, 1)[1]) == names_of(split_annotated(there, 0.3, 1)[1])
+    assert names_of(split_annotated(here, 0.3, 1)[1]) != names_of(split_annotated(here, 0.3, 2)[1])
+    # Fixed for good: a model trained today is judged on the same images tomorrow.
+    assert names_of(split_annotated(make_images(8), 0.25)[1]) == {"2.jpg", "6.jpg"}
+    before = names_of(split_annotated(make_images(100))[1])
+    assert len(before - names_of(split_annotated(make_images(101))[1])) <= 1
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "held"), [(2, 0.01, 1), (2, 0.99, 1), (10, 0.25, 3), (3, 0.5, 2)]
+)
+def test_one_image_at_least_is_held_out_and_one_kept(count, fraction, held):
+    assert len(split_annotated(make_images(count), fraction)[1]) == held
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -1, math.nan])
+def test_a_share_lies_between_none_and_all(fraction):
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        split_annotated(make_images(4), fraction)
+
+
+def test_a_single_image_cannot_be_held_out():
+    with pytest.raises(DataError, match="has 1 images, so none can be held out"):
+        split_annotated(make_images(1))
+
+
+@pytest.mark.parametrize(
+    ("splits", "asked", "message"),
+    [
+        pytest.param(
+            ("train", "test"), "val", r"no val split \(it holds train, test\); known: test", id="missing"
+        ),
+        pytest.param(("train", "test"), "tset", "did you mean test", id="a slip of the pen"),
+        pytest.param((), "train", "has no splits, so no train; read it whole", id="none at all"),
+    ],
+)
+def test_splits_that_are_not_there(tmp_path, splits, asked, message):
+    if not splits:
+        make_pairs(tmp_path, a="cat")
+    for split in splits:
+        make_pairs(tmp_path / split, a="cat")
+    assert find_annotated_splits(tmp_path) == splits
+    with pytest.raises(DataError, match=message):
+        open_annotated(tmp_path, asked)
+
+
+# --- what is no annotated data set ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        pytest.param([], "It holds nothing", id="nothing"),
+        pytest.param(["cat/1.jpg", "dog/2.jpg"], "It holds cat, dog", id="class folders"),
+        pytest.param(
+            ["Annotations/1.txt", "JPEGImages/1.jpg"], "It holds Annotations, JPEGImages", id="no XML"
+        ),
+        pytest.param(["x.xml", "y.jpg"], "It holds x.xml, y.jpg", id="files that are no pair"),
+        pytest.param(["images/1.jpg", "labels/1.txt"], "It holds images, labels", id="YOLO without names"),
+    ],
+)
+def test_other_folders_are_refused(tmp_path, files, message):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert not is_annotated(tmp_path)
+    with pytest.raises(DataError, match=r"looked for VOC .*; COCO .*; YOLO .*" + message):
+        open_annotated(tmp_path)
+
+
+def test_a_data_set_one_folder_below_is_pointed_at(tmp_path):
+    make_pairs(tmp_path / "VOC2007", a="cat")
+    with pytest.raises(DataError, match=r"Did you mean .*VOC2007\?"):
+        open_annotated(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        pytest.param("nowhere", "does not exist", id="nothing"),
+        pytest.param("a.txt", r"neither a COCO \.json nor a YOLO \.yaml file", id="another file"),
+    ],
+)
+def test_other_paths_are_refused(tmp_path, name, message):
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(DataError, match=message):
+        open_annotated(tmp_path / name)
+
+
+def test_a_data_set_of_which_nothing_can_be_read_says_why(tmp_path):
+    make_pairs(tmp_path, a="cat")
+    (tmp_path / "a.xml").write_text("<a")
+    with pytest.raises(DataError, match=r"holds no images with VOC annotations; .*a\.xml is not XML"):
+        open_annotated(tmp_path)
+
+
+# --- marks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        pytest.param("a.jpg", "a.jpg", id="a file"),
+        pytest.param(r"x\y/./a.jpg", "x/y/a.jpg", id="folders, either way"),
+        pytest.param("a..b.jpg", "a..b.jpg", id="dots within a name"),
+        pytest.param("../a.jpg", "a.jpg", id="climbing out"),
+        pytest.param("x/../a.jpg", "a.jpg", id="climbing at all"),
+        pytest.param(r"..\..\y\a.jpg", "a.jpg", id="climbing out, on Windows"),
+        pytest.param("/content/data/x/y/a.jpg", "x/y/a.jpg", id="of another machine"),
+        pytest.param(r"C:\me\x\y\a.jpg", "x/y/a.jpg", id="of another machine, on Windows"),
+        pytest.param(r"\\server\share\a.jpg", "a.jpg", id="of a server"),
+        pytest.param("A.JPG", "a.jpg", id="other letters"),
+        pytest.param("X/Y/a.Jpg", "x/y/a.jpg", id="folders in other letters"),
+        pytest.param("cafe\u0301.jpg", "caf\u00e9.jpg", id="composed otherwise"),
+        pytest.param("my%20cat.jpg", "my cat.jpg", id="as in a URL"),
+        pytest.param("100%.jpg", "100%.jpg", id="with a percent sign"),
+        pytest.param(" a.jpg ", "a.jpg", id="with spaces around it"),
+        pytest.param("TWO.jpg", None, id="two files differ in letters alone"),
+        pytest.param("two.JPG", "two.JPG", id="one of two, exactly"),
+        pytest.param("../secret.jpg", None, id="climbing to what is there"),
+        pytest.param("{tmp}/secret.jpg", None, id="absolute, and there"),
+        pytest.param("/etc/passwd", None, id="a file of the system"),
+        pytest.param("a\0.jpg", None, id="a null"),
+        pytest.param(" ", None, id="nothing"),
+        pytest.param("..", None, id="the folder above"),
+        pytest.param("x", None, id="a folder"),
+        pytest.param("b.jpg", None, id="what is not there"),
+        pytest.param("n" * 5000, None, id="a name that no system takes"),
+    ],
+)
+def test_names_stay_inside(name, inside, tmp_path):
+    root = tmp_path / "root"
+    (root / "x/y").mkdir(parents=True)
+    files = (
+        "a.jpg",
+        "a..b.jpg",
+        "x/y/a.jpg",
+        "caf\u00e9.jpg",
+        "my cat.jpg",
+        "100%.jpg",
+        "two.jpg",
+        "two.JPG",
+    )
+    for file in (*files, "../secret.jpg"):
+        (root / file).touch()
+    found = Lookup().file([root], name.replace("{tmp}", str(tmp_path)))
+    assert found == (None if inside is None else root / inside)
+
+
+def test_a_box_too_thin_for_float32_is_empty():
+    assert fit_box((100_000.0, 0, 100_000.001, 1), None) == (None, "is empty; it is left out")
