@@ -108,9 +108,9 @@ def main() -> None:
     with atheris.instrument_imports(["torch"]):  # the one module: the others are there already
         importlib.reload(_weights_only_unpickler)
     with atheris.instrument_imports(list(PACKAGES), kernels()):
-        import readers
+        import reading_damaged
     warnings.simplefilter("error")
-    reader = readers.READERS[asked.reader]
+    reader = reading_damaged.READERS[asked.reader]
     with TemporaryDirectory() as name:
         work, seeds = Path(name, "work"), Path(name, "seeds")
         work.mkdir()

@@ -1,7 +1,7 @@
 """A listener to progress, for tests of what is told."""
 
 
-class Told:
+class RecordingProgress:
     """Keeps each stage with its number of steps, and each advance with its note."""
 
     def __init__(self) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from readers import READERS, blank, place
 
 from damage import cuts, flips, tears, writes
+from reading_damaged import READERS, blank, place
 from sppnet.data.annotations import fit_box
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.errors import DataError

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from readers import READERS, place, read_one_image
 
 from damage import corpus
 from pictures import pictures
+from reading_damaged import READERS, place, read_one_image
 from sppnet.classify.classifier import Classifier
 from sppnet.cli import main
 from sppnet.data.image import read_header, read_image

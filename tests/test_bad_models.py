@@ -12,12 +12,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from readers import READERS, place
 from safetensors.torch import save
 
 from damage import flips, tears, writes
 from models import model_bytes, model_parts
 from pictures import pictures
+from reading_damaged import READERS, place
 from sppnet.classify.classifier import Classifier
 from sppnet.detect.detector import Detector
 from sppnet.errors import ModelError

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from told import Told
 
+from recording_progress import RecordingProgress
 from sppnet.benchmark import pool
 from sppnet.benchmark.results import Row, compare, time_interleaved, to_json
 
@@ -42,7 +42,7 @@ def test_calls_take_turns_in_both_orders():
 
 
 def test_a_quick_call_is_repeated_in_its_turn_and_a_slow_one_is_not():
-    called, told = [], Told()
+    called, told = [], RecordingProgress()
     quick, slow = (lambda: called.append("quick")), (lambda: (called.append("slow"), time.sleep(0.02)))
     time_interleaved({"quick": quick, "slow": slow}, rounds=2, turn_s=0.01, progress=told)
     assert called.count("slow") == 3
@@ -64,7 +64,7 @@ def test_a_row_carries_both_sides_and_the_floor():
 
 
 def test_every_case_is_measured_and_told():
-    told = Told()
+    told = RecordingProgress()
     rows = pool.run(windows=20, channels=8, rounds=1, progress=told)
     assert [row.case for row in rows] == [note for _, note in told.advances] == [
         "20 windows, 8 channels",

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from told import Told
 
+from recording_progress import RecordingProgress
 from sppnet.cli.app import main
 from sppnet.data.check import SideRange, check_folder
 from sppnet.data.check_detection import BoxRange, check_annotated
@@ -88,7 +88,7 @@ def test_a_report_is_plain_json(troubled):
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_progress_counts_every_image(troubled, workers):
-    told = Told()
+    told = RecordingProgress()
     assert check_folder(troubled, workers, told) == check_folder(troubled)
     assert (told.stages, told.done) == ([("reading", 11)], 11)
 
@@ -201,7 +201,7 @@ def test_annotated_images_are_reported(annotated):
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_progress_counts_every_annotated_image(annotated, workers):
-    told = Told()
+    told = RecordingProgress()
     check_annotated(annotated, workers, told)
     assert (told.stages, told.done) == ([("reading", 6)], 6)
 

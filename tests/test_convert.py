@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from told import Told
 
+from recording_progress import RecordingProgress
 from sppnet.cli.app import main
 from sppnet.data.convert import convert_annotated
 from sppnet.data.detection_dataset import find_annotated_splits, open_annotated
@@ -284,7 +284,7 @@ def test_links_lead_to_the_originals(tmp_path):
 def test_damaged_images_are_left_out_and_named(tmp_path):
     origin = make_coco(tmp_path / "origin")
     (origin / "train/train-b 2.jpg").write_bytes(b"no image")
-    told = Told()
+    told = RecordingProgress()
     result = convert_annotated(origin, "voc", tmp_path / "out", progress=told)
     assert result.splits == {"train": 2, "val": 3}
     (sentence,) = result.skipped

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from told import Told
 
+from recording_progress import RecordingProgress
 from sppnet import demo
 from sppnet.classify.classifier import Classifier
 from sppnet.data.detection_dataset import open_annotated
@@ -20,7 +20,7 @@ def small_demo(tmp_path_factory):
     pytest.importorskip("matplotlib")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    out, told = tmp_path_factory.mktemp("demo"), Told()
+    out, told = tmp_path_factory.mktemp("demo"), RecordingProgress()
     (out / "images" / "train" / "of an earlier demo").mkdir(parents=True)
     (out / "run").mkdir()
     (out / "run" / "config.json").write_text("of an earlier demo")

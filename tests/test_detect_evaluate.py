@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from told import Told
 
+from recording_progress import RecordingProgress
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.detect import evaluate as evaluating
 from sppnet.detect.detector import Detector, ScoredBoxes
@@ -80,7 +80,7 @@ def test_what_is_missed_or_wrong_costs(images, answers, cat, dog):
 
 def test_a_damaged_image_is_left_out_with_its_objects(images):
     images.paths[0].write_bytes(images.paths[0].read_bytes()[:40])
-    told = Told()
+    told = RecordingProgress()
     result = evaluate_detector(Knowing(("cat", "dog"), EVERYTHING), images, progress=told)
     assert (result.map, result.images) == (1.0, 1)
     (reason,) = result.skipped

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from told import Told
 from torch import nn
 
+from recording_progress import RecordingProgress
 from sppnet.errors import ConfigError, DataError, ModelError, SppnetError
 from sppnet.heads.fc_layers import BIAS_RATE, FinetuneState, best_row, detection_head, finetune
 
@@ -108,7 +108,7 @@ def test_updates_are_those_of_the_rule():
 def test_it_learns():
     module = head()
     before = held_out(module.eval())()
-    told = Told()
+    told = RecordingProgress()
     rows = finetune(
         module, draw, steps=150, learning_rate=0.05, validate=held_out(module), validate_every=60,
         progress=told,

@@ -1,8 +1,8 @@
 """What is told of work as it goes on."""
 
 import pytest
-from told import Told
 
+from recording_progress import RecordingProgress
 from sppnet import progress
 from sppnet.progress import Timed, track
 
@@ -10,7 +10,7 @@ from sppnet.progress import Timed, track
 def test_a_stage_that_comes_twice_is_timed_in_all(monkeypatch):
     now = iter([0.0, 10.0, 10.0, 13.0, 13.0, 20.0])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
-    told = Told()
+    told = RecordingProgress()
     watch = Timed(told)
     assert watch.seconds == {}
     watch.begin("a", 3)
@@ -22,7 +22,7 @@ def test_a_stage_that_comes_twice_is_timed_in_all(monkeypatch):
 
 
 def test_results_are_counted_once_they_have_been_used():
-    told = Told()
+    told = RecordingProgress()
     every = track(iter("xyz"), "letters", 3, told)
     assert next(every) == "x"
     assert (told.stages, told.done) == ([("letters", 3)], 0)
@@ -35,7 +35,7 @@ def test_a_result_that_fails_is_not_counted():
         yield 1
         raise OSError("gone")
 
-    told = Told()
+    told = RecordingProgress()
     with pytest.raises(OSError, match="gone"):
         list(track(results(), "numbers", 2, told))
     assert told.done == 1

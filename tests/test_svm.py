@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.svm import LinearSVC
-from told import Told
 
+from recording_progress import RecordingProgress
 from sppnet.errors import ConfigError, DataError
 from sppnet.svm import gram as gram_module
 from sppnet.svm.cross_validation import choose_C
@@ -259,7 +259,7 @@ def test_vectors_of_any_kind_give_the_same(make):
 
 def test_progress_counts_classes_and_changes_nothing():
     vectors, labels = blobs((100, 8), k=25)
-    told = Told()
+    told = RecordingProgress()
     svm = fit_svm(vectors, labels, progress=told)
     assert told.stages == [("training SVMs", 25)]
     assert told.done == 25
@@ -361,7 +361,7 @@ def test_a_value_that_is_too_small_is_not_chosen():
 def test_a_class_of_one_vector_is_never_held_out():
     vectors, labels = blobs((41, 5), k=2, apart=20.0)
     labels[0] = 2
-    told = Told()
+    told = RecordingProgress()
     chosen = choose_C(vectors, labels, [1.0], folds=4, progress=told)
     assert chosen.accuracy[1.0] > 0.9
     assert told.stages == [("choosing C", 4)]
@@ -370,7 +370,7 @@ def test_a_class_of_one_vector_is_never_held_out():
 
 def test_there_are_no_more_folds_than_vectors_to_hold_out():
     vectors, labels = blobs((4, 5), k=2, apart=20.0)
-    told = Told()
+    told = RecordingProgress()
     chosen = choose_C(vectors, labels, [1.0], folds=5, progress=told)
     assert chosen.accuracy == {1.0: 1.0}
     assert told.stages == [("choosing C", 4)]
