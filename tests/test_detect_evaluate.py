@@ -137,7 +137,7 @@ class Scoring:
 
     windows: list[tuple[tuple[int, ...], int, float]]
     classes: tuple[str, ...] = ("cat", "dog")
-    config: object = field(default_factory=lambda: SimpleNamespace(nms=0.3))
+    config: object = field(default_factory=lambda: SimpleNamespace(nms_iou=0.3))
     extractor: object = None
     select = Detector.postprocess
 

@@ -197,7 +197,14 @@ def test_fine_tuning_resumes_in_its_middle_and_at_its_end(
     """
     images = open_annotated(data).take(range(9))
     tuned = replace(
-        config, finetune=finetune, layer="fc7", hidden=16, steps=3, trunk_steps=3, rounds=1, most=40
+        config,
+        finetune=finetune,
+        svm_layer="fc7",
+        hidden=16,
+        steps=3,
+        trunk_steps=3,
+        rounds=1,
+        max_proposals=40,
     )
     whole = train_detector(images, tmp_path / "whole", tuned, cache=cache)
     assert not list(tmp_path.glob("whole/stages/*so far*"))
@@ -220,7 +227,7 @@ def test_a_folder_with_a_run_in_it_is_refused(trained, data, config, cache):
     with pytest.raises(ConfigError, match="holds a run already; resume it"):
         train_detector(data, trained.model.parent, config, cache=cache)
     with pytest.raises(ConfigError, match="most was 80"):
-        train_detector(data, trained.model.parent, replace(config, most=7), resume=True, cache=cache)
+        train_detector(data, trained.model.parent, replace(config, max_proposals=7), resume=True, cache=cache)
     assert trained.model.read_bytes() == before
 
 

@@ -121,7 +121,7 @@ def test_signs_of_boxes(thing, height, signs):
 def test_with_the_papers_rule_only_objects_are_positive():
     truth = truth_of(CAT, "plain")
     boxes = training_boxes(truth, np.array([[0, 0, 100, 99]], np.float32))
-    assert assign_labels(boxes, truth, 1, replace(CONFIG, positive=1.0)).tolist() == [[1], [0]]
+    assert assign_labels(boxes, truth, 1, replace(CONFIG, positive_iou=1.0)).tolist() == [[1], [0]]
 
 
 def test_an_object_is_positive_for_its_class_and_unused_for_one_it_overlaps():
@@ -162,7 +162,7 @@ def test_negatives_that_overlap_another_may_be_dropped(redundant, signs):
     heights = [[0, 0, 100, 80], [0, 0, 100, 60]]
     boxes = np.array([[200, 200, 300, 300], [0, 0, 100, 100], *heights, [0, 200, 50, 250]], np.float32)
     distinct = np.array([4, 0, 1, 2, 3])
-    found = assign_distinct_labels(boxes, distinct, truth, 1, replace(CONFIG, redundant=redundant))
+    found = assign_distinct_labels(boxes, distinct, truth, 1, replace(CONFIG, negative_nms=redundant))
     assert found[:, 0].tolist() == signs
 
 
@@ -170,7 +170,7 @@ def test_a_dropped_negative_takes_no_other_on_its_cells_with_it():
     """Two boxes on the same cells are one example, whichever of them stands first."""
     boxes = np.array([[0, 0, 100, 100], [0, 0, 100, 99], [300, 0, 400, 100]], np.float32)
     signs = assign_distinct_labels(
-        boxes, np.array([1, 1, 0]), GroundTruth.of([], []), 1, replace(CONFIG, redundant=0.7)
+        boxes, np.array([1, 1, 0]), GroundTruth.of([], []), 1, replace(CONFIG, negative_nms=0.7)
     )
     assert signs.tolist() == [[-1], [-1]]
 
@@ -313,7 +313,7 @@ def test_vectors_go_through_the_layers_asked_for(detector):
     photo = LazyImage(photograph(), detector.extractor)
     boxes = np.array([[10, 10, 60, 90]], np.float32)
     for layer, length in (("fc6", 12), ("fc7", 12), ("pool", detector.parts.trunk.channels * 5)):
-        config = replace(CONFIG, finetune="fc", layer=layer)
+        config = replace(CONFIG, finetune="fc", svm_layer=layer)
         vectors = make_roi_extractor(config, detector.extractor, head)(photo, boxes)
         assert vectors.distinct.shape == (1, length)
         assert torch.equal(vectors.pooled, photo.maps.pool(boxes, CONFIG.levels).float())
@@ -420,8 +420,10 @@ def test_two_detectors_together_find_what_either_finds(detector):
     [
         pytest.param(CONFIG, True, id="learned windows"),
         pytest.param(replace(CONFIG, proposals="selective-search"), False, id="selective search"),
-        pytest.param(replace(CONFIG, method="rcnn", scales=(96,), most=8), True, id="the baseline"),
-        pytest.param(replace(CONFIG, finetune="fc", layer="fc7", hidden=12), True, id="fine-tuned layers"),
+        pytest.param(replace(CONFIG, method="rcnn", scales=(96,), max_proposals=8), True, id="the baseline"),
+        pytest.param(
+            replace(CONFIG, finetune="fc", svm_layer="fc7", hidden=12), True, id="fine-tuned layers"
+        ),
         pytest.param(
             replace(CONFIG, trunk="mobilenet_v2:15", stride=8, width=1.0, scales=(96,)), True, id="dilated"
         ),
@@ -527,7 +529,7 @@ def test_a_run_folder_is_used_once_or_resumed(tmp_path):
         run.start(CONFIG, {"data": "d"}, resume=False)
     run.start(replace(CONFIG, device="cpu"), {"data": "d"}, resume=True)
     with pytest.raises(ConfigError, match=r"most was 60.* Resume with those"):
-        run.start(replace(CONFIG, most=5), {"data": "d"}, resume=True)
+        run.start(replace(CONFIG, max_proposals=5), {"data": "d"}, resume=True)
     with pytest.raises(ConfigError, match="data was 'd'"):
         run.start(CONFIG, {"data": "e"}, resume=True)
 
