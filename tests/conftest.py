@@ -1,4 +1,4 @@
-"""Lets tests import what they share (pictures, damage, reading of damaged files), and shares the tests out over processes.
+"""Lets tests import what they share (pictures, damage), and shares the tests out over processes.
 
 pytest's importlib mode does not put this folder on the path. `make test` runs two processes of
 pytest-xdist: the tests of a file stay together, and files whose tests start processes and watch the
