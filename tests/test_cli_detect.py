@@ -129,6 +129,20 @@ def test_train_prints_the_model_and_tells_the_time_of_each_stage(trained):
     assert float(times[-1][1]) == pytest.approx(sum(float(spent) for _, spent in times[:-1]), abs=0.11)
 
 
+def test_other_proposals_take_the_place_of_the_learned_ones(command, model, data, tmp_path):
+    image = data / "test" / "0.png"
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"0.png": [[5, 5, 60, 60]]}))
+    asked = ["--model", model, "--min-score", "-100", "--json"]
+    code, printed, told = command("detect", "predict", image, *asked, "--proposals", boxes)
+    assert code == 0, told
+    (found,) = json.loads(printed)["predictions"]
+    assert 1 <= len(found["detections"]) <= 2  # one box, two classes
+    code, _, told = command("detect", "predict", image, *asked, "--proposals", tmp_path / "none.json")
+    assert code == 1
+    assert "none.json does not exist" in told
+
+
 def test_options_reach_the_model(model, weights):
     config = Detector.load(model).config
     asked = DetectorConfig(
@@ -138,7 +152,7 @@ def test_options_reach_the_model(model, weights):
         max_proposals=100,
         finetune="none",
         C=0.01,
-        weights=str(weights),
+        weights=weights.name,
         device="auto",
     )
     assert config == asked

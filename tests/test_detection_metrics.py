@@ -240,9 +240,24 @@ def test_curves_and_json():
         "metric": "voc",
         "map": pytest.approx(5 / 6),
         "per_class": {"cat": pytest.approx(5 / 6), "dog": None, "eel": None},
+        "f1": {"cat": pytest.approx(4 / 5), "dog": None, "eel": None},
+        "best_f1": {"cat": pytest.approx(4 / 5), "dog": None, "eel": None},
         "images": 1,
         "skipped": ["broken.jpg"],
     }
+
+
+def test_f1_at_a_threshold_and_at_the_best_one():
+    # Right, wrong, right, of three objects.
+    found = [found_of((HERE, 0.75, 0), (THERE, -0.5, 0), ((20, 20, 30, 30), -0.75, 0))]
+    truths = [truth_of((HERE, 0), ((20, 20, 30, 30), 0), ((40, 40, 50, 50), 0))]
+    result = evaluate_detections(found, truths, CLASSES)
+    assert result.curves["cat"].f1.tolist() == pytest.approx([2 / 4, 2 / 5, 4 / 6])
+    assert result.f1() == {"cat": pytest.approx(2 / 4), "dog": None, "eel": None}
+    assert result.f1(-1.0)["cat"] == result.best_f1()["cat"] == pytest.approx(4 / 6)
+    assert result.f1(0.9)["cat"] == 0
+    nothing = evaluate_detections([found_of()], truths, CLASSES)
+    assert (nothing.f1()["cat"], nothing.best_f1()["cat"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,12 @@ Data = Annotated[Path, typer.Argument(help="Annotated images: a VOC, COCO or YOL
 Models = Annotated[
     list[Path], typer.Option("--model", help="Model file made by training; twice: two detectors as one.")
 ]
+Proposals = Annotated[
+    str | None,
+    typer.Option(
+        help="selective-search, opencv or a file of boxes, in place of the detector's own proposals."
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, … Default: auto.")]
 
 
@@ -151,6 +157,7 @@ def evaluate(
     metric: Annotated[
         Metric, typer.Option(help="voc07: 11 points. voc: area, 2010 on. coco: ten overlaps.")
     ] = Metric.voc07,
+    proposals: Proposals = None,
     device: Device = None,
     as_json: Json = False,
     report: Report = None,
@@ -166,7 +173,7 @@ def evaluate(
     from sppnet.progress import Timed
 
     check_file(report, "--report")
-    detector = _open(model, device)
+    detector = _open(model, device, proposals)
     split = split or default_split(data, ("test", "val"))
     images = open_annotated(data, split)
     with Bars() as bars:
@@ -192,6 +199,7 @@ def predict(
     min_score: Annotated[
         float, typer.Option(help="Minimum score; training sets 0 at each class's max-F1 threshold.")
     ] = 0.0,
+    proposals: Proposals = None,
     device: Device = None,
     as_json: Json = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write CSV to this file.")] = None,
@@ -205,14 +213,15 @@ def predict(
     from sppnet.cli.images import tell_left_out
     from sppnet.data.files import list_images
 
-    predictions.check_engine(engine, parquet, out)
+    predictions.check_engine(engine, parquet, out, proposals)
     listed = list_images(images)
     predictions.check_places(csv_file, out, parquet if engine is Engine.local else None, listed.paths)
     if parquet and engine is Engine.ray:
         read_back = bool(csv_file or as_json)
         found, reasons = predictions.find_on_ray(model, device, listed.paths, min_score, parquet, read_back)
     else:
-        found, reasons = predictions.find_here(_open(model, device), listed.paths, min_score, out, parquet)
+        detector = _open(model, device, proposals)
+        found, reasons = predictions.find_here(detector, listed.paths, min_score, out, parquet)
     tell_left_out(len(listed.paths) - len(reasons), reasons, listed.omitted)
     skipped = [*(omission.reason for omission in listed.omitted), *reasons]
     if csv_file:
@@ -256,10 +265,10 @@ def compress(
 # --- telling -------------------------------------------------------------------------------------
 
 
-def _open(models: list[Path], device: str | None) -> "Detector | Ensemble":
+def _open(models: list[Path], device: str | None, proposals: str | None) -> "Detector | Ensemble":
     from sppnet.engine.work import load_detector
 
-    return load_detector(tuple(map(str, models)), device or "auto")
+    return load_detector(tuple(map(str, models)), device or "auto", proposals)
 
 
 def _in_words(found: "Detections") -> str:
@@ -282,9 +291,11 @@ def _print_result(result: "DetectionResult | CocoResult", metric: Metric) -> Non
     from sppnet.cli.output import print_table
     from sppnet.metrics.coco import CocoResult
 
-    columns = {"AP": result.per_class}
+    columns: dict[str, Any] = {"AP": result.per_class}
     if isinstance(result, CocoResult):
         columns["AP50"] = result.per_class50
+    else:
+        columns |= {"F1": result.f1(), "best F1": result.best_f1()}
     skipped = skipped_in_words(result.skipped)
     print_table(
         f"mAP {result.map:.1%} ({metric.value}) of {result.images} images; {skipped}",

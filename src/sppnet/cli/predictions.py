@@ -18,7 +18,9 @@ QUICK = 1
 """Of PNG's compression: a photograph is as large as at 6, the default, in less than half the time."""
 
 
-def check_engine(engine: Engine, parquet: Path | None, drawings: Path | None) -> None:
+def check_engine(
+    engine: Engine, parquet: Path | None, drawings: Path | None, proposals: str | None = None
+) -> None:
     """Raises ConfigError for what an engine cannot do, MissingExtraError without pyarrow; before the work."""
     from sppnet.engine.tables import import_pyarrow
     from sppnet.errors import ConfigError
@@ -27,6 +29,8 @@ def check_engine(engine: Engine, parquet: Path | None, drawings: Path | None) ->
         raise ConfigError("--engine ray writes a folder of Parquet files; name it with --parquet")
     if engine is Engine.ray and drawings:
         raise ConfigError("--engine ray draws nothing; leave out --out, or use --engine local")
+    if engine is Engine.ray and proposals:
+        raise ConfigError("--engine ray takes no --proposals; leave it out, or use --engine local")
     if parquet:
         import_pyarrow()
 

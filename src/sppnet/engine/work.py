@@ -82,10 +82,10 @@ def attempt(
 
 
 @lru_cache(maxsize=1)
-def load_detector(models: tuple[str, ...], device: str) -> Detector | Ensemble:
-    """One detector, or several as one."""
+def load_detector(models: tuple[str, ...], device: str, proposals: str | None = None) -> Detector | Ensemble:
+    """One detector, or several as one; proposals: as for `Detector.load`."""
     where = str(find_device(device))
-    detectors = tuple(Detector.load(path, where) for path in models)
+    detectors = tuple(Detector.load(path, where, proposals=proposals) for path in models)
     return detectors[0] if len(detectors) == 1 else Ensemble(detectors)
 
 

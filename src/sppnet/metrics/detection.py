@@ -38,6 +38,13 @@ class Curve:
     scores: Doubles
     """(n,) falling."""
 
+    @property
+    def f1(self) -> Doubles:
+        """(n,) the harmonic mean of precision and recall when all from this score on are shown."""
+        both = self.precision + self.recall
+        f1: Doubles = 2 * self.precision * self.recall / np.maximum(both, np.finfo(np.float64).tiny)
+        return f1
+
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedImage:
@@ -67,11 +74,29 @@ class DetectionResult:
         """The mean of `per_class` over the classes with objects."""
         return float(np.mean([value for value in self.per_class.values() if value is not None]))
 
+    def f1(self, min_score: float = 0.0) -> dict[str, float | None]:
+        """F1 of each class at a threshold, 0 being the default of detectors; None without objects."""
+        shown = {
+            name: int(np.count_nonzero(curve.scores >= min_score)) for name, curve in self.curves.items()
+        }
+        return self._of_each(
+            {name: float(self.curves[name].f1[n - 1]) if n else 0.0 for name, n in shown.items()}
+        )
+
+    def best_f1(self) -> dict[str, float | None]:
+        """F1 of each class at the threshold that is best for it on these images; None without objects."""
+        return self._of_each({name: float(curve.f1.max(initial=0)) for name, curve in self.curves.items()})
+
+    def _of_each(self, values: dict[str, float]) -> dict[str, float | None]:
+        return {name: None if ap is None else values.get(name, 0.0) for name, ap in self.per_class.items()}
+
     def to_json(self) -> dict[str, Any]:
         return {
             "metric": self.metric,
             "map": self.map,
             "per_class": self.per_class,
+            "f1": self.f1(),
+            "best_f1": self.best_f1(),
             "images": self.images,
             "skipped": list(self.skipped),
         }
