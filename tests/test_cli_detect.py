@@ -309,7 +309,7 @@ def test_learned_windows_of_the_detector(command, model, data, tmp_path):
         images / "0.png",
         "--out",
         out,
-        "--kind",
+        "--method",
         "learned",
         "--model",
         model,

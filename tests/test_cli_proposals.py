@@ -103,7 +103,7 @@ def test_drawings_have_names_of_their_own(inside, data, tmp_path):
 def test_opencv_proposes_too(inside, data, tmp_path):
     pytest.importorskip("cv2.ximgproc", reason="OpenCV's contributed modules are not installed")
     out = tmp_path / "boxes.json"
-    assert inside(data / "JPEGImages/one.png", "--out", out, "--kind", "opencv")[0] == 0
+    assert inside(data / "JPEGImages/one.png", "--out", out, "--method", "opencv")[0] == 0
     assert list(OBJECT) in read_boxes(out).of("one.png").tolist()
 
 
@@ -112,7 +112,7 @@ def test_opencv_proposes_too(inside, data, tmp_path):
     [
         pytest.param(["{data}"], 2, "--out", id="no file to write"),
         pytest.param(
-            ["{data}", "--out", "b.json", "--kind", "edges"], 2, "selective-search", id="another kind"
+            ["{data}", "--out", "b.json", "--method", "edges"], 2, "selective-search", id="another kind"
         ),
         pytest.param(
             ["{data}", "--out", "b.json", "--max-proposals", "0"], 2, "--max-proposals", id="none of the best"

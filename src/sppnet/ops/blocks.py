@@ -1,6 +1,6 @@
 """What the CPU kernels read: a map in blocks of 64 channels, and where the bins of every size begin and end.
 
-A block is laid out channels-last, as integers in the order of the floats (`lanes`), so 16-, 32- and
+A block is laid out channels-last, as integers in the order of the floats (`simd`), so 16-, 32- and
 64-bit floats share one kernel, and NaN, made the largest integer, wins as it does in torch. Every
 array is flat, with offsets counted by hand: views cost more here than the work on them. What vectors
 are read from is cache-line aligned: one that lies across two lines costs twice.

@@ -1,7 +1,7 @@
 """What the CPU kernels' vector instructions are built of: LLVM, by llvmlite.
 
 Numba turns scalar loops into vector instructions only when it can prove a lot about them, and in the
-short loops of pooling it cannot (eight times slower in a trial of the same algorithm). So `lanes` says what
+short loops of pooling it cannot (eight times slower in a trial of the same algorithm). So `simd` says what
 is wanted, on vectors of a fixed length; LLVM cuts them to what the processor has (SSE, AVX2, AVX-512,
 NEON).
 

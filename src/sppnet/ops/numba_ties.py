@@ -87,7 +87,7 @@ def _last_nan(
 
 @compiled
 def _ordered(bits: int, infinity: int) -> int:
-    """The bits of NaN as `lanes` unranks them: all but the sign turned, if it is negative."""
+    """The bits of NaN as `simd` unranks them: all but the sign turned, if it is negative."""
     if infinity == BFLOAT16_INFINITY:
         return np.int64(BFLOAT16_NAN)
     wide = np.int64(bits)
