@@ -139,7 +139,7 @@ class Scoring:
     classes: tuple[str, ...] = ("cat", "dog")
     config: object = field(default_factory=lambda: SimpleNamespace(nms_iou=0.3))
     extractor: object = None
-    select = Detector.postprocess
+    postprocess = Detector.postprocess
 
     def candidates(self, photo, min_score) -> ScoredBoxes:
         chosen = [window for window in self.windows if window[2] >= min_score]

@@ -226,7 +226,7 @@ def test_a_folder_with_a_run_in_it_is_refused(trained, data, config, cache):
     before = trained.model.read_bytes()
     with pytest.raises(ConfigError, match="holds a run already; resume it"):
         train_detector(data, trained.model.parent, config, cache=cache)
-    with pytest.raises(ConfigError, match="most was 80"):
+    with pytest.raises(ConfigError, match="max_proposals was 80"):
         train_detector(data, trained.model.parent, replace(config, max_proposals=7), resume=True, cache=cache)
     assert trained.model.read_bytes() == before
 

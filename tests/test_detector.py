@@ -528,7 +528,7 @@ def test_a_run_folder_is_used_once_or_resumed(tmp_path):
     with pytest.raises(ConfigError, match="holds a run already; resume it"):
         run.start(CONFIG, {"data": "d"}, resume=False)
     run.start(replace(CONFIG, device="cpu"), {"data": "d"}, resume=True)
-    with pytest.raises(ConfigError, match=r"most was 60.* Resume with those"):
+    with pytest.raises(ConfigError, match=r"max_proposals was 60.* Resume with those"):
         run.start(replace(CONFIG, max_proposals=5), {"data": "d"}, resume=True)
     with pytest.raises(ConfigError, match="data was 'd'"):
         run.start(CONFIG, {"data": "e"}, resume=True)

@@ -23,7 +23,7 @@ from sppnet.nn.trunks import load_trunk
 
 PROGRAM = textwrap.dedent("""
     import hashlib, sys, numba, numpy as np, torch
-    from sppnet.ops.nms import suppress
+    from sppnet.ops.nms import nms
     from sppnet.heads.ridge import fit_boxes
     from sppnet.svm.linear_svm import fit_svm
     from sppnet.nn.network import SPPNet
@@ -48,7 +48,7 @@ PROGRAM = textwrap.dedent("""
         results = {
             "operator": pooled.detach().numpy(), "gradient": leaf.grad.numpy(),
             "svm": fit_svm(vectors, labels).weight.numpy(), "ridge": regressor.weight.numpy(),
-            "suppression": suppress(boxes, scores, 0.3, 100), "search": selective_search(image),
+            "nms": nms(boxes, scores, 0.3, 100), "search": selective_search(image),
         }
         for name, array in results.items():
             print(threads, name, hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest())

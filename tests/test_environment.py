@@ -67,9 +67,9 @@ def test_boxes_are_suppressed_without_numba():
         """
         import sys; sys.modules["numba"] = None
         import numpy as np
-        from sppnet.ops.nms import suppress
+        from sppnet.ops.nms import nms
         boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 30, 30]], np.float32)
-        print(suppress(boxes, np.array([0.9, 0.8, 0.7]), 0.5, 10).tolist())
+        print(nms(boxes, np.array([0.9, 0.8, 0.7]), 0.5, 10).tolist())
         """
     )
     assert done.stdout == "[0, 2]\n", done.stderr

@@ -45,7 +45,7 @@ def test_another_c_library_is_left_alone(monkeypatch, error):
     def library(name):
         raise error
 
-    monkeypatch.setattr(sppnet.heap, "ctypes", type("Ctypes", (), {"CDLL": staticmethod(library)}))
+    monkeypatch.setattr(sppnet.malloc, "ctypes", type("Ctypes", (), {"CDLL": staticmethod(library)}))
     assert keep_memory() is False
 
 

@@ -89,7 +89,7 @@ COMMANDS = {
 def test_every_command_says_what_it_left_out(run, models, photos, name):
     code, _, said = run(*COMMANDS[name].format(**models).split())
     assert code == (0 if name == "filters" else 1)
-    assert "left out: 1 .cr2 file is not read, such as photos/x.cr2; convert to JPEG or PNG\n" in said
+    assert "left out: 1 .cr2 file is not read, such as photos/x.cr2; raw camera files" in said
     assert "left out: photos/y.png is not an image" in said
     assert said.count("left out: ") == 2
     assert "used 2 of 4 images" in said

@@ -222,7 +222,7 @@ def test_windows_on_difficult_objects_and_crowds_are_neither(kind):
     sides = sample.geometry[:, 2:4].numpy() * 18 * 16
     centres = sample.geometry[:, :2].numpy() * 18 * 16
     boxes = np.hstack([centres - sides / 2, centres + sides / 2])
-    assert box_iou(boxes, truth.boxes).max() < SMALL.negative + 1e-3
+    assert box_iou(boxes, truth.boxes).max() < SMALL.negative_iou + 1e-3
 
 
 # --- the head ------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_a_head_on_fewer_channels_finds_them_too():
 
 
 def test_a_quick_look_leaves_the_windows_that_matter(head):
-    fewer = replace(SMALL, kept=100)
+    fewer = replace(SMALL, max_refined=100)
     quick = ProposalHead(4, fewer).eval()
     quick.load_state_dict(head.state_dict())
     assert len(dense_windows((18, 18), SMALL)) > 5 * fewer.max_refined
@@ -291,7 +291,7 @@ def test_proposals_fall_in_score_and_stay_inside(head):
     assert proposals.boxes.min() >= 0
     assert proposals.boxes.max() <= 18 * 16
     shared = box_iou(proposals.boxes, proposals.boxes) - np.eye(40)
-    assert shared.max() <= SMALL.overlap + 1e-4
+    assert shared.max() <= SMALL.nms_iou + 1e-4
     fewer = head.propose(maps, 7)
     assert len(fewer) == 7
     np.testing.assert_array_equal(fewer.boxes[0], proposals.boxes[0])

@@ -303,7 +303,7 @@ def test_quality_finds_more_than_fast():
 def test_the_same_boxes_on_any_number_of_threads(monkeypatch):
     boxes = {}
     for threads in (1, 2, 5):
-        monkeypatch.setattr(search_module.nb, "get_num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(search_module, "thread_count", lambda threads=threads: threads)
         boxes[threads] = selective_search(scene(5), min_side=5).tobytes()
     assert len(set(boxes.values())) == 1
 

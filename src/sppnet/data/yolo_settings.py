@@ -52,7 +52,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     text = read_text(file)
     try:
         _check_events(text)
-        settings = yaml.load(text, Loader=yaml.BaseLoader)
+        settings = yaml.BaseLoader(text).get_single_data()
     except Exception as error:  # what builds values out of text fails in any way
         raise DataError(f"{file} is not YAML that can be used: {' '.join(str(error).split())}") from error
     return {str(key): value for key, value in settings.items()} if isinstance(settings, dict) else {}
