@@ -63,7 +63,8 @@ class Host:
         self.process.stdin.write(json.dumps({**job, "log": str(log)}) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
-        return answer["code"], answer["seconds"], log.read_text()
+        said = log.read_text() if log.exists() else ""  # not there if it was killed before it began to write
+        return answer["code"], answer["seconds"], said
 
     def job(self, case: str, out: Path) -> dict[str, Any]:
         kind, config = CASES[case]
