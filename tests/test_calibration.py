@@ -12,7 +12,7 @@ from sppnet.demo import generate_scenes
 from sppnet.detect import cross_validation
 from sppnet.detect.calibration import choose_thresholds, thresholds_of
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.cross_validation import Fold, count_svm_folds, folds_to_judge, layer_folds, svm_folds
+from sppnet.detect.cross_validation import Fold, count_svm_folds, layer_folds, svm_folds
 from sppnet.detect.detector import Detector
 from sppnet.detect.label_assignment import TrainingImages
 from sppnet.features.cache import MapCache
@@ -155,10 +155,3 @@ def test_folds_of_layers_learn_without_their_photographs(trained, monkeypatch):
 )
 def test_many_photographs_are_dealt_to_folds_of_about_128(photos, folds):
     assert count_svm_folds(photos) == folds
-
-
-def test_no_more_folds_are_judged_than_needed():
-    assert folds_to_judge(deal_folds(94, 5, 0)) == [0, 1, 2, 3, 4]
-    assert folds_to_judge(deal_folds(935, 7, 0)) == [0]
-    assert folds_to_judge(deal_folds(700, 7, 0)) == [0, 1]
-    assert folds_to_judge(np.zeros(0, np.int64)) == []

@@ -213,7 +213,7 @@ def test_evaluate_as_a_table(command, model, data):
     assert code == 0
     title, heading, *rows = printed.splitlines()
     assert re.fullmatch(r"mAP \d+\.\d% \(voc07\) of 11 images; 1 could not be read", title.strip())
-    assert heading.split() == ["class", "AP"]
+    assert heading.split() == ["class", "AP", "F1", "best", "F1"]
     assert [row.split()[0] for row in rows] == list(COLOURS)
 
 

@@ -9,7 +9,7 @@ import torch
 from sppnet.errors import ConfigError, DataError
 from sppnet.svm import mining
 from sppnet.svm.linear_svm import fit_svm
-from sppnet.svm.mining import LabelledVectors, MiningConfig, deal_folds, mine_svms
+from sppnet.svm.mining import LabelledVectors, MiningConfig, deal_folds, first_folds, mine_svms
 
 LENGTH = 5.0
 """Of every vector, so that the scale is known: 20 / 5."""
@@ -211,6 +211,18 @@ def test_a_class_of_one_image_cannot_be_judged_there():
         without_dogs = mined.fold_of[0] == fold
         assert torch.isfinite(svm.bias).tolist() == [True, not without_dogs]
         assert bool(svm.weight[1].any()) is not without_dogs
+
+
+def test_no_more_folds_are_fitted_than_needed():
+    config = MiningConfig(folds=4, held_out=4)  # of three images each
+    mined = mine_svms(windows_of, IMAGES, NAMES, config)
+    every = mine_svms(windows_of, IMAGES, NAMES, MiningConfig(folds=4))
+    assert (len(mined.folds), len(every.folds)) == (2, 4)
+    assert torch.equal(mined.folds[1].weight, every.folds[1].weight)
+    assert first_folds(deal_folds(94, 5, 0), 128) == [0, 1, 2, 3, 4]
+    assert first_folds(deal_folds(935, 7, 0), 128) == [0]
+    assert first_folds(deal_folds(700, 7, 0), 128) == [0, 1]
+    assert first_folds(np.zeros(0, np.int64), 128) == []
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,21 @@ from sppnet.detect.finetune import FinetuneSamples, finetune_layers
 from sppnet.detect.label_assignment import TrainingImages, assign_distinct_labels, training_boxes
 from sppnet.detect.roi_features import RoIFeatureExtractor
 from sppnet.progress import Progress
-from sppnet.svm.mining import LabelledVectors, MinedSVMs, MiningConfig, MiningRound, deal_folds, mine_svms
+from sppnet.svm.mining import (
+    LabelledVectors,
+    MinedSVMs,
+    MiningConfig,
+    MiningRound,
+    deal_folds,
+    first_folds,
+    mine_svms,
+)
 
 MAX_IMAGES = 128
 """Photographs that suffice to calibrate on."""
 
 SVM_FOLDS, LAYER_FOLDS = 5, 3
-"""Folds at least; of many photographs there are more, of about PHOTOGRAPHS each."""
+"""Folds at least; of many photographs there are more, of about MAX_IMAGES each."""
 
 STEPS_OF_FOLD = 0.25
 """Share of the steps of fine-tuning that a fold's layers learn in. F1 on 239 VOC photographs never seen, five
@@ -49,22 +57,15 @@ def _count_folds(photos: int, folds: int) -> int:
     return min(photos, max(folds, photos // MAX_IMAGES))
 
 
-def folds_to_judge(fold_of: Ints) -> list[int]:
-    """The first folds, as many as hold PHOTOGRAPHS photographs; fold_of: (n,) as `deal_folds` gives."""
-    sizes = np.bincount(fold_of)
-    before = np.cumsum(sizes) - sizes
-    return [int(fold) for fold in np.flatnonzero(before < MAX_IMAGES)]
-
-
 def svm_folds(parts: DetectorComponents, mined: MinedSVMs, roi_extractor: RoIFeatureExtractor) -> list[Fold]:
-    """One fold for each of the mined SVMs that are needed; none where nothing could be held out."""
+    """One fold for each of the mined SVMs that were fitted without; none where nothing could be held out."""
     return [
         Fold(
             Detector(replace(parts, svm=mined.folds[fold])),
             roi_extractor,
             np.flatnonzero(mined.fold_of == fold),
         )
-        for fold in folds_to_judge(mined.fold_of)
+        for fold in range(len(mined.folds))
     ]
 
 
@@ -77,7 +78,7 @@ def layer_folds(
     """
     fold_of = deal_folds(len(photos), _count_folds(len(photos), LAYER_FOLDS), parts.config.seed)
     folds = []
-    for fold in folds_to_judge(fold_of):
+    for fold in first_folds(fold_of, MAX_IMAGES):
         seen = np.flatnonzero(fold_of != fold).tolist()
         subset = replace(photos, images=photos.images.take(seen))
         if all(subset.images.counts(plain=True).values()):  # else a class has nothing to learn from
@@ -117,6 +118,6 @@ def mine_detector_svms(
 
     mining = MiningConfig(
         loss=config.loss, C=config.C, class_weight=config.class_weight,
-        rounds=config.rounds, folds=folds, seed=config.seed,
+        rounds=config.rounds, folds=folds, held_out=MAX_IMAGES, seed=config.seed,
     )  # fmt: skip
     return mine_svms(source, len(photos), photos.classes, mining, progress, callback)

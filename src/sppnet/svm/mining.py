@@ -65,7 +65,9 @@ class MiningConfig:
     max_bytes: int = 3 << 30
     """For the stored vectors."""
     folds: int = 0
-    """Parts of the images; for each part SVMs are fitted without it too. 0 or 1 for none."""
+    """Parts of the images; for a part SVMs are fitted without it too. 0 or 1 for none."""
+    held_out: int | None = None
+    """Images that suffice to be held out: no more folds are fitted then. None: all folds are."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -91,7 +93,7 @@ class MiningRound:
 
 @dataclass(frozen=True, eq=False)
 class MinedSVMs:
-    """SVMs of all images, and for every fold SVMs that have not seen its images."""
+    """SVMs of all images, and for the first folds SVMs that have not seen their images."""
 
     svm: LinearSVM
     folds: tuple[LinearSVM, ...] = ()
@@ -147,14 +149,21 @@ def deal_folds(images: int, folds: int, seed: int) -> Ints:
     return rng.permutation(images) % folds
 
 
+def first_folds(fold_of: Ints, held_out: int | None = None) -> list[int]:
+    """The first folds, as many as hold `held_out` images; all for None. fold_of: (n,), of `deal_folds`."""
+    sizes = np.bincount(fold_of)
+    before = np.cumsum(sizes) - sizes
+    return [fold for fold in range(len(sizes)) if held_out is None or before[fold] < held_out]
+
+
 def _fit_folds(
     store: "_Store", fold_of: Ints, classes: Sequence[str], config: MiningConfig, progress: Progress
 ) -> tuple[LinearSVM, ...]:
-    """For each fold, SVMs of the stored vectors of all other images."""
-    folds = int(fold_of.max()) + 1 if len(fold_of) else 0
-    progress.begin("cross-validating SVMs", folds)
+    """For each of the first folds, SVMs of the stored vectors of all other images."""
+    folds = first_folds(fold_of, config.held_out)
+    progress.begin("cross-validating SVMs", len(folds))
     fitted = []
-    for fold in range(folds):
+    for fold in folds:
         fitted.append(store.unscaled(store.fit_without(fold_of == fold, classes, config)))
         progress.advance()
     return tuple(fitted)
