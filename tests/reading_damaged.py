@@ -280,7 +280,7 @@ def given_seeds() -> list[bytes]:
     ]
 
 
-MAPS = FeatureMaps(
+MAPS = FeatureMaps.of_one_tap(
     (6, 9), ((12, 18),), (torch.ones(2, 3, 4).half(),), CellGrid(stride=4, center0=-0.5, receptive_field=9)
 )
 

@@ -26,7 +26,7 @@ GRID = CellGrid(stride=16, center0=-0.5, receptive_field=77)
 def make_maps(seed=0, scales=2, side=8):
     torch.manual_seed(seed)
     sizes = tuple((96 + 32 * i, 100) for i in range(scales))
-    return FeatureMaps(
+    return FeatureMaps.of_one_tap(
         (50, 60), sizes, tuple(torch.randn(3, side + i, side).half() for i in range(scales)), GRID
     )
 

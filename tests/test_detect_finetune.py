@@ -20,7 +20,7 @@ COUNT = 600
 def scales_met(seed: int) -> np.ndarray:
     """The index of the scale at which each of COUNT windows is pooled: every map holds its own index."""
     maps = tuple(torch.full((1, side // 16, side // 16), float(i)) for i, side in enumerate(SCALES))
-    features = FeatureMaps((64, 64), tuple((side, side) for side in SCALES), maps, GRID)
+    features = FeatureMaps.of_one_tap((64, 64), tuple((side, side) for side in SCALES), maps, GRID)
     boxes = np.tile(np.array([[0, 0, 64, 64]], np.float32), (COUNT, 1))
     windows = SimpleNamespace(boxes=lambda image: boxes, config=DetectorConfig(levels=(1,), scales=SCALES))
     part = SampledRoIs(0, np.arange(COUNT), np.zeros(COUNT, np.int64))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sppnet.errors import GeometryError
 from sppnet.geometry.grid import (
     CellGrid,
+    aligned_cells,
     bin_edges,
     boxes_to_cells,
     check_levels,
@@ -365,6 +366,21 @@ def test_scales_are_the_nearest_in_exact_fractions(box, short, scales):
     expected = math.floor(208 * short / math.sqrt(area) + 0.5)
     distances = [abs(scale - expected) for scale in scales]
     assert choose_scales(boxes, (short, short + 7), scales, "released")[0] == distances.index(min(distances))
+    ratios = [Fraction(scale**2, short**2) * Fraction(area, 224**2) for scale in scales]
+    farther = [max(ratio, 1 / ratio) for ratio in ratios]  # their logarithms, before the logarithm
+    chosen = choose_scales(boxes, (short, short + 7), scales, "log")[0]
+    assert farther[chosen] / min(farther) < 1 + 1e-12
+
+
+@given(st.integers(1, 60), st.integers(0, 200), st.integers(1, 90), st.integers(0, 3))
+def test_aligned_cells_have_the_nearest_centres(count, offset, limit, finer):
+    fine = CellGrid(stride=2**finer, center0=offset / 2 - 20, receptive_field=9)
+    coarse = CellGrid(stride=16, center0=15.0, receptive_field=99)
+    centres = coarse.center0 + 16 * np.arange(limit)
+    found = aligned_cells(fine, coarse, count, limit)
+    for cell, nearest in enumerate(found):
+        distances = abs(centres - (fine.center0 + cell * fine.stride))
+        assert distances[nearest] == distances.min()
 
 
 def test_no_boxes_take_no_scales():

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from sppnet.errors import GeometryError
-from sppnet.features.maps import FeatureMaps, RoIs
+from sppnet.features.maps import FeatureMaps, RoIs, TapMaps
 from sppnet.geometry.grid import CellGrid, boxes_to_cells, choose_scales
 
 GRID = CellGrid(stride=16, center0=7.5, receptive_field=139)
@@ -19,7 +19,7 @@ def make_maps(kind=torch.float16):
     """Maps of three scales, of an image of 300×400 pixels."""
     torch.manual_seed(0)
     maps = tuple(torch.randn(5, height // 16, width // 16).to(kind) for height, width in SIZES_HW)
-    return FeatureMaps(SIZE_HW, SIZES_HW, maps, GRID)
+    return FeatureMaps.of_one_tap(SIZE_HW, SIZES_HW, maps, GRID)
 
 
 def make_boxes(n=60):
@@ -121,7 +121,7 @@ def test_boxes_beyond_the_image_have_cells_all_the_same():
 
 def test_one_cell_gives_every_bin_its_value():
     features = torch.tensor([[[3.0]], [[-2.0]]])
-    maps = FeatureMaps((1, 1), ((16, 16),), (features,), GRID)
+    maps = FeatureMaps.of_one_tap((1, 1), ((16, 16),), (features,), GRID)
     assert maps.pool(np.array([[0, 0, 1, 1]]), (2,)).tolist() == [[3.0] * 4 + [-2.0] * 4]
     assert (maps.channels, maps.scales_px) == (2, (16,))
 
@@ -130,10 +130,35 @@ def test_one_cell_gives_every_bin_its_value():
 def test_every_scale_needs_its_map(count):
     sizes = ((16, 16), (32, 32))[: count + 1 if count else 0]
     with pytest.raises(GeometryError, match=f"{len(sizes)} scales need as many maps; got {count}"):
-        FeatureMaps((9, 9), sizes, (torch.zeros(1, 1, 1),) * count, GRID)
+        FeatureMaps.of_one_tap((9, 9), sizes, (torch.zeros(1, 1, 1),) * count, GRID)
 
 
 @pytest.mark.parametrize("levels", [(), (0,), (1.5,)], ids=str)
 def test_levels_are_checked(levels):
     with pytest.raises(GeometryError, match="levels must be"):
         make_maps().pool(make_boxes(), levels)
+
+
+def make_two_taps():
+    """Maps of two strides at two scales, of an image of 300×400 pixels."""
+    torch.manual_seed(3)
+    sizes = ((192, 256), (480, 640))
+    coarse = CellGrid(stride=32, center0=31.0, receptive_field=300)
+    taps = (
+        TapMaps(tuple(torch.randn(3, h // 16, w // 16) for h, w in sizes), GRID),
+        TapMaps(tuple(torch.randn(2, h // 32, w // 32) for h, w in sizes), coarse),
+    )
+    return FeatureMaps(SIZE_HW, sizes, taps)
+
+
+def test_a_vector_holds_what_is_pooled_from_every_tap():
+    maps, boxes = make_two_taps(), make_boxes()
+    at = maps.choose_scales(boxes, "log")
+    assert set(at) == {0, 1}
+    alone = [FeatureMaps(SIZE_HW, maps.sizes_hw, (tap,)) for tap in maps.taps]
+    expected = torch.cat([by_definition(one, boxes, at, (1, 2, 3)) for one in alone], 1)
+    assert torch.equal(maps.pool(boxes, (1, 2, 3), at=at), expected)
+    assert maps.channels * 14 == expected.shape[1]
+    windows = maps.windows(boxes, at=at)
+    assert torch.equal(maps.pool_windows(windows, (1, 2, 3))[windows.roi_of_box], expected)
+    assert maps.pool(boxes[:0], (1, 2)).shape == (0, 5 * 5)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from sppnet.errors import ConfigError, DataError
-from sppnet.features.maps import FeatureMaps
+from sppnet.features.maps import FeatureMaps, TapMaps
 from sppnet.geometry.grid import CellGrid, boxes_to_cells, count_bins
 from sppnet.proposals.dense_windows import GEOMETRY, WindowConfig, dense_windows, describe, windows_to_boxes
 from sppnet.proposals.head_training import draw_cells, draw_windows, find_components, train_head
-from sppnet.proposals.proposal_head import ProposalHead, reduce_channels
+from sppnet.proposals.proposal_head import ProposalHead, join_taps, reduce_channels
 from sppnet.structures import GroundTruth, box_iou
 
 CENTRED = CellGrid(stride=16, center0=7.5, receptive_field=139)
@@ -145,9 +145,23 @@ def test_components_are_found_where_torch_gives_up(monkeypatch):
 
 def test_features_are_reduced_cell_by_cell():
     features, components = torch.randn(6, 3, 5).half(), torch.randn(2, 6)
-    reduced = reduce_channels(features, components)
+    maps = FeatureMaps.of_one_tap((48, 80), ((48, 80),), (features,), CENTRED)
+    reduced = reduce_channels(maps, components)
     assert reduced.dtype == torch.float32
     torch.testing.assert_close(reduced, torch.einsum("kc,chw->khw", components, features.float()))
+
+
+def test_cells_of_coarse_taps_join_the_fine_ones_they_lie_under():
+    fine, coarse, components = torch.randn(4, 4, 5), torch.randn(3, 2, 3), torch.randn(2, 7)
+    half = CellGrid(stride=2 * CENTRED.stride, center0=CENTRED.center0 + 8, receptive_field=99)
+    maps = FeatureMaps((64, 80), ((64, 80),), (TapMaps((fine,), CENTRED), TapMaps((coarse,), half)))
+    joined = join_taps(maps)
+    assert torch.equal(joined[:4], fine)
+    # The centre of coarse cell i lies between the fine cells 2i and 2i + 1.
+    assert torch.equal(joined[4:], coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :4, :5])
+    expected = torch.einsum("kc,chw->khw", components, joined)
+    torch.testing.assert_close(reduce_channels(maps, components), expected)
+    assert draw_cells(maps, 0, 0).shape == (20, 7)
 
 
 def test_cells_are_drawn_by_seed_and_index():
@@ -158,7 +172,7 @@ def test_cells_are_drawn_by_seed_and_index():
     assert {tuple(row) for row in cells.tolist()} <= every
     assert torch.equal(cells, draw_cells(maps, 0, 0))
     assert not torch.equal(cells, draw_cells(maps, 0, 1))
-    tiny = FeatureMaps((1, 1), ((16, 16),), (torch.ones(4, 1, 1),), CENTRED)
+    tiny = FeatureMaps.of_one_tap((1, 1), ((16, 16),), (torch.ones(4, 1, 1),), CENTRED)
     assert draw_cells(tiny, 0, 0).tolist() == [[1.0] * 4]
 
 
@@ -178,7 +192,7 @@ def make_maps(index, objects=2, side=18):
         features[3, y, x : x + width] += 1
         boxes.append([16 * x, 16 * y, 16 * (x + width), 16 * (y + height)])
     size = (16 * side, 16 * side)
-    maps = FeatureMaps(size, (size,), (torch.from_numpy(features).half(),), CENTRED)
+    maps = FeatureMaps.of_one_tap(size, (size,), (torch.from_numpy(features).half(),), CENTRED)
     return maps, GroundTruth.of(np.reshape(boxes, (-1, 4)), np.zeros(objects))
 
 
@@ -299,7 +313,7 @@ def test_proposals_fall_in_score_and_stay_inside(head):
 
 def test_proposals_refer_to_the_image_and_not_to_its_scale(head):
     maps, _ = make_maps(201)
-    half = FeatureMaps((144, 144), maps.sizes_hw, maps.maps, maps.grid)
+    half = FeatureMaps.of_one_tap((144, 144), maps.sizes_hw, maps.maps, maps.grid)
     whole, small = head.propose(maps, 5), head.propose(half, 5)
     np.testing.assert_allclose(small.boxes, whole.boxes / 2, atol=0.6)
 
@@ -307,7 +321,7 @@ def test_proposals_refer_to_the_image_and_not_to_its_scale(head):
 @pytest.mark.parametrize("map_hw", SIZES[:4])
 def test_tiny_maps_have_proposals(head, map_hw):
     size = (16 * map_hw[0], 16 * map_hw[1])
-    maps = FeatureMaps((1, 1), (size,), (torch.ones(4, *map_hw).half(),), CENTRED)
+    maps = FeatureMaps.of_one_tap((1, 1), (size,), (torch.ones(4, *map_hw).half(),), CENTRED)
     proposals = head.propose(maps, 10)
     assert 1 <= len(proposals) <= 10
     assert proposals.boxes[0].tolist() == [0, 0, 1, 1]

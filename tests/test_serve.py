@@ -468,7 +468,7 @@ def test_a_slow_body_gives_its_place_back(detector):
 
 def maps_of(size):
     grid = CellGrid(stride=1, center0=0, receptive_field=1)
-    return FeatureMaps((8, 8), ((8, 8),), (torch.zeros(1, size, 1),), grid)
+    return FeatureMaps.of_one_tap((8, 8), ((8, 8),), (torch.zeros(1, size, 1),), grid)
 
 
 def test_the_shelf_keeps_what_was_used_last():

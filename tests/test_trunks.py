@@ -236,10 +236,29 @@ def test_two_stages_give_their_maps_side_by_side() -> None:
     assert rebuilt.state_dict().keys() == both.state_dict().keys()
 
 
+@pytest.mark.parametrize("stride", [None, 16])
+def test_stages_of_several_strides_give_maps_of_their_own(stride: int | None) -> None:
+    several = load_trunk("mobilenet_v2:7+14+18", stride=stride).eval()
+    images = torch.rand(1, 3, 97, 130, generator=torch.Generator().manual_seed(0))
+    strides = [8, 16, 32] if stride is None else [8, 16]
+    assert [tap.grid.stride for tap in several.taps] == strides
+    with torch.no_grad():
+        maps = several.maps(images)
+        for number, tap, features in zip((7, 14, 18), several.taps, maps, strict=False):
+            one = load_trunk(f"mobilenet_v2:{number}", stride=stride if number > 7 else None).eval()
+            one.load_state_dict({name: several.state_dict()[name] for name in one.state_dict()})
+            assert one.grid.center0 == tap.grid.center0
+            assert torch.equal(features[:, : one.channels], one(images))
+    assert several.channels == sum(features.shape[1] for features in maps) == 32 + 96 + 320
+    with pytest.raises(ModelError, match="maps, and one is needed here"):
+        several(images)
+    rebuilt = empty_trunk(**several.spec)
+    assert rebuilt.taps == several.taps
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        pytest.param("mobilenet_v2:10+18", "Sizes of tensors must match", id="maps of two sizes"),
         pytest.param("mobilenet_v2:14+", "must be from 1 to", id="a number is missing"),
         pytest.param("mobilenet_v2:14+99", "must be from 1 to", id="no such stage"),
     ],

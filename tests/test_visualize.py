@@ -94,7 +94,7 @@ def test_a_filter_there_is_not(filters):
 def test_what_a_cell_sees_follows_the_size_of_the_image():
     """RF 139, stride 16, centre 20 of ZF-5; the image is twice as large as what was convolved."""
     grid = CellGrid(stride=16, center0=20, receptive_field=139)
-    maps = FeatureMaps((448, 672), ((224, 336),), (torch.zeros(1, 13, 20),), grid)
+    maps = FeatureMaps.of_one_tap((448, 672), ((224, 336),), (torch.zeros(1, 13, 20),), grid)
     box = seen_box((3, 5), grid, maps, grid.receptive_field)
     assert box.tolist() == [2 * (100 - 69), 2 * (68 - 69), 2 * (100 + 70), 2 * (68 + 70)]
 

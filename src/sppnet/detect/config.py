@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from sppnet.errors import ConfigError, did_you_mean
-from sppnet.geometry.grid import BoxMapping, check_levels
+from sppnet.geometry.grid import BoxMapping, ScaleRule, check_levels
 from sppnet.svm.objective import Loss
 
 Layer = Literal["auto", "pool", "fc6", "fc7"]
@@ -12,8 +12,8 @@ Finetune = Literal["auto", "none", "fc", "all"]
 Method = Literal["spp", "rcnn"]
 
 CHOICES: tuple[tuple[str, Any], ...] = (
-    ("method", Method), ("box_mapping", BoxMapping), ("finetune", Finetune), ("svm_layer", Layer),
-    ("loss", Loss),
+    ("method", Method), ("box_mapping", BoxMapping), ("scale_rule", ScaleRule), ("finetune", Finetune),
+    ("svm_layer", Layer), ("loss", Loss),
 )  # fmt: skip
 
 
@@ -35,13 +35,18 @@ class DetectorConfig:
     weights: str | None = None
     """A file, or "imagenet"."""
     scales: tuple[int, ...] = (688,)
-    """Shorter sides at which an image is convolved."""
+    """Shorter sides at which an image is convolved; proposals are made on the first."""
+    scale_rule: ScaleRule = "log"
+    """At which scale a window is pooled: nearest to 224×224 pixels by the logarithm of its area, by its area
+    (paper), or to 208 pixels of width (released)."""
     levels: tuple[int, ...] = (1, 2, 3)
     """The paper's are (1, 2, 3, 6): 50 bins, on 256 channels. The default trunk has 416, where 14 bins do."""
     method: Method = "spp"
     """rcnn: the baseline, which crops, warps and convolves every proposal."""
     box_mapping: BoxMapping = "paper"
     """Which cells a box covers."""
+    mirror: bool = True
+    """Whether the mirror image of every training photograph is trained on too."""
     proposals: str = "learned"
     """learned, selective-search, opencv; anything else is a file of boxes."""
     max_proposals: int = 1000
@@ -108,4 +113,5 @@ class DetectorConfig:
     @staticmethod
     def from_json(data: dict[str, Any]) -> "DetectorConfig":
         given = {NAMES_OF_0_1.get(name, name): value for name, value in data.items()}
+        given.setdefault("scale_rule", given.get("box_mapping", "paper"))  # it was one choice in 0.1.0
         return DetectorConfig(**{**given, "scales": tuple(given["scales"]), "levels": tuple(given["levels"])})

@@ -57,13 +57,18 @@ def _count_folds(photos: int, folds: int) -> int:
     return min(photos, max(folds, photos // MAX_IMAGES))
 
 
-def svm_folds(parts: DetectorComponents, mined: MinedSVMs, roi_extractor: RoIFeatureExtractor) -> list[Fold]:
-    """One fold for each of the mined SVMs that were fitted without; none where nothing could be held out."""
+def svm_folds(
+    parts: DetectorComponents, mined: MinedSVMs, roi_extractor: RoIFeatureExtractor, photographs: int
+) -> list[Fold]:
+    """One fold for each of the mined SVMs that were fitted without; none where nothing could be held out.
+
+    photographs: their number; mirror images behind them are not judged.
+    """
     return [
         Fold(
             Detector(replace(parts, svm=mined.folds[fold])),
             roi_extractor,
-            np.flatnonzero(mined.fold_of == fold),
+            np.flatnonzero(mined.fold_of[:photographs] == fold),
         )
         for fold in range(len(mined.folds))
     ]
@@ -76,13 +81,15 @@ def layer_folds(
 
     A tuned trunk has seen all photographs all the same: to tune it once a fold would take too long.
     """
-    fold_of = deal_folds(len(photos), _count_folds(len(photos), LAYER_FOLDS), parts.config.seed)
+    count = len(photos.images)
+    fold_of = deal_folds(count, _count_folds(count, LAYER_FOLDS), parts.config.seed)
     folds = []
     for fold in first_folds(fold_of, MAX_IMAGES):
         seen = np.flatnonzero(fold_of != fold).tolist()
-        subset = replace(photos, images=photos.images.take(seen))
+        subset = photos.take(seen)
         if all(subset.images.counts(plain=True).values()):  # else a class has nothing to learn from
-            detector = _train_layers(parts, subset, [proposals[index] for index in seen], progress)
+            boxes = [proposals[index] for index in photos.with_mirrors(seen)]
+            detector = _train_layers(parts, subset, boxes, progress)
             folds.append(Fold(detector, detector.roi_extractor, np.flatnonzero(fold_of == fold)))
     return folds
 
@@ -120,4 +127,4 @@ def mine_detector_svms(
         loss=config.loss, C=config.C, class_weight=config.class_weight,
         rounds=config.rounds, folds=folds, held_out=MAX_IMAGES, seed=config.seed,
     )  # fmt: skip
-    return mine_svms(source, len(photos), photos.classes, mining, progress, callback)
+    return mine_svms(source, photos.photograph_of, photos.classes, mining, progress, callback)

@@ -315,4 +315,4 @@ def make_roi_extractor(
     if config.method == "rcnn":
         return RcnnRoIFeatureExtractor(extractor, config.levels)
     layers = layers_up_to(head, config.svm_layer) if head is not None and config.svm_layer != "pool" else None
-    return SppRoIFeatureExtractor(config.levels, config.box_mapping, layers)
+    return SppRoIFeatureExtractor(config.levels, config.box_mapping, config.scale_rule, layers)

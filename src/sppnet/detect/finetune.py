@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.arrays import Flags, Floats, Ints
-from sppnet.data.transforms import resize_shorter, to_tensor
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.label_assignment import TrainingImages, match_boxes, training_boxes
 from sppnet.features.maps import FeatureMaps
@@ -63,7 +62,7 @@ class FinetuneSamples:
             match_boxes(self.boxes(index), self.photos.truth(index)) for index in range(len(self.photos))
         ]
         labels = [_labels_of(nearest, self.photos.truth(index)) for index, (_, nearest) in enumerate(matched)]
-        kept = _kept_for_training(len(self.photos), self.config.seed)
+        kept = _kept_for_training(len(self.photos.images), self.config.seed)[self.photos.photograph_of]
         ious = [iou for iou, _ in matched]
         held = self._sampler(ious, labels, ~kept, BATCH, IMAGES) if not kept.all() else None
         few = self._sampler(ious, labels, kept, BATCH_WITH_TRUNK, IMAGES_WITH_TRUNK)
@@ -95,7 +94,7 @@ class FinetuneSamples:
 
     def pool(self, part: SampledRoIs, maps: FeatureMaps, rng: np.random.Generator) -> Tensor:
         """Vectors of the drawn windows, each at a scale of its own drawn at random (paper section 4.1)."""
-        at = rng.integers(len(maps.maps), size=len(part.windows))
+        at = rng.integers(len(maps.sizes_hw), size=len(part.windows))
         boxes = self.boxes(part.image)[part.windows]
         return maps.pool(boxes, self.config.levels, self.config.box_mapping, at).float()
 
@@ -154,7 +153,7 @@ def finetune_trunk(
     config, photos = windows.config, windows.photos
 
     def maps_of(index: int) -> FeatureMaps:
-        return _maps_with_gradients(photos, index)
+        return photos.extractor.with_gradients(photos.photo(index).pixels)
 
     body = photos.extractor.trunk.body.requires_grad_(True)
     _begin("fine-tuning the trunk", config.trunk_steps, start, progress)
@@ -239,14 +238,3 @@ def _validation(windows: FinetuneSamples, head: nn.Module, maps_of: MapsOf) -> C
         return float(1 - (right / np.maximum(total, 1)).mean())
 
     return error
-
-
-def _maps_with_gradients(photos: TrainingImages, index: int) -> FeatureMaps:
-    """The maps of a photograph convolved now; batch norms keep their statistics."""
-    extractor, pixels = photos.extractor, photos.photo(index).pixels
-    trunk = extractor.trunk.eval()
-    resized = resize_shorter(pixels, extractor.scales[0])
-    image = to_tensor(resized, trunk.mean, trunk.std)[None].to(extractor.device)
-    features: Tensor = trunk(image.to(memory_format=torch.channels_last))[0].cpu()
-    height, width = resized.shape[:2]
-    return FeatureMaps(pixels.shape[:2], ((height, width),), (features,), trunk.grid)

@@ -1,7 +1,7 @@
 """The windows of the training photographs, and what each of them is an example of."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,19 +22,50 @@ class TrainingImages:
     images: AnnotatedImages
     extractor: FeatureExtractor
     cache: MapCache | None
+    mirrored: bool = False
+    """Whether the mirror image of every photograph follows, behind the photographs, in their order."""
 
     def __len__(self) -> int:
-        return len(self.images)
+        """Photographs and mirror images."""
+        return len(self.images) * (2 if self.mirrored else 1)
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.images.classes
 
+    @property
+    def photograph_of(self) -> Ints:
+        """(n,) the photograph that each is, or is the mirror image of."""
+        return np.arange(len(self)) % max(1, len(self.images))
+
     def photo(self, index: int) -> LazyImage:
-        return LazyImage(self.images.paths[index], self.extractor, self.cache)
+        mirrored, index = divmod(index, len(self.images))
+        return LazyImage(self.images.paths[index], self.extractor, self.cache, mirrored=bool(mirrored))
 
     def truth(self, index: int) -> GroundTruth:
-        return self.images.truths[index]
+        mirrored, index = divmod(index, len(self.images))
+        truth = self.images.truths[index]
+        return replace(truth, boxes=self.mirror(index, truth.boxes)) if mirrored else truth
+
+    def take(self, photographs: Sequence[int]) -> "TrainingImages":
+        """Some of the photographs, with their mirror images."""
+        return replace(self, images=self.images.take(photographs))
+
+    def with_mirrors(self, photographs: Sequence[int]) -> list[int]:
+        """Indices of photographs, and then of their mirror images."""
+        behind = [index + len(self.images) for index in photographs] if self.mirrored else []
+        return [*photographs, *behind]
+
+    def mirror(self, index: int, boxes: Floats) -> Floats:
+        """Boxes (n, 4) of a photograph where its mirror image has them."""
+        return mirror_boxes(boxes, self.photo(index).size_hw[1])
+
+
+def mirror_boxes(boxes: Floats, width: int) -> Floats:
+    """Boxes (n, 4) of an image of this width, where its mirror image has them."""
+    mirrored = boxes.copy()
+    mirrored[:, 0], mirrored[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
+    return mirrored
 
 
 def training_boxes(truth: GroundTruth, proposals: Floats) -> Floats:

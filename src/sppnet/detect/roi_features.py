@@ -18,8 +18,9 @@ from sppnet.data.image import ImageArray
 from sppnet.data.transforms import to_tensor
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.lazy_image import LazyImage
-from sppnet.geometry.grid import BoxMapping
+from sppnet.geometry.grid import BoxMapping, ScaleRule
 from sppnet.nn.model_file import write_file
+from sppnet.nn.trunks import as_maps
 from sppnet.ops.pooling import pyramid_pool
 
 CROP_PX = 227
@@ -56,12 +57,14 @@ class SppRoIFeatureExtractor:
 
     levels: tuple[int, ...]
     rule: BoxMapping = "paper"
+    scale_rule: ScaleRule = "paper"
     layers: nn.Sequential | None = None
     """fc layers up to the one that is asked for."""
 
     def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures:
-        windows = photo.maps.windows(boxes, self.rule)
-        vectors = photo.maps.pool_windows(windows, self.levels).float()
+        maps = photo.maps
+        windows = maps.windows(boxes, self.rule, maps.choose_scales(boxes, self.scale_rule))
+        vectors = maps.pool_windows(windows, self.levels).float()
         return RoIFeatures(_through(self.layers, vectors), vectors, windows.roi_of_box)
 
 
@@ -86,7 +89,9 @@ class RcnnRoIFeatureExtractor:
         trunk = self.extractor.trunk
         crops = [to_tensor(warp_crop(photo.pixels, box), trunk.mean, trunk.std) for box in boxes]
         batch = torch.stack(crops).to(self.extractor.device, memory_format=torch.channels_last)
-        return pyramid_pool(self.extractor.body(batch).contiguous(), None, self.levels).float().cpu()
+        maps = as_maps(self.extractor.body(batch))
+        pooled = [pyramid_pool(one.contiguous(), None, self.levels) for one in maps]
+        return torch.cat(pooled, 1).float().cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +106,8 @@ class CachedRoIFeatureExtractor:
     folder: Path
 
     def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures:
-        key = hashlib.sha256(f"{photo.path}".encode() + np.ascontiguousarray(boxes).tobytes()).hexdigest()
+        named = f"{photo.path} {photo.mirrored}".encode()
+        key = hashlib.sha256(named + np.ascontiguousarray(boxes).tobytes()).hexdigest()
         path = self.folder / f"{key[:32]}.safetensors"
         try:
             with safe_open(path, "pt") as file:

@@ -125,7 +125,7 @@ class _Training:
         self.trunk = _frozen_trunk(config)
         extractor = FeatureExtractor(self.trunk, config.scales)
         maps = MapCache(recipe_of(self.trunk, config.scales), cache)
-        self.photos = TrainingImages(images, extractor, maps)
+        self.photos = TrainingImages(images, extractor, maps, config.mirror)
         self.cache = cache
         self.skipped: tuple[str, ...] = ()
         self.seconds: dict[str, float] = {}
@@ -152,12 +152,12 @@ class _Training:
         )
         svm = self._calibrate(parts, mined, roi_extractor, proposals)
         detector = Detector(replace(parts, svm=svm))
-        trained = {"sppnet": __version__, "images": len(self.photos), "seconds": self.seconds}
+        trained = {"sppnet": __version__, "images": len(self.photos.images), "seconds": self.seconds}
         detector.save(self.run.model, trained)
         images, count = self.photos.images, self.config.max_proposals
         return DetectorTraining(
             self.run.model, detector, len(images), self.skipped, self.seconds, images.counts(plain=True),
-            recall_curve(proposals, images.truths, (count,), (0.5,)).at(count, 0.5),
+            recall_curve(proposals[: len(images)], images.truths, (count,), (0.5,)).at(count, 0.5),
             problems=images.problems,
         )  # fmt: skip
 
@@ -238,7 +238,7 @@ class _Training:
         self.photos = replace(self.photos, extractor=extractor, cache=maps)
 
     def _train_svms(self, roi_extractor: RoIFeatureExtractor, proposals: list[Floats]) -> MinedSVMs:
-        classes, images = self.photos.classes, len(self.photos)
+        classes, images = self.photos.classes, len(self.photos.images)
         folds = count_svm_folds(images) if self.config.finetune == "none" else 0
         stage = self._ended("svm")
         if stage is not None:
@@ -281,12 +281,11 @@ class _Training:
         if stage is not None:
             return replace(svm, bias=stage.tensors["bias"])
         if parts.head is None:
-            folds = svm_folds(parts, mined, roi_extractor)
+            folds = svm_folds(parts, mined, roi_extractor, len(self.photos.images))
         else:
             folds = layer_folds(parts, self.photos, proposals, self.progress)
-        everything = Fold(
-            Detector(parts), roi_extractor, np.arange(len(self.photos))
-        )  # nothing can be held out
+        everything = Fold(Detector(parts), roi_extractor, np.arange(len(self.photos.images)))
+        # Where nothing can be held out, all are judged by SVMs that know them.
         thresholds = choose_thresholds(folds or [everything], self.photos, proposals, self.progress)
         if not folds:  # SVMs are too sure of their own photographs: a threshold above 0 would hide too much
             thresholds = np.minimum(thresholds, 0)
@@ -310,11 +309,12 @@ class _Training:
 
     def _leave_out(self, skipped: dict[str, str]) -> None:
         """Damaged images, by their index; from here on the others are all there are."""
-        self.skipped += tuple(skipped.values())
-        good = [index for index in range(len(self.photos)) if str(index) not in skipped]
+        count = len(self.photos.images)
+        self.skipped += tuple(reason for index, reason in skipped.items() if int(index) < count)
+        good = [index for index in range(count) if str(index) not in skipped]
         if not good:
             raise DataError("none of the images could be read")
-        self.photos = replace(self.photos, images=self.photos.images.take(good))
+        self.photos = self.photos.take(good)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,10 @@ def learn_windows(
 def propose_windows(
     photos: TrainingImages, head: ProposalHead | None, config: DetectorConfig, progress: Progress
 ) -> list[Floats]:
-    """(n, 4) boxes of every photograph, the best first; head: of learned windows, if they are asked for."""
+    """(n, 4) boxes of every photograph, the best first; head: of learned windows, if they are asked for.
+
+    Mirror images have the mirrored boxes of their photographs.
+    """
     max_proposals = config.max_proposals
     proposer = (
         make_proposer(config.proposals, max_proposals) if head is None else HeadProposer(head, max_proposals)
@@ -63,4 +66,6 @@ def propose_windows(
     def propose(index: int) -> Floats:
         return proposer(photos.photo(index)).boxes
 
-    return list(track(ordered_map(propose, range(len(photos))), "proposing windows", len(photos), progress))
+    count = len(photos.images)
+    found = list(track(ordered_map(propose, range(count)), "proposing windows", count, progress))
+    return found + [photos.mirror(index, boxes) for index, boxes in enumerate(found) if photos.mirrored]

@@ -67,7 +67,9 @@ def judged(detector: Detector, image: ImageArray, boxes: Floats) -> tuple[Floats
     assert isinstance(roi_extractor, SppRoIFeatureExtractor)
     pixels = to_tensor(image, parts.trunk.mean, parts.trunk.std)[None]
     size_hw = image.shape[0], image.shape[1]
-    maps = FeatureMaps(size_hw, (size_hw,), (detector.extractor.body(pixels)[0],), parts.trunk.grid)
+    maps = FeatureMaps.of_one_tap(
+        size_hw, (size_hw,), (detector.extractor.body(pixels)[0],), parts.trunk.grid
+    )
     vectors = maps.pool(boxes, roi_extractor.levels, roi_extractor.rule)
     layers = roi_extractor.layers or torch.nn.Identity()
     moved = [

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sppnet.errors import ConfigError
-from sppnet.features.maps import FeatureMaps
+from sppnet.features.maps import FeatureMaps, TapMaps
 from sppnet.geometry.grid import CellGrid
 from sppnet.jit import private_folder
 from sppnet.nn.model_file import write_file
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 16 << 30
 """Maps of mobilenet_v2:18 at stride 16 and one scale take 1.6 MB a photograph, at five scales 11 MB."""
 
-FORMAT = 2
+FORMAT = 3
 
 
 def cache_folder() -> Path:
@@ -75,9 +75,12 @@ class MapCache:
         self.used = sum(map(_size_of, self.root.glob("*/*.safetensors")))
         self._lock = threading.Lock()
 
-    def get(self, content: bytes, make: Callable[[], FeatureMaps]) -> FeatureMaps:
-        """The maps of the image file of this content, made if they are not there."""
-        path = self.folder / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
+    def get(self, content: bytes, make: Callable[[], FeatureMaps], variant: str = "") -> FeatureMaps:
+        """The maps of the image file of this content, made if they are not there.
+
+        variant: of the image, such as its mirror image, which has an entry of its own.
+        """
+        path = self.folder / f"{hashlib.sha256(content).hexdigest()[:32]}{variant}.safetensors"
         try:
             return _read(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -127,9 +130,9 @@ def _encoded(maps: FeatureMaps) -> bytes:
     described: dict[str, Any] = {
         "size_hw": maps.size_hw,
         "sizes_hw": maps.sizes_hw,
-        "grid": [maps.grid.stride, maps.grid.center0, maps.grid.receptive_field],
+        "grids": [[tap.grid.stride, tap.grid.center0, tap.grid.receptive_field] for tap in maps.taps],
     }
-    tensors = [tensor.cpu().contiguous() for tensor in maps.maps]
+    tensors = [tensor.cpu().contiguous() for tap in maps.taps for tensor in tap.maps]
     described["crc32"] = _checksum(described, tensors)
     named = {str(index): tensor for index, tensor in enumerate(tensors)}
     return save(named, {"maps": json.dumps(described)})
@@ -138,14 +141,17 @@ def _encoded(maps: FeatureMaps) -> bytes:
 def _read(path: Path) -> FeatureMaps:
     with safe_open(path, "pt") as file:
         described: dict[str, Any] = json.loads((file.metadata() or {})["maps"])
-        tensors = tuple(file.get_tensor(str(index)) for index in range(len(described["sizes_hw"])))
+        scales, grids = len(described["sizes_hw"]), described["grids"]
+        tensors = tuple(file.get_tensor(str(index)) for index in range(scales * len(grids)))
     if described.pop("crc32") != _checksum(described, tensors):
         raise ValueError("its checksum is wrong")
-    stride, center0, receptive_field = described["grid"]
     height, width = described["size_hw"]
     sizes = tuple((int(h), int(w)) for h, w in described["sizes_hw"])
-    grid = CellGrid(stride=stride, center0=center0, receptive_field=receptive_field)
-    return FeatureMaps((height, width), sizes, tensors, grid)
+    taps = []
+    for index, (stride, center0, receptive_field) in enumerate(grids):
+        grid = CellGrid(stride=stride, center0=center0, receptive_field=receptive_field)
+        taps.append(TapMaps(tensors[index * scales : (index + 1) * scales], grid))
+    return FeatureMaps((height, width), sizes, tuple(taps))
 
 
 def _checksum(described: Mapping[str, Any], tensors: Sequence[Tensor]) -> int:

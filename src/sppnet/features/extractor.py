@@ -11,8 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from sppnet.data.image import ImageArray
 from sppnet.data.transforms import resize_to, shorter_size, to_tensor
 from sppnet.errors import ConfigError
-from sppnet.features.maps import FeatureMaps
-from sppnet.nn.trunks import Trunk
+from sppnet.features.maps import FeatureMaps, TapMaps
+from sppnet.nn.trunks import Trunk, as_maps
 
 PAPER_SCALES = (480, 576, 688, 864, 1200)
 """Shorter sides of the paper's five scales (section 4.1); its single scale is 688."""
@@ -36,15 +36,28 @@ class FeatureExtractor:
     @torch.inference_mode()
     def __call__(self, image: ImageArray, sizes_hw: Sequence[tuple[int, int]] | None = None) -> FeatureMaps:
         """image: (h, w, 3) uint8 RGB. sizes_hw: what it is resized to for each map, instead of the scales."""
+        maps = self._convolve(self.body, image, sizes_hw)
+        taps = tuple(TapMaps(tuple(one.half() for one in tap.maps), tap.grid) for tap in maps.taps)
+        return FeatureMaps(maps.size_hw, maps.sizes_hw, taps)
+
+    def with_gradients(self, image: ImageArray) -> FeatureMaps:
+        """The maps as the trunk gives them now, float32; batch norms keep their statistics."""
+        return self._convolve(self.trunk.eval().body, image, None)
+
+    def _convolve(
+        self, body: nn.Module, image: ImageArray, sizes_hw: Sequence[tuple[int, int]] | None
+    ) -> FeatureMaps:
         size_hw = image.shape[0], image.shape[1]
-        maps, sizes = [], []
+        found: list[tuple[Tensor, ...]] = []
+        sizes = []
         for wanted_hw in sizes_hw or [shorter_size(size_hw, scale_px) for scale_px in self.scales]:
             resized = resize_to(image, wanted_hw)
             pixels = to_tensor(resized, self.trunk.mean, self.trunk.std)[None].to(self.device)
-            features: Tensor = self.body(pixels.to(memory_format=torch.channels_last))[0]
-            maps.append(features.half().cpu().contiguous())
+            maps = as_maps(body(pixels.to(memory_format=torch.channels_last)))
+            found.append(tuple(features[0].cpu().contiguous() for features in maps))
             sizes.append((resized.shape[0], resized.shape[1]))
-        return FeatureMaps(size_hw, tuple(sizes), tuple(maps), self.trunk.grid)
+        taps = zip(zip(*found, strict=True), self.trunk.taps, strict=True)
+        return FeatureMaps(size_hw, tuple(sizes), tuple(TapMaps(maps, tap.grid) for maps, tap in taps))
 
 
 def fuse_conv_bn(body: nn.Module) -> nn.Module:

@@ -3,6 +3,8 @@
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from sppnet.data.image import ImageArray, ImageSource, read_header, read_image
 from sppnet.errors import ImageError
 from sppnet.features.cache import MapCache
@@ -13,19 +15,27 @@ from sppnet.features.maps import FeatureMaps
 class LazyImage:
     """One image, by whatever `read_image` takes.
 
-    cache: where maps of image files are kept; None keeps them in memory as long as this photo.
+    cache: where maps of image files are kept; None keeps them in memory as long as this image.
+    mirrored: the image's mirror image instead, left and right exchanged.
     """
 
     def __init__(
-        self, source: ImageSource, extractor: FeatureExtractor, cache: MapCache | None = None
+        self,
+        source: ImageSource,
+        extractor: FeatureExtractor,
+        cache: MapCache | None = None,
+        *,
+        mirrored: bool = False,
     ) -> None:
         self.path = Path(source) if isinstance(source, str | Path) else None
-        self._source, self._convolver, self._cache = source, extractor, cache
+        self.mirrored = mirrored
+        self._source, self._extractor, self._cache = source, extractor, cache
 
     @cached_property
     def pixels(self) -> ImageArray:
         """(h, w, 3) uint8 RGB; raises ImageError."""
-        return read_image(self._source)
+        pixels = read_image(self._source)
+        return np.ascontiguousarray(pixels[:, ::-1]) if self.mirrored else pixels
 
     @cached_property
     def size_hw(self) -> tuple[int, int]:
@@ -38,9 +48,10 @@ class LazyImage:
     def maps(self) -> FeatureMaps:
         """Convolved once, or read from the cache; raises ImageError."""
         if self._cache is None or self.path is None:
-            return self._convolver(self.pixels)
+            return self._extractor(self.pixels)
         try:
             content = self.path.read_bytes()
         except OSError as error:
             raise ImageError(f"{self.path} cannot be read: {error.strerror}") from error
-        return self._cache.get(content, lambda: self._convolver(self.pixels))
+        variant = "-mirrored" if self.mirrored else ""
+        return self._cache.get(content, lambda: self._extractor(self.pixels), variant)

@@ -2,23 +2,21 @@
 
 The convolutions are the expensive part, so they are done once and kept as a value. A window is
 pooled at the scale that brings it nearest to 224×224 pixels (paper section 4.1), and windows that
-fall on the same cells of the same map are pooled once: about a quarter of an image's proposals do.
+fall on the same cells of the same maps are pooled once: about a quarter of an image's proposals do.
+A trunk with several taps gives a map for each of them, and a window's vector is what is pooled from
+each, side by side.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sppnet.arrays import Ints, Reals
 from sppnet.errors import GeometryError
-from sppnet.geometry.grid import (
-    BoxMapping,
-    CellGrid,
-    boxes_to_cells,
-    choose_scales,
-)
+from sppnet.geometry.grid import BoxMapping, CellGrid, ScaleRule, boxes_to_cells, choose_scales
 from sppnet.ops.pooling import pool_maps
 
 Boxes = Reals
@@ -29,7 +27,7 @@ class RoIs:
     """Where boxes lie on the maps of an image; boxes on the same cells are one window."""
 
     cells: Ints
-    """(u, 5) distinct windows: index of the map, then xyxy in its cells, half-open."""
+    """(u, 1 + 4·taps) distinct windows: index of the scale, then xyxy in cells of each tap, half-open."""
     roi_of_box: Ints
     """(n,) the window of each box."""
 
@@ -38,36 +36,69 @@ class RoIs:
 
 
 @dataclass(frozen=True, eq=False)
+class TapMaps:
+    """The maps of one tap of a trunk."""
+
+    maps: tuple[Tensor, ...]
+    """(c, h, w) for each scale."""
+    grid: CellGrid
+
+
+@dataclass(frozen=True, eq=False)
 class FeatureMaps:
-    """The features of one image at one or several scales."""
+    """The features of one image at one or several scales, from one or several taps of a trunk."""
 
     size_hw: tuple[int, int]
     """Of the image that boxes refer to, in pixels."""
     sizes_hw: tuple[tuple[int, int], ...]
     """Of the image at each scale."""
-    maps: tuple[Tensor, ...]
-    """(c, h, w) for each scale."""
-    grid: CellGrid
+    taps: tuple[TapMaps, ...]
+    """The finest first."""
 
     def __post_init__(self) -> None:
-        if not self.maps or len(self.maps) != len(self.sizes_hw):
-            raise GeometryError(f"{len(self.sizes_hw)} scales need as many maps; got {len(self.maps)}")
+        for tap in self.taps:
+            if not tap.maps or len(tap.maps) != len(self.sizes_hw):
+                raise GeometryError(f"{len(self.sizes_hw)} scales need as many maps; got {len(tap.maps)}")
         if min(side for size in (self.size_hw, *self.sizes_hw) for side in size) < 1:
             raise GeometryError(f"images have sides of 1 or more; got {self.size_hw} and {self.sizes_hw}")
 
+    @staticmethod
+    def of_one_tap(
+        size_hw: tuple[int, int],
+        sizes_hw: tuple[tuple[int, int], ...],
+        maps: tuple[Tensor, ...],
+        grid: CellGrid,
+    ) -> "FeatureMaps":
+        return FeatureMaps(size_hw, sizes_hw, (TapMaps(maps, grid),))
+
+    @property
+    def maps(self) -> tuple[Tensor, ...]:
+        """(c, h, w) for each scale, of the finest tap."""
+        return self.taps[0].maps
+
+    @property
+    def grid(self) -> CellGrid:
+        """Of the finest tap."""
+        return self.taps[0].grid
+
     @property
     def channels(self) -> int:
-        return self.maps[0].shape[0]
+        """Of all taps together."""
+        return sum(tap.maps[0].shape[0] for tap in self.taps)
 
     @property
     def scales_px(self) -> tuple[int, ...]:
         """The shorter side at each scale."""
         return tuple(min(size) for size in self.sizes_hw)
 
+    def choose_scales(self, boxes: Boxes, rule: ScaleRule = "paper") -> Ints:
+        """(n,) index of the best scale for each box (n, 4) xyxy in pixels of the image."""
+        return choose_scales(np.asarray(boxes).reshape(-1, 4), self.size_hw, self.scales_px, rule)
+
     def windows(self, boxes: Boxes, rule: BoxMapping = "paper", at: Ints | None = None) -> RoIs:
         """The cells of boxes (n, 4) xyxy in pixels of the image.
 
-        at: (n,) index of the scale of each; by default the best one (`choose_scales`).
+        at: (n,) index of the scale of each; by default the best one by the paper's or the released rule.
         """
         distinct, of_box = np.unique(self._cells(boxes, rule, at), axis=0, return_inverse=True)
         return RoIs(distinct, of_box.reshape(-1))
@@ -80,26 +111,38 @@ class FeatureMaps:
         at: Ints | None = None,
     ) -> Tensor:
         """Vectors (n, c × bins) of boxes (n, 4), one a box: `pool_windows` where repeats may be shared."""
-        return pool_maps(self.maps, self._cells(boxes, rule, at), levels)
+        return self._pool_cells(self._cells(boxes, rule, at), levels)
 
     def pool_windows(self, windows: RoIs, levels: Sequence[int] = (1, 2, 3, 6)) -> Tensor:
         """Vectors (u, c × bins), one a distinct window."""
-        return pool_maps(self.maps, windows.cells, levels)
+        return self._pool_cells(windows.cells, levels)
+
+    def _pool_cells(self, cells: Ints, levels: Sequence[int]) -> Tensor:
+        if len(self.taps) == 1:
+            return pool_maps(self.maps, cells, levels)
+        pooled = [
+            pool_maps(tap.maps, cells[:, [0, *range(4 * index + 1, 4 * index + 5)]], levels)
+            for index, tap in enumerate(self.taps)
+        ]
+        return torch.cat(pooled, 1)
 
     def _cells(self, boxes: Boxes, rule: BoxMapping, at: Ints | None) -> Ints:
-        """(n, 5) of boxes, as in `Windows.cells`."""
+        """(n, 1 + 4·taps) of boxes, as in `RoIs.cells`."""
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         if at is None:
-            at = choose_scales(boxes, self.size_hw, self.scales_px, rule)
-        cells = np.empty((len(boxes), 5), np.int64)
+            at = self.choose_scales(boxes, rule)
+        cells = np.empty((len(boxes), 1 + 4 * len(self.taps)), np.int64)
         cells[:, 0] = at
-        for index in range(len(self.maps)):
+        for index in range(len(self.sizes_hw)):
             chosen = np.flatnonzero(at == index)
             cells[chosen, 1:] = self._cells_at(index, boxes[chosen], rule)
         return cells
 
     def _cells_at(self, index: int, boxes: Boxes, rule: BoxMapping) -> Ints:
         (height, width), (scaled_height, scaled_width) = self.size_hw, self.sizes_hw[index]
-        ratio = np.array([scaled_width / width, scaled_height / height] * 2)
-        map_hw = self.maps[index].shape[1], self.maps[index].shape[2]
-        return boxes_to_cells(boxes * ratio, self.grid, map_hw, rule)
+        scaled = boxes * np.array([scaled_width / width, scaled_height / height] * 2)
+        found = []
+        for tap in self.taps:
+            map_hw = tap.maps[index].shape[1], tap.maps[index].shape[2]
+            found.append(boxes_to_cells(scaled, tap.grid, map_hw, rule))
+        return np.hstack(found)

@@ -7,9 +7,9 @@ Functions of boxes take and return numpy arrays; bins are plain tuples.
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ RELEASED_SLACK_PX = 6.5
 """How far beyond a box's border the released code still takes a cell's centre, before rounding."""
 
 BoxMapping = Literal["paper", "released"]
+ScaleRule = Literal["paper", "released", "log"]
 Boxes = Reals | npt.NDArray[np.integer]
 
 
@@ -130,6 +131,16 @@ def boxes_to_cells(boxes: Boxes, grid: CellGrid, map_hw: tuple[int, int], rule: 
     return np.hstack([np.clip(first, 0, limit), np.clip(last, 0, limit) + 1])
 
 
+def aligned_cells(fine: CellGrid, coarse: CellGrid, count: int, limit: int) -> Ints:
+    """(count,) along one side, the cell of a coarse map whose centre is nearest to that of each fine cell.
+
+    count, limit: cells of the fine and of the coarse map along that side. A tie takes the later cell.
+    """
+    centres = np.arange(count, dtype=np.int64) * (2 * fine.stride) + int(2 * fine.center0)
+    nearest = (centres - int(2 * coarse.center0) + coarse.stride) // (2 * coarse.stride)
+    return np.clip(nearest, 0, limit - 1)
+
+
 def _subpixels(boxes: Boxes) -> Ints:
     """Boxes (n, 4) as integers, in 1/64 pixel."""
     array = np.asarray(boxes)
@@ -176,24 +187,31 @@ def scaled_size(size_hw: tuple[int, int], scale_px: int) -> tuple[int, int]:
 
 
 def choose_scales(
-    boxes: Boxes, size_hw: tuple[int, int], scales: Sequence[int], rule: BoxMapping = "paper"
+    boxes: Boxes, size_hw: tuple[int, int], scales: Sequence[int], rule: ScaleRule = "paper"
 ) -> Ints:
     """For every box the index of its best scale: the one at which it is nearest to 224×224 pixels.
 
     boxes: (n, 4) xyxy in pixels of the image of `size_hw`, half-open.
     rule "paper": nearest in pixel count (section 4.1). "released": nearest along the scale axis
-    to the scale that makes the box 208 pixels wide. Equal distances take the earlier scale.
+    to the scale that makes the box 208 pixels wide. "log": nearest by the ratio of areas, so that twice
+    too large is as far as half too small. Equal distances take the earlier scale.
     """
-    if rule not in ("paper", "released"):
-        raise GeometryError(f'rule must be "paper" or "released", got {rule!r}')
+    nearest: Ints = scale_distances(boxes, size_hw, scales, rule).argmin(axis=1)
+    return nearest
+
+
+def scale_distances(
+    boxes: Boxes, size_hw: tuple[int, int], scales: Sequence[int], rule: ScaleRule = "paper"
+) -> npt.NDArray[Any]:
+    """(n, scales) how far each box is from 224×224 pixels at each scale, as `choose_scales` measures it."""
+    if rule not in _DISTANCES:
+        raise GeometryError(f"rule must be one of {', '.join(_DISTANCES)}; got {rule!r}")
     if not scales or min(scales) < 1:
         raise GeometryError(f"scales must be one or more sizes ≥ 1 pixel; got {scales!r}")
     corners = _subpixels(boxes)
     sides = np.maximum(corners[:, 2:] - corners[:, :2], 1)
     box_areas = sides[:, 0] * sides[:, 1]  # in 1/64² pixel
-    distances = _paper_distances if rule == "paper" else _released_distances
-    nearest: Ints = np.argmin(distances(box_areas, min(size_hw), np.asarray(scales, dtype=np.int64)), axis=1)
-    return nearest
+    return _DISTANCES[rule](box_areas, min(size_hw), np.asarray(scales, dtype=np.int64))
 
 
 def _paper_distances(box_areas: Ints, short: int, scales: Ints) -> npt.NDArray[np.object_]:
@@ -206,6 +224,18 @@ def _released_distances(box_areas: Ints, short: int, scales: Ints) -> Ints:
     """|scale − round(13·16·short / √area)|, spm_expected_scale.m; a half rounds up."""
     expected = [(math.isqrt((2 * 208 * short * SUBPIXELS) ** 2 // int(area)) + 1) // 2 for area in box_areas]
     return abs(np.asarray(expected, dtype=np.int64).reshape(-1, 1) - scales[None, :])
+
+
+def _log_distances(box_areas: Ints, short: int, scales: Ints) -> npt.NDArray[np.float64]:
+    """|log of area·(scale/short)² / 224²|. Roundings of a logarithm choose only between equal scales."""
+    at_scale_1 = np.log(box_areas) - 2 * np.log(VIEW_PX * SUBPIXELS * short)
+    distances: npt.NDArray[np.float64] = abs(at_scale_1[:, None] + 2 * np.log(scales)[None, :])
+    return distances
+
+
+_DISTANCES: dict[str, Callable[[Ints, int, Ints], npt.NDArray[Any]]] = {
+    "paper": _paper_distances, "released": _released_distances, "log": _log_distances,
+}  # fmt: skip
 
 
 def view_boxes(

@@ -34,7 +34,10 @@ def dilate_stages(stages: Sequence[nn.Module], strides: Sequence[int], stride: i
 def _spread_stage(stage: nn.Module, spread: int, factor: int) -> None:
     """The layers of a stage up to the strided one see as far as before; those behind it, `factor` as far."""
     passed = factor == 1
+    pad: nn.ZeroPad2d | None = None
     for name, layer in stage.named_modules():
+        if isinstance(layer, nn.ZeroPad2d):
+            pad = layer
         if not isinstance(layer, Windowed):
             continue
         strided = factor > 1 and _pair(layer.stride) != (1, 1)
@@ -45,7 +48,16 @@ def _spread_stage(stage: nn.Module, spread: int, factor: int) -> None:
         _spread(layer, name, spread * factor if passed and not strided else spread)
         if strided:
             layer.stride = (1, 1)
+            if pad is not None:
+                _widen(pad, spread, factor)
             passed = True
+
+
+def _widen(pad: nn.ZeroPad2d, spread: int, factor: int) -> None:
+    """The pads before a strided convolution; behind, as many more as keep the size without the stride."""
+    left, right, top, bottom = pad.padding
+    behind = spread * (factor - 1)
+    pad.padding = (spread * left, spread * right + behind, spread * top, spread * bottom + behind)
 
 
 def _spread(layer: Windowed, name: str, spread: int) -> None:

@@ -36,14 +36,33 @@ def derive_grid(module: nn.Module, size_px: int = 512) -> tuple[CellGrid, int]:
     return next(follow_stages([module], size_px))
 
 
+def derive_grids(module: nn.Module, size_px: int = 512) -> list[tuple[CellGrid, int]]:
+    """`derive_grid` of a module that gives one map, or several in a tuple."""
+    follower, images = _begin(size_px)
+    maps = _run(_without_data(module), images, follower)
+    return [_located(features, follower) for features in maps]
+
+
 def follow_stages(stages: Sequence[nn.Module], size_px: int = 512) -> Iterator[tuple[CellGrid, int]]:
     """What `derive_grid` gives for the first of `stages`, the first two one after the other, and so on."""
-    follower = _Follower()
-    maps = torch.empty(1, 3, size_px, size_px + WIDER_PX, device="meta")
-    follower.spaces[maps] = (_Axis(-2, 1, 0, 0), _Axis(-1, 1, 0, 0))
+    follower, maps = _begin(size_px)
     for stage in stages:
-        maps = _run(_without_data(stage), maps, follower)
-        yield _grid(follower.spaces.get(maps)), maps.shape[1]
+        maps, *others = _run(_without_data(stage), maps, follower)
+        if others:
+            raise ModelError(f"a stage must give one map; {type(stage).__name__} gave {1 + len(others)}")
+        yield _located(maps, follower)
+
+
+def _begin(size_px: int) -> tuple["_Follower", Tensor]:
+    """A follower, and an image that it follows."""
+    follower = _Follower()
+    images = torch.empty(1, 3, size_px, size_px + WIDER_PX, device="meta")
+    follower.spaces[images] = (_Axis(-2, 1, 0, 0), _Axis(-1, 1, 0, 0))
+    return follower, images
+
+
+def _located(maps: Tensor, follower: "_Follower") -> tuple[CellGrid, int]:
+    return _grid(follower.spaces.get(maps)), maps.shape[1]
 
 
 def _without_data(module: nn.Module) -> nn.Module:
@@ -56,7 +75,7 @@ def _without_data(module: nn.Module) -> nn.Module:
     return deepcopy(module, memo).eval()
 
 
-def _run(module: nn.Module, maps: Tensor, follower: "_Follower") -> Tensor:
+def _run(module: nn.Module, maps: Tensor, follower: "_Follower") -> tuple[Tensor, ...]:
     """`module` on `maps`, followed. In inference mode operations arrive whole: linear, not view and addmm."""
     try:
         with torch.inference_mode(), follower:
@@ -66,12 +85,14 @@ def _run(module: nn.Module, maps: Tensor, follower: "_Follower") -> Tensor:
             f"only convolutional trunks can be used, from images (b, 3, h, w) to features (b, channels, "
             f"h', w'); {type(module).__name__} failed on shape {tuple(maps.shape)}: {error}"
         ) from error
-    if not isinstance(result, Tensor) or result.ndim != 4:
-        raise ModelError(
-            f"a trunk must give one tensor (b, channels, h', w'); {type(module).__name__} gave "
-            f"{tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__}"
-        )
-    return result
+    several = result if isinstance(result, tuple) and result else (result,)
+    for one in several:
+        if not isinstance(one, Tensor) or one.ndim != 4:
+            raise ModelError(
+                f"a trunk must give one tensor (b, channels, h', w'); {type(module).__name__} gave "
+                f"{tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__}"
+            )
+    return several
 
 
 # --- what a cell sees ----------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from sppnet.proposals.dense_windows import (
     describe,
     windows_to_boxes,
 )
-from sppnet.proposals.proposal_head import DELTA_UNIT, ProposalHead, reduce_channels
+from sppnet.proposals.proposal_head import DELTA_UNIT, ProposalHead, join_taps, reduce_channels
 from sppnet.structures import GroundTruth, box_iou
 
 CELLS_PER_IMAGE = 100
@@ -42,8 +42,8 @@ class WindowSample:
 
 
 def draw_cells(maps: FeatureMaps, seed: int, index: int) -> Tensor:
-    """(m, c) float32: the features of some cells of an image's first map."""
-    cells = maps.maps[0].flatten(1)
+    """(m, channels) float32: the features of some cells at an image's first scale."""
+    cells = join_taps(maps).flatten(1)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CELL_STREAM, index)))
     chosen = rng.permutation(cells.shape[1])[:CELLS_PER_IMAGE]
     return cells[:, torch.from_numpy(chosen)].float().T.contiguous()
@@ -76,7 +76,7 @@ def draw_windows(
 
     Windows on difficult objects and crowds are neither.
     """
-    features, size_hw = reduce_channels(maps.maps[0], components), maps.size_hw
+    features, size_hw = reduce_channels(maps, components), maps.size_hw
     map_hw = features.shape[1], features.shape[2]
     windows = dense_windows(map_hw, config)
     boxes = windows_to_boxes(windows, map_hw, maps.grid, maps.sizes_hw[0], size_hw)

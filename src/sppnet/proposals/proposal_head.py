@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sppnet.arrays import Ints
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps
-from sppnet.geometry.grid import count_bins
+from sppnet.geometry.grid import CellGrid, aligned_cells, count_bins
 from sppnet.heads.box_coder import clip_boxes, decode_boxes
 from sppnet.ops.nms import nms
 from sppnet.ops.pooling import pyramid_pool
@@ -65,7 +65,7 @@ class ProposalHead(nn.Module):
     @torch.inference_mode()
     def propose(self, maps: FeatureMaps, max_proposals: int) -> Proposals:
         """The best windows of an image's first map, at most `max_proposals`."""
-        features, size_hw = reduce_channels(maps.maps[0], self.components), maps.size_hw
+        features, size_hw = reduce_channels(maps, self.components), maps.size_hw
         map_hw = features.shape[1], features.shape[2]
         windows, boxes, geometry = placed_windows(map_hw, maps.grid, maps.sizes_hw[0], size_hw, self.config)
         chosen = self._select_coarse(features, windows, torch.tensor(geometry))
@@ -110,7 +110,31 @@ def _joint(layer: nn.Linear, pooled: Tensor, geometry: Tensor) -> Tensor:
     return hidden.addmm(pooled, layer.weight[:, :length].T)
 
 
-def reduce_channels(features: Tensor, components: Tensor) -> Tensor:
-    """(c, h, w) → (count, h, w) float32."""
-    reduced: Tensor = components @ features.flatten(1).to(components)
-    return reduced.view(len(components), *features.shape[1:])
+def reduce_channels(maps: FeatureMaps, components: Tensor) -> Tensor:
+    """The first scale's maps and components (count, channels) → (count, h, w) float32.
+
+    A cell of the finest tap has with it the nearest cell of each coarser one.
+    """
+    height, width = maps.maps[0].shape[1:]
+    first, total = 0, torch.zeros(len(components), height, width)
+    for tap in maps.taps:
+        features = tap.maps[0]
+        part = components[:, first : first + len(features)]
+        reduced = (part @ features.flatten(1).to(part)).view(len(part), *features.shape[1:])
+        first += len(features)
+        total = total + (reduced if tap is maps.taps[0] else _spread(reduced, tap.grid, maps))
+    return total
+
+
+def _spread(features: Tensor, grid: CellGrid, maps: FeatureMaps) -> Tensor:
+    """(c, h, w) of a coarser tap, at the cells of the finest."""
+    height, width = maps.maps[0].shape[1:]
+    down = torch.from_numpy(aligned_cells(maps.grid, grid, height, features.shape[1]))
+    across = torch.from_numpy(aligned_cells(maps.grid, grid, width, features.shape[2]))
+    return features[:, down][:, :, across]
+
+
+def join_taps(maps: FeatureMaps) -> Tensor:
+    """(channels, h, w): every tap of the first scale, at the cells of the finest."""
+    parts = [_spread(tap.maps[0], tap.grid, maps) for tap in maps.taps[1:]]
+    return torch.cat([maps.maps[0], *parts])

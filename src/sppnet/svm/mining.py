@@ -104,7 +104,7 @@ class MinedSVMs:
 
 def mine_svms(
     source: VectorSource,
-    images: int,
+    images: int | Ints,
     classes: Sequence[str],
     config: MiningConfig | None = None,
     progress: Progress | None = None,
@@ -113,13 +113,16 @@ def mine_svms(
     """One SVM a class, against the windows of all images.
 
     source: gives the windows of image 0 … images − 1; called once an image and round, on two threads.
-    told: called after each round.
+    images: how many, or (n,) the photograph that each shows: those of one photograph are in one fold.
+    callback: called after each round.
     The weights are for vectors as they come: the scaling to a mean length of 20 is folded into them.
     Raises DataError for a class without positives, and for more positives than max_bytes holds.
     """
     config = config or MiningConfig()
     progress = progress or NullProgress()
     callback = callback or (lambda one: None)
+    groups = np.arange(images) if isinstance(images, int) else images
+    images = len(groups)
     store = _gather(source, images, classes, config, progress)
     svm = store.fit(classes, config)
     positives = store.count_positives()
@@ -137,8 +140,11 @@ def mine_svms(
         svm = store.fit(classes, config)
         store.make_room(svm, config)
         callback(MiningRound(turn + 1, positives, negatives, joined, negatives + positives - len(store)))
-    fold_of = deal_folds(images, config.folds, config.seed)
-    return MinedSVMs(store.unscaled(svm), _fit_folds(store, fold_of, classes, config, progress), fold_of)
+    dealt = deal_folds(len(np.unique(groups)), config.folds, config.seed)
+    chosen = first_folds(dealt, config.held_out)
+    fold_of = dealt[groups] if len(dealt) else dealt
+    folds = _fit_folds(store, fold_of, chosen, classes, config, progress)
+    return MinedSVMs(store.unscaled(svm), folds, fold_of)
 
 
 def deal_folds(images: int, folds: int, seed: int) -> Ints:
@@ -157,10 +163,14 @@ def first_folds(fold_of: Ints, held_out: int | None = None) -> list[int]:
 
 
 def _fit_folds(
-    store: "_Store", fold_of: Ints, classes: Sequence[str], config: MiningConfig, progress: Progress
+    store: "_Store",
+    fold_of: Ints,
+    folds: Sequence[int],
+    classes: Sequence[str],
+    config: MiningConfig,
+    progress: Progress,
 ) -> tuple[LinearSVM, ...]:
-    """For each of the first folds, SVMs of the stored vectors of all other images."""
-    folds = first_folds(fold_of, config.held_out)
+    """For each of these folds, SVMs of the stored vectors of all other images."""
     progress.begin("cross-validating SVMs", len(folds))
     fitted = []
     for fold in folds:

@@ -1,0 +1,45 @@
+"""Networks of timm, and bodies of their first stages."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from sppnet.errors import MissingExtraError, ModelError, did_you_mean
+
+
+class TimmBody(nn.Module):
+    """A timm network up to one of its feature maps. Names are timm's, with "network." before them."""
+
+    def __init__(self, network: Any, index: int) -> None:
+        super().__init__()
+        self.network = network
+        # Gives the index back in timm's own counting, with the stages behind it taken away.
+        (self.index,) = self.network.prune_intermediate_layers([index])
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: list[Tensor] = self.network.forward_intermediates(
+            images, indices=[self.index], intermediates_only=True
+        )
+        return maps[0]
+
+
+def timm_network(model: str, pretrained: bool) -> Any:
+    try:
+        import timm  # slow to import, and an extra
+    except ImportError as error:
+        raise MissingExtraError("timm", "timm") from error
+    if not timm.is_model(model):
+        hint = did_you_mean(model, timm.list_models())
+        raise ModelError(f"timm has no network {model!r}; {hint}")
+    try:
+        network = timm.create_model(model, pretrained=pretrained)
+    except Exception as error:  # of the network, the cache, or the file in it
+        if not pretrained:
+            raise
+        raise ModelError(
+            f"timm cannot get the published weights of {model} ({type(error).__name__}: {error}). Connect "
+            "this machine, or set HF_HUB_CACHE to a cache that has them, or pass a weights file"
+        ) from error
+    if not hasattr(network, "forward_intermediates") or not getattr(network, "feature_info", None):
+        raise ModelError(f"timm gives no feature maps for {model}; choose a convolutional network")
+    return network
