@@ -19,7 +19,7 @@ from torchvision import models
 from sppnet.errors import MissingExtraError, ModelError, did_you_mean
 from sppnet.nn.backbones import BACKBONES, build_backbone
 from sppnet.nn.dilation import dilate_stages
-from sppnet.nn.pretrained import published_weights
+from sppnet.nn.pretrained import find_timm_weights, published_weights
 from sppnet.nn.receptive_field import derive_grid, follow_stages
 from sppnet.nn.weights import current_names, load_weights, read_weights, trunk_names, under_prefix
 
@@ -352,8 +352,9 @@ def _timm_network(name: str, pretrained: bool) -> Any:
     if not timm.is_model(model):
         hint = did_you_mean(model, timm.list_models())
         raise ModelError(f"timm has no network {model!r}; {hint}")
+    cached = find_timm_weights(timm.get_pretrained_cfg(model)) if pretrained else {}
     try:
-        network = timm.create_model(model, pretrained=pretrained)
+        network = timm.create_model(model, pretrained=pretrained, pretrained_cfg_overlay=cached)
     except Exception as error:  # of the network, the cache, or the file in it
         if not pretrained:
             raise
