@@ -26,6 +26,7 @@ from sppnet.data.files import (
     walk,
     writable_name,
 )
+from sppnet.data.text import read_text
 from sppnet.errors import DataError, printable
 
 SUFFIXES = (".csv", ".tsv")
@@ -134,26 +135,17 @@ def read_labels(root: Path, tables: Sequence[LabelTable]) -> dict[str, LabelledF
 
 def first_line(path: Path) -> str:
     """What a file begins with, for messages."""
-    return _decode(path.read_bytes()[:200]).partition("\n")[0].strip()
+    return read_text(path).partition("\n")[0].strip()
 
 
 def _lines(path: Path) -> list[list[str]]:
-    text = _decode(path.read_bytes())
+    text = read_text(path)
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     try:
         return [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(line)]
     except csv.Error:
         return []
-
-
-def _decode(data: bytes) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", "replace")
 
 
 def _file_column(header: Sequence[str], body: Sequence[Sequence[str]]) -> int | None:
