@@ -20,7 +20,7 @@ from sppnet.data.files import (
 )
 from sppnet.data.folder import find_splits, open_folder, split_folder
 from sppnet.data.labels import read_table
-from sppnet.errors import DataError
+from sppnet.errors import DataError, printable
 
 LATIN = os.fsdecode(b"caf\xe9")
 DECOMPOSED, COMPOSED = (unicodedata.normalize(form, "gâteau") for form in ("NFD", "NFC"))
@@ -337,6 +337,21 @@ def test_names_can_be_written_and_read_back(name, text):
     assert writable_name(name) == writable_name(Path(name)) == text
     assert name_from_text(text) == name
     text.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        pytest.param(LATIN, r"caf\xe9", id="a byte that is not UTF-8"),
+        pytest.param(os.fsdecode(b"caf\xe9\x1b[0m"), r"caf\xe9\x1b[0m", id="and an escape of terminals"),
+        pytest.param("a\ud800\udcff", r"a\ud800\xff", id="and half a pair of UTF-16"),
+        pytest.param("写真 café 🐕", "写真 café 🐕", id="letters of any script"),
+    ],
+)
+def test_names_in_messages_can_be_read(name, shown):
+    assert printable(name) == shown
+    assert str(DataError(f"{name} is there")) == f"{shown} is there"
+    printable(name).encode()
 
 
 def test_half_a_pair_of_utf_16_can_be_written():
