@@ -292,10 +292,31 @@ def test_splits_by_tables_and_by_a_column(tmp_path):
     assert classes_of(tmp_path / "one") == {"train": {"a": 1, "b": 1}, "val": {"a": 1}}
 
 
-def test_class_folders_come_before_a_table(tmp_path):
-    make_files(tmp_path, *two("."))
-    (tmp_path / "labels.csv").write_text("filename,label\n1.jpg,x\n2.jpg,y\n")
-    assert classes_of(tmp_path) == {"": BOTH}
+@pytest.mark.parametrize("place", ["", "train"])
+@pytest.mark.parametrize("split", [None, "train"])
+def test_class_folders_come_before_a_table_and_that_is_told(tmp_path, caplog, place, split):
+    make_files(tmp_path, *two(place or "."), f"{place or '.'}/blue/2.jpg", f"{place or '.'}/red/1.jpg")
+    (tmp_path / place / "labels.csv").write_text("filename,label\n1.jpg,x\n2.jpg,y\n")
+    (tmp_path / "sizes.csv").write_text("filename,width\n9.jpg,4\n")  # of images that are not there
+    said = (
+        "labels.csv (columns filename and label) is not read: the class folders tell the classes; "
+        "name the file as DATA to read it"
+    )
+    assert classes_of(tmp_path) == {place: {"blue": 2, "red": 2}}
+    assert check_folder(tmp_path).unread_tables == (said,)
+    assert caplog.messages == []
+    folder = split_folder(tmp_path)[0] if split is None else open_folder(tmp_path, split)
+    assert caplog.messages == [f"{tmp_path}: {said}"]
+    assert folder.classes == tuple(BOTH)
+
+
+def test_tables_beside_class_folders_are_told_once(tmp_path, caplog):
+    make_files(tmp_path, *two("train"), *two("val"))
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.csv").write_text("filename,label\n1.jpg,x\n2.jpg,y\n")
+    split_folder(tmp_path)
+    (said,) = caplog.messages
+    assert "train.csv (columns filename and label) and val.csv (columns filename and label) are not" in said
 
 
 @pytest.mark.parametrize(

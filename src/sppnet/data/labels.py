@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sppnet.data.class_files import LabelledFiles, split_of
+from sppnet.data.class_files import LabelledFiles, entries_of, split_of
 from sppnet.data.files import (
     Omission,
     composed,
@@ -65,16 +65,30 @@ class LabelTable:
 
 
 def find_tables(root: Path) -> list[LabelTable]:
-    """The tables of labels that lie in ROOT or in a folder of it, in natural order.
+    """The tables of labels that lie in ROOT or in a folder of it, in natural order."""
+    return _tables_of(file for file in walk(root).files if len(file.relative_to(root).parts) <= 2)
 
-    A sample of a competition's submission has the same columns, but its classes are invented.
-    """
-    near = [file for file in walk(root).files if len(file.relative_to(root).parts) <= 2]
+
+def tell_unread(root: Path, folders: Iterable[Path], images: Iterable[Path]) -> tuple[str, ...]:
+    """A sentence if tables of labels lie in these folders whose images folders of classes hold already."""
+    files = {file: None for folder in folders for file in entries_of(folder)}
+    if not (tables := _tables_of(sorted(files, key=path_key))):
+        return ()
+    index = _Index(images)
+    fit = [each for each in tables if any(index.find(row, each, root) != "missing" for row in each.rows)]
+    if not fit:
+        return ()
+    verb, name = ("is", "the file") if len(fit) == 1 else ("are", "one")
+    told = f"{_describe(fit)} {verb} not read: the class folders tell the classes"
+    return (f"{told}; name {name} as DATA to read it",)
+
+
+def _tables_of(files: Iterable[Path]) -> list[LabelTable]:
+    """A sample of a competition's submission has the same columns, but its classes are invented."""
     named = (
-        file for file in near if file.suffix.lower() in SUFFIXES and "submission" not in file.stem.lower()
+        file for file in files if file.suffix.lower() in SUFFIXES and "submission" not in file.stem.lower()
     )
-    tables = (read_table(file) for file in named)
-    return [table for table in tables if table is not None]
+    return [table for file in named if (table := read_table(file))]
 
 
 def read_table(path: Path) -> LabelTable | None:
