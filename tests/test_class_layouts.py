@@ -202,6 +202,17 @@ def test_a_plugin_makes_a_format_readable(tmp_path, monkeypatch):
     assert is_image_name(Path("1.HEIC"))
 
 
+def test_heic_in_class_folders_is_read_like_any_image(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
+    make_images(tmp_path, *two("."))
+    with Image.open(tmp_path / "red/2.jpg") as image:
+        pillow_heif.from_pillow(image).save(tmp_path / "blue/IMG_3.HEIC")
+    assert classes_of(tmp_path) == {"": {"blue": 2, "red": 1}}
+    report = check_folder(tmp_path)
+    assert (report.splits, report.damaged, report.omitted) == ({"": {"blue": 2, "red": 1}}, (), ())
+    assert (report.width.max, report.height.max) == (9, 8)
+
+
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
     make_files(tmp_path, *two("."), "red/more/9.jpg")
     deny(monkeypatch, tmp_path / "red/more")
