@@ -20,7 +20,7 @@ from sppnet.data.files import (
 )
 from sppnet.data.folder import find_splits, open_folder, split_folder
 from sppnet.data.labels import read_table
-from sppnet.errors import DataError
+from sppnet.errors import DataError, printable
 
 LATIN = os.fsdecode(b"caf\xe9")
 DECOMPOSED, COMPOSED = (unicodedata.normalize(form, "gâteau") for form in ("NFD", "NFC"))
@@ -202,6 +202,17 @@ def test_a_plugin_makes_a_format_readable(tmp_path, monkeypatch):
     assert is_image_name(Path("1.HEIC"))
 
 
+def test_heic_in_class_folders_is_read_like_any_image(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
+    make_images(tmp_path, *two("."))
+    with Image.open(tmp_path / "red/2.jpg") as image:
+        pillow_heif.from_pillow(image).save(tmp_path / "blue/IMG_3.HEIC")
+    assert classes_of(tmp_path) == {"": {"blue": 2, "red": 1}}
+    report = check_folder(tmp_path)
+    assert (report.splits, report.damaged, report.omitted) == ({"": {"blue": 2, "red": 1}}, (), ())
+    assert (report.width.max, report.height.max) == (9, 8)
+
+
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
     make_files(tmp_path, *two("."), "red/more/9.jpg")
     deny(monkeypatch, tmp_path / "red/more")
@@ -292,10 +303,31 @@ def test_splits_by_tables_and_by_a_column(tmp_path):
     assert classes_of(tmp_path / "one") == {"train": {"a": 1, "b": 1}, "val": {"a": 1}}
 
 
-def test_class_folders_come_before_a_table(tmp_path):
-    make_files(tmp_path, *two("."))
-    (tmp_path / "labels.csv").write_text("filename,label\n1.jpg,x\n2.jpg,y\n")
-    assert classes_of(tmp_path) == {"": BOTH}
+@pytest.mark.parametrize("place", ["", "train"])
+@pytest.mark.parametrize("split", [None, "train"])
+def test_class_folders_come_before_a_table_and_that_is_told(tmp_path, caplog, place, split):
+    make_files(tmp_path, *two(place or "."), f"{place or '.'}/blue/2.jpg", f"{place or '.'}/red/1.jpg")
+    (tmp_path / place / "labels.csv").write_text("filename,label\n1.jpg,x\n2.jpg,y\n")
+    (tmp_path / "sizes.csv").write_text("filename,width\n9.jpg,4\n")  # of images that are not there
+    said = (
+        "labels.csv (columns filename and label) is not read: the class folders tell the classes; "
+        "name the file as DATA to read it"
+    )
+    assert classes_of(tmp_path) == {place: {"blue": 2, "red": 2}}
+    assert check_folder(tmp_path).unread_tables == (said,)
+    assert caplog.messages == []
+    folder = split_folder(tmp_path)[0] if split is None else open_folder(tmp_path, split)
+    assert caplog.messages == [f"{tmp_path}: {said}"]
+    assert folder.classes == tuple(BOTH)
+
+
+def test_tables_beside_class_folders_are_told_once(tmp_path, caplog):
+    make_files(tmp_path, *two("train"), *two("val"))
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.csv").write_text("filename,label\n1.jpg,x\n2.jpg,y\n")
+    split_folder(tmp_path)
+    (said,) = caplog.messages
+    assert "train.csv (columns filename and label) and val.csv (columns filename and label) are not" in said
 
 
 @pytest.mark.parametrize(
@@ -337,6 +369,21 @@ def test_names_can_be_written_and_read_back(name, text):
     assert writable_name(name) == writable_name(Path(name)) == text
     assert name_from_text(text) == name
     text.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        pytest.param(LATIN, r"caf\xe9", id="a byte that is not UTF-8"),
+        pytest.param(os.fsdecode(b"caf\xe9\x1b[0m"), r"caf\xe9\x1b[0m", id="and an escape of terminals"),
+        pytest.param("a\ud800\udcff", r"a\ud800\xff", id="and half a pair of UTF-16"),
+        pytest.param("写真 café 🐕", "写真 café 🐕", id="letters of any script"),
+    ],
+)
+def test_names_in_messages_can_be_read(name, shown):
+    assert printable(name) == shown
+    assert str(DataError(f"{name} is there")) == f"{shown} is there"
+    printable(name).encode()
 
 
 def test_half_a_pair_of_utf_16_can_be_written():

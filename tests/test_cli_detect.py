@@ -217,6 +217,25 @@ def test_evaluate_as_a_table(command, model, data):
     assert [row.split()[0] for row in rows] == list(COLOURS)
 
 
+def test_objects_of_classes_that_the_detector_does_not_know_are_told(command, model, data, tmp_path, caplog):
+    """The same scenes, in every second of which what is blue is called something else."""
+    table = json.loads((data / "annotations" / "test.json").read_text())
+    table["categories"].append({"id": 7, "name": "sky"})
+    for item in table["annotations"]:
+        if item["category_id"] == 0 and item["image_id"] % 2:
+            item["category_id"] = 7
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "test.json").write_text(json.dumps(table))
+    (tmp_path / "test").symlink_to(data / "test")
+    page = tmp_path / "page.html"
+    code, printed, _ = command("detect", "evaluate", tmp_path, "--model", model, "--json", "--report", page)
+    assert code == 0
+    assert set(json.loads(printed)["per_class"]) == set(COLOURS)
+    said = "2 objects are of 1 classes that the model was not trained on and are left out: sky 2"
+    assert caplog.messages == [f"{tmp_path}: {said}"]
+    assert said in page.read_text()
+
+
 def test_a_detector_given_twice_is_the_detector(command, model, data):
     once, twice = (
         json.loads(command("detect", "evaluate", data, *["--model", model] * times, "--json")[1])

@@ -95,9 +95,24 @@ def test_none_of_the_images_can_be_read(images):
         evaluate_detector(Knowing(("cat", "dog"), {}), images)
 
 
-def test_objects_of_a_class_that_the_detector_does_not_know(images):
-    detector = Knowing(("cat", "horse"), EVERYTHING)
-    with pytest.raises(DataError, match=r"not trained on: dog \(it knows cat, horse\)"):
+def test_objects_of_classes_that_the_detector_does_not_know_are_counted(images, caplog):
+    """The cats are judged as if no dog were marked; the line says how many dogs were not."""
+    result = evaluate_detector(Knowing(("cat", "horse"), {"one": [(CAT, "cat", 2.0)]}), images)
+    assert result.per_class == {"cat": pytest.approx(6 / 11), "horse": None}
+    assert (result.images, result.skipped) == (2, ())
+    assert [len(photo.truth) for photo in result.photos] == [1, 1]
+    said = "1 objects are of 1 classes that the model was not trained on and are left out: dog 1"
+    assert caplog.messages == [f"{images.root}: {said}"]
+    known = match_classes(images, ("cat", "horse"))
+    assert (known.classes, known.problems) == (("cat", "horse"), (said,))
+    caplog.clear()
+    assert match_classes(known, known.classes) is known
+    assert caplog.messages == []
+
+
+def test_none_of_the_objects_is_of_a_class_that_the_detector_knows(images):
+    detector = Knowing(("bird", "horse"), EVERYTHING)
+    with pytest.raises(DataError, match=r"not trained on: cat 2, dog 1 \(it knows bird, horse\)"):
         evaluate_detector(detector, images)
     assert detector.seen == []
 
@@ -107,7 +122,7 @@ def test_flags_of_objects_are_kept(images):
         np.array([CAT, DOG]), np.array([2, 0]), np.array([True, False]), np.array([False, True])
     )
     changed = AnnotatedImages(images.root, images.classes, images.paths[:1], (crowd,), ())
-    (truth,) = match_classes(changed, ("dog", "cat"))
+    (truth,) = match_classes(changed, ("dog", "cat")).truths
     assert truth.labels.tolist() == [0, 1]
     assert truth.difficult.tolist() == [True, False]
     assert truth.crowd.tolist() == [False, True]

@@ -199,6 +199,21 @@ def test_a_pipeline_and_scikit_learn_itself_choose_the_output(model, photos):
     assert isinstance(SPPFeatures(model=model).fit_transform(photos[:1]), np.ndarray)
 
 
+def test_a_table_of_polars(model, photos):
+    polars = pytest.importorskip("polars", reason="the extra polars is not installed")
+    plain = SPPFeatures(model=model).fit_transform(photos[:3])
+    extractor = SPPFeatures(model=model).set_output(transform="polars")
+    column = polars.DataFrame({"path": list(map(str, photos[:3]))})["path"]
+    for images in (photos[:3], column):
+        table = extractor.fit_transform(images)
+        assert isinstance(table, polars.DataFrame)
+        assert table.columns == list(extractor.get_feature_names_out())
+        assert set(table.dtypes) == {polars.Float32}
+        np.testing.assert_array_equal(table.to_numpy(), plain)
+    pipeline = make_pipeline(SPPFeatures(model=model), StandardScaler()).set_output(transform="polars")
+    assert isinstance(pipeline.fit_transform(photos[:3]), polars.DataFrame)
+
+
 def test_tables_need_their_package(model, photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "polars", None)
     extractor = SPPFeatures(model=model).set_output(transform="polars")

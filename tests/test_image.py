@@ -4,9 +4,7 @@ import io
 import os
 import pickle
 import struct
-import sys
 import threading
-import types
 import warnings
 import zlib
 from pathlib import Path
@@ -478,24 +476,63 @@ def test_heic_without_a_plugin_is_named_with_what_to_install(tmp_path, monkeypat
             read(path)
 
 
-def test_heic_is_read_by_the_plugin_without_registering_it(monkeypatch):
-    class FakeHeif(types.ModuleType):
-        def HeifImageFile(self, stream):
-            assert stream.read() == HEIC
-            return Image.new("RGB", (5, 4), "red")
+@pytest.fixture
+def encode_heic():
+    """A HEIC file as pillow_heif writes it."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
 
-    monkeypatch.setitem(sys.modules, "pillow_heif", FakeHeif("pillow_heif"))
-    monkeypatch.setattr("sppnet.data.image.reads_heic", lambda: True)
-    known = set(Image.OPEN)
-    assert (read_image(HEIC) == (255, 0, 0)).all()
+    def encode(image: Image.Image, **options) -> bytes:
+        stream = io.BytesIO()
+        pillow_heif.from_pillow(image).save(stream, quality=100, **options)
+        return stream.getvalue()
+
+    return encode
+
+
+def patches(mode: str = "RGB") -> Image.Image:
+    """96×64 (w×h), patches of one colour: what HEIC compresses nearly without loss."""
+    return Image.fromarray(noise(4, 6).repeat(16, 0).repeat(16, 1)).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA"])
+def test_heic_is_read_without_registering_the_plugin(tmp_path, encode_heic, mode):
+    image, known = patches(mode), set(Image.OPEN)
+    (tmp_path / "IMG_1.HEIC").write_bytes(encode_heic(image))
+    read = read_image(tmp_path / "IMG_1.HEIC")
+    assert np.abs(read.astype(int) - read_image(image)).max() <= 4
+    assert read_header(tmp_path / "IMG_1.HEIC").size_hw == (64, 96)
+    assert find_images(tmp_path) == [tmp_path / "IMG_1.HEIC"]
     assert set(Image.OPEN) - known <= {"AVIF", *Image.ID}
     assert "HEIF" not in Image.OPEN
 
 
-def test_a_damaged_heic_is_no_traceback():
-    pytest.importorskip("pillow_heif")
+def test_heic_is_set_upright_once(encode_heic):
+    """Phones write the orientation twice: in the EXIF data, and as a turn in the container."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    content = encode_heic(patches(), exif=exif.tobytes())
+    assert read_header(content) == ImageHeader((96, 64), "RGB", "HEIF")
+    upright = np.asarray(patches().transpose(Image.Transpose.ROTATE_270)).astype(int)
+    assert np.abs(read_image(content) - upright).max() <= 4
+
+
+def test_heic_of_transparent_pixels_is_laid_on_white(encode_heic):
+    image = patches("RGBA")
+    image.putalpha(0)
+    assert (read_image(encode_heic(image)) == 255).all()
+
+
+@pytest.mark.parametrize("kept", [40, 100, 0.5, 0.99])
+def test_a_damaged_heic_is_named(tmp_path, encode_heic, kept):
+    content = encode_heic(patches())
+    path = tmp_path / "cut.heic"
+    path.write_bytes(content[: kept if kept > 1 else int(kept * len(content))])
+    with pytest.raises(ImageError, match=r"cut\.heic cannot be read as an image: .*\w\)?$"):
+        read_image(path)
     with pytest.raises(ImageError, match="the image in memory"):
         read_image(HEIC)
+    with pytest.raises(ImageError, match="over the limit of 100"):
+        read_image(content, max_pixels=100)
 
 
 def test_avif_without_its_codec_says_so(monkeypatch):

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,53 @@ def test_a_written_file_replaces_the_old_one_and_can_be_read_by_others(tmp_path)
     assert path.read_bytes() == b"two"
     assert path.stat().st_mode & 0o777 == 0o644
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_devices_are_written_into(tmp_path):
+    """As root, /dev/null could be replaced; here a link to it stands in the way."""
+    link = tmp_path / "nothing"
+    link.symlink_to("/dev/null")
+    write_file(link, b"one")
+    assert link.is_symlink()
+    assert Path("/dev/null").is_char_device()
+    assert list(tmp_path.iterdir()) == [link]
+
+
+def test_pipes_are_written_into(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        write_file(pipe, b"one")
+        assert read.result(timeout=10) == b"one"
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("folder", ["/dev/fd", "/proc/self/fd"])
+def test_open_files_are_written_on(tmp_path, folder):
+    """What `> table.csv` opened holds all that was written, in order."""
+    if not Path(folder).is_dir():
+        pytest.skip(f"no {folder} on this system")
+    with (tmp_path / "table.csv").open("wb", buffering=0) as file:
+        link = tmp_path / "stdout"
+        link.symlink_to(f"{folder}/{file.fileno()}")
+        file.write(b"one ")
+        write_file(link, b"two ")
+        write_file(f"{folder}/{file.fileno()}", b"three ")
+        file.write(b"four")
+    assert (tmp_path / "table.csv").read_bytes() == b"one two three four"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stdout", "table.csv"]
+
+
+def test_what_a_link_leads_to_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link, target = tmp_path / "model", tmp_path / "disk" / "model"
+    link.symlink_to("disk/model")
+    for content in (b"one", b"two"):
+        write_file(link, content)
+        assert target.read_bytes() == content
+    assert link.is_symlink()
+    assert list((tmp_path / "disk").iterdir()) == [target]
 
 
 def test_foreign_weights_are_told_from_a_model(tmp_path):

@@ -138,6 +138,17 @@ def test_files_that_cannot_be_read(tmp_path):
         read_boxes(tmp_path / "boxes.txt")
     with pytest.raises(ConfigError, match=r"ends in .json or .csv"):
         write_boxes(tmp_path / "boxes", {})
-    (tmp_path / "latin.csv").write_bytes(b"\xe9,0,0,1,1")
-    with pytest.raises(DataError, match="not text in UTF-8"):
-        read_boxes(tmp_path / "latin.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", "image,x0,y0,x1,y1\nKätzchen 1.jpg,0,0,1,1\n"),
+        ("x.json", '{"Kätzchen 1.jpg": [[0, 0, 1, 1]]}'),
+    ],
+)
+def test_text_of_any_encoding_is_read(tmp_path, encoding, name, text):
+    """A spreadsheet saves Windows-1252 or UTF-16, and PowerShell writes UTF-16."""
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    assert read_boxes(tmp_path / name).of("Kätzchen 1.jpg").tolist() == [[0, 0, 1, 1]]

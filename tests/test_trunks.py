@@ -1,10 +1,16 @@
 """Trunks: every torchvision network is one or is refused; cuts, names, and the same features as uncut."""
 
 import json
+import os
+import socket
 import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
@@ -185,6 +191,50 @@ def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingExtraError, match=r"sppnet\[timm\]"):
         load_trunk("timm:resnet18")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Hugging Face's client with an empty cache; its server takes connections and never answers."""
+    pytest.importorskip("timm", reason="timm is not installed")
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        template = hub.constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(hub.constants.ENDPOINT, address)
+        monkeypatch.setattr(hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(hub.constants, "ENDPOINT", address)
+        yield hub
+
+
+def test_timm_weights_without_network_are_refused_in_time(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sppnet.nn.pretrained.ANSWER_SECONDS", 0.2)
+    before, timeout, began = dict(os.environ), socket.getdefaulttimeout(), time.monotonic()
+    message = (
+        r"no weights of timm/test_resnet.*127\.0\.0\.1.*cannot be reached.*https_proxy.*HF_HUB_CACHE.*file"
+    )
+    with pytest.raises(ModelError, match=message):
+        load_trunk("timm:test_resnet", weights="imagenet")
+    assert time.monotonic() - began < 5
+    assert (dict(os.environ), socket.getdefaulttimeout()) == (before, timeout)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_cached_timm_weights_need_no_network(hub: Any, tmp_path: Path, file: str) -> None:
+    import timm
+
+    network = timm.create_model("test_resnet")
+    folder = tmp_path / "models--timm--test_resnet.r160_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0123")
+    (folder / "snapshots" / "0123").mkdir(parents=True)
+    save = save_file if file.endswith("safetensors") else torch.save
+    save(network.state_dict(), folder / "snapshots" / "0123" / file)
+    trunk = load_trunk("timm:test_resnet", weights="imagenet")
+    expected = load_trunk("timm:test_resnet", weights=network.state_dict())
+    for mine, theirs in zip(trunk.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_timm_networks_are_trunks() -> None:

@@ -13,11 +13,12 @@ prints it in one line and exits with 1; it prints no traceback for these.
 """
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable
 
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's categories of controls (the escapes of terminals), lone surrogates, and line ends."""
+"""Unicode's categories of controls (the escapes of terminals), halves of pairs, and line ends."""
 
 LONGEST = 2000
 """Letters of a message: a damaged file may have a name of a megabyte in it."""
@@ -65,8 +66,21 @@ def printable(text: str) -> str:
         return text
     return "".join(
         sign.encode("unicode_escape").decode() if unicodedata.category(sign) in UNPRINTABLE else sign
-        for sign in text
+        for sign in encodable(text)
     )
+
+
+def encodable(text: str) -> str:
+    r"""Text that UTF-8 can hold: a byte of a file name that is not UTF-8 becomes `\xe9` and the like.
+
+    So does half a pair of UTF-16, as Windows allows in names: `\ud800`.
+    """
+    bytes_told = re.sub(
+        "[\udc80-\udcff]+",
+        lambda match: match[0].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        text,
+    )
+    return bytes_told.encode("utf-8", "backslashreplace").decode()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

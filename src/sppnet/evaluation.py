@@ -9,7 +9,7 @@ from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.data.folder import ImageFolder
 from sppnet.detect.detector import Detector
 from sppnet.detect.ensemble import Ensemble
-from sppnet.detect.evaluate import Metric
+from sppnet.detect.evaluate import Metric, match_classes
 from sppnet.detect.evaluate import evaluate_detector as judge_detector
 from sppnet.features.cache import MapCache
 from sppnet.metrics.classification import ClassificationResult
@@ -62,11 +62,12 @@ def evaluate_detector(
     "coco", the mean over ten overlaps.
     cache: of the detector's own feature maps; an ensemble has none.
     report: a file for the page that tells of it.
-    Images that cannot be read are left out and named. Raises ConfigError for another metric, DataError for
-    objects of a class the detector does not know and where no image can be read, MissingExtraError where
-    "coco" lacks its package, OSError for a page that cannot be written.
+    Images that cannot be read are left out and named; objects of classes that the detector does not know are
+    left out and counted. Raises ConfigError for another metric, DataError where no image can be read or no
+    object is of a class that it knows, MissingExtraError where "coco" lacks its package, OSError for a page
+    that cannot be written.
     """
-    watch = Timed(progress)
+    watch, images = Timed(progress), match_classes(images, detector.classes)
     result = judge_detector(detector, images, metric, watch, cache)
     if report is not None:
         shown = {"data": images.root, "metric": metric}

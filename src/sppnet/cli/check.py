@@ -79,6 +79,7 @@ def _describe_oddities(report: "FolderReport") -> Iterator[str]:
         yield f"empty class: {name}"
     for reason in report.omitted:
         yield f"left out: {reason}"
+    yield from report.unread_tables
     if report.ignored:
         yield f"folders of the system or hidden, not read: {_count(report.ignored.items())} images"
     if report.not_images:

@@ -52,18 +52,11 @@ def _check_can_be_made(folder: Path, option: str) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table in UTF-8, its names of columns first; file names go through `writable_name` before.
-
-    A link or a device, as /dev/stdout, is written to and not replaced.
-    """
+    """A table in UTF-8, its names of columns first; file names go through `writable_name` before."""
     from sppnet.nn.model_file import write_file
 
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(columns)
     writer.writerows(rows)
-    content = text.getvalue().encode("utf-8", "backslashreplace")
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        path.write_bytes(content)
-    else:
-        write_file(path, content)
+    write_file(path, text.getvalue().encode("utf-8", "backslashreplace"))

@@ -169,18 +169,19 @@ def evaluate(
     from sppnet.cli.output import Bars, print_json
     from sppnet.cli.reports import report_detector_evaluation
     from sppnet.data.detection_dataset import default_split, open_annotated
-    from sppnet.detect.evaluate import evaluate_detector
+    from sppnet.detect.evaluate import evaluate_detector, match_classes
     from sppnet.progress import Timed
 
     check_file(report, "--report")
     detector = _open(model, device, proposals)
     split = split or default_split(data, ("test", "val"))
-    images = open_annotated(data, split)
+    opened = open_annotated(data, split)
+    images = match_classes(opened, detector.classes)
     with Bars() as bars:
         watch = Timed(bars)
         result = evaluate_detector(detector, images, metric.value, watch)
         seconds = watch.seconds
-    tell_problems(images.problems)
+    tell_problems(opened.problems)  # what the classes leave out is logged
     tell_left_out(result.images, result.skipped)
     if as_json:
         print_json(result.to_json())

@@ -72,6 +72,9 @@ class FolderReport:
     ignored: dict[str, int] = field(default_factory=dict)
     """Hidden folders and folders of the system that hold images, by name, and how many they hold."""
 
+    unread_tables: tuple[str, ...] = ()
+    """Of labels, beside class folders: a sentence."""
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -163,6 +166,7 @@ def _report(root: Path, splits: dict[str, LabelledFiles], findings: dict[Entry, 
         classes_from={split: _told_by(split, listed, root) for split, listed in splits.items()},
         omitted=tuple(each.reason for listed in splits.values() for each in listed.omitted),
         ignored=count_ignored(below),
+        unread_tables=tuple(sentence for listed in splits.values() for sentence in listed.unread),
     )
 
 

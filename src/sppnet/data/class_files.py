@@ -46,6 +46,8 @@ class LabelledFiles:
     omitted: tuple[Omission, ...] = ()
     table: str = ""
     """What tells the classes, if not folders: a file and its columns."""
+    unread: tuple[str, ...] = ()
+    """A sentence if tables of labels lie beside the folders."""
 
     @property
     def labelled_classes(self) -> int:

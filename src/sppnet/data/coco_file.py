@@ -14,7 +14,7 @@ from sppnet.data.annotations import BoxAnnotation, flag, plain_name, said_size
 from sppnet.data.files import natural_key
 from sppnet.data.frames import Box, Size
 from sppnet.data.problems import Problems
-from sppnet.data.text import decode
+from sppnet.data.text import read_text
 from sppnet.errors import DataError
 
 KEYS = ("images", "annotations", "categories")
@@ -119,7 +119,7 @@ def _by_id(entries: list[Any], name: str, file: str, problems: Problems) -> dict
 
 def _load(path: Path) -> dict[str, list[Any]]:
     try:
-        data = json.loads(decode(path.read_bytes()).removeprefix("\ufeff"))
+        data = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, dict):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from sppnet.data.image_formats import readable_suffixes, unreadable_hint
-from sppnet.errors import DataError, did_you_mean
+from sppnet.errors import DataError, did_you_mean, encodable
 
 SYSTEM_FOLDERS = frozenset(
     {
@@ -54,11 +54,7 @@ def writable_name(name: str | Path) -> str:
 
     Other names stay as they are. `name_from_text` is the way back.
     """
-    text = name.as_posix() if isinstance(name, Path) else name
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half a pair of UTF-16, as Windows allows in names
-        return text.encode("utf-8", "backslashreplace").decode()
+    return encodable(name.as_posix() if isinstance(name, Path) else name)
 
 
 def name_from_text(text: str) -> str:

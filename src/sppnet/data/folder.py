@@ -6,6 +6,7 @@ often linked into place, and nothing here is ever written.
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -25,8 +26,10 @@ from sppnet.data.class_files import (
 from sppnet.data.files import Omission, composed, is_hidden, is_image_name, walk
 from sppnet.data.files import natural_key as natural_key
 from sppnet.data.labels import SUFFIXES as TABLE_SUFFIXES
-from sppnet.data.labels import LabelTable, find_tables, first_line, read_labels, read_table
-from sppnet.errors import ConfigError, DataError, did_you_mean
+from sppnet.data.labels import LabelTable, find_tables, first_line, read_labels, read_table, tell_unread
+from sppnet.errors import ConfigError, DataError, did_you_mean, printable
+
+logger = logging.getLogger(__name__)
 
 COCO_NAME = re.compile(r"annotations|.*(annotations|instances).*\.json")
 
@@ -89,6 +92,7 @@ def open_folder(root: str | Path, split: str | None = None) -> ImageFolder:
     if split is not None and split not in SPLIT_NAMES:
         raise ConfigError(f"a split is train, val or test; got {split!r}: {did_you_mean(split, SPLIT_NAMES)}")
     splits = find_splits(root)
+    _tell(root, splits)
     names = [name for name in splits if name]
     if split is None:
         if names:
@@ -113,6 +117,7 @@ def split_folder(
     everything. Where no class has two images nothing can be held out: both are then the same images.
     """
     splits = find_splits(root)
+    _tell(root, splits)
     train = _as_folder(_to_train_on(root, splits))
     held = splits.get("val") or splits.get("test")
     if held is None:
@@ -130,7 +135,8 @@ def find_splits(root: str | Path) -> dict[str, LabelledFiles]:
         return read_labels(here.parent, [_named_table(here)])
     layout = find_layout(here)
     if layout.splits:
-        return _listed(layout)
+        splits, places = _listed(layout), [layout.root, *layout.splits.values(), *layout.flat]
+        return _with_unread(here, places, splits)
     whole = LabelledFiles(here, {}) if layout.flat else list_classes(layout.root)
     generic = {name.lower() for name in whole.files} <= GENERIC_FOLDERS
     tables = find_tables(here) if whole.labelled_classes < 2 or generic else []
@@ -143,7 +149,7 @@ def find_splits(root: str | Path) -> dict[str, LabelledFiles]:
             "beside them: labels.csv with the columns filename,label"
         )
         raise DataError(f"{names} in {layout.root} hold no folders of classes. {hint}")
-    return {"": whole}
+    return _with_unread(here, [layout.root], {"": whole})
 
 
 def hold_out(
@@ -179,6 +185,22 @@ def _draw(name: Path, seed: int) -> str:
 
 
 # --- layouts -------------------------------------------------------------------------------------
+
+
+def _with_unread(
+    root: Path, folders: Iterable[Path], splits: dict[str, LabelledFiles]
+) -> dict[str, LabelledFiles]:
+    """Told with the first split: the tables of labels in ROOT and in these folders, which are not read."""
+    images = [path for listed in splits.values() for paths in listed.files.values() for path in paths]
+    first = next(iter(splits))
+    unread = tell_unread(root, [root, *folders], images)
+    return {**splits, first: replace(splits[first], unread=unread)}
+
+
+def _tell(root: str | Path, splits: dict[str, LabelledFiles]) -> None:
+    for listed in splits.values():
+        for sentence in listed.unread:
+            logger.warning("%s: %s", root, printable(sentence))
 
 
 def _listed(layout: Layout) -> dict[str, LabelledFiles]:

@@ -184,7 +184,7 @@ def _naming(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist; check the path") from error
     except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         raise ImageError(f"{name} cannot be read as an image: {reason}") from error
 
 

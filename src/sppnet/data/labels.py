@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sppnet.data.class_files import LabelledFiles, split_of
+from sppnet.data.class_files import LabelledFiles, entries_of, split_of
 from sppnet.data.files import (
     Omission,
     composed,
@@ -26,6 +26,7 @@ from sppnet.data.files import (
     walk,
     writable_name,
 )
+from sppnet.data.text import read_text
 from sppnet.errors import DataError, printable
 
 SUFFIXES = (".csv", ".tsv")
@@ -64,16 +65,30 @@ class LabelTable:
 
 
 def find_tables(root: Path) -> list[LabelTable]:
-    """The tables of labels that lie in ROOT or in a folder of it, in natural order.
+    """The tables of labels that lie in ROOT or in a folder of it, in natural order."""
+    return _tables_of(file for file in walk(root).files if len(file.relative_to(root).parts) <= 2)
 
-    A sample of a competition's submission has the same columns, but its classes are invented.
-    """
-    near = [file for file in walk(root).files if len(file.relative_to(root).parts) <= 2]
+
+def tell_unread(root: Path, folders: Iterable[Path], images: Iterable[Path]) -> tuple[str, ...]:
+    """A sentence if tables of labels lie in these folders whose images folders of classes hold already."""
+    files = {file: None for folder in folders for file in entries_of(folder)}
+    if not (tables := _tables_of(sorted(files, key=path_key))):
+        return ()
+    index = _Index(images)
+    fit = [each for each in tables if any(index.find(row, each, root) != "missing" for row in each.rows)]
+    if not fit:
+        return ()
+    verb, name = ("is", "the file") if len(fit) == 1 else ("are", "one")
+    told = f"{_describe(fit)} {verb} not read: the class folders tell the classes"
+    return (f"{told}; name {name} as DATA to read it",)
+
+
+def _tables_of(files: Iterable[Path]) -> list[LabelTable]:
+    """A sample of a competition's submission has the same columns, but its classes are invented."""
     named = (
-        file for file in near if file.suffix.lower() in SUFFIXES and "submission" not in file.stem.lower()
+        file for file in files if file.suffix.lower() in SUFFIXES and "submission" not in file.stem.lower()
     )
-    tables = (read_table(file) for file in named)
-    return [table for table in tables if table is not None]
+    return [table for file in named if (table := read_table(file))]
 
 
 def read_table(path: Path) -> LabelTable | None:
@@ -134,26 +149,17 @@ def read_labels(root: Path, tables: Sequence[LabelTable]) -> dict[str, LabelledF
 
 def first_line(path: Path) -> str:
     """What a file begins with, for messages."""
-    return _decode(path.read_bytes()[:200]).partition("\n")[0].strip()
+    return read_text(path).partition("\n")[0].strip()
 
 
 def _lines(path: Path) -> list[list[str]]:
-    text = _decode(path.read_bytes())
+    text = read_text(path)
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     try:
         return [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(line)]
     except csv.Error:
         return []
-
-
-def _decode(data: bytes) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", "replace")
 
 
 def _file_column(header: Sequence[str], body: Sequence[Sequence[str]]) -> int | None:

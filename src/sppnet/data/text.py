@@ -41,8 +41,8 @@ def encoding_of(data: bytes) -> str:
 
 
 def decode(data: bytes) -> str:
-    """The text; what has no meaning in its encoding becomes U+FFFD."""
-    return data.decode(encoding_of(data), "replace")
+    """The text without a byte order mark; what has no meaning in its encoding becomes U+FFFD."""
+    return data.decode(encoding_of(data), "replace").removeprefix("\ufeff")
 
 
 def read_text(path: Path) -> str:

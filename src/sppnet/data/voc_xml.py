@@ -63,5 +63,5 @@ def _as_utf8(data: bytes) -> bytes:
         encoding = "utf-8"
     looks = encoding_of(data)
     if encoding in NO_ALPHABETS or encoding == "utf-8" or looks.startswith(("utf-16", "utf-32")):
-        return decode(data).removeprefix("\ufeff").encode("utf-8", "replace")
+        return decode(data).encode("utf-8", "replace")
     return data.decode(encoding, "replace").encode()

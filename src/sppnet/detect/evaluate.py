@@ -1,23 +1,24 @@
 """How well a detector finds the objects of annotated images."""
 
+import logging
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
-
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.detect.detector import MIN_SCORE, Detector
 from sppnet.detect.ensemble import Ensemble
-from sppnet.errors import ConfigError, DataError, ImageError, MissingExtraError, did_you_mean
+from sppnet.errors import ConfigError, DataError, ImageError, MissingExtraError, did_you_mean, printable
 from sppnet.features.cache import MapCache
 from sppnet.features.lazy_image import LazyImage
 from sppnet.metrics.coco import CocoResult, evaluate_coco
 from sppnet.metrics.detection import DetectionResult, EvaluatedImage, evaluate_detections
 from sppnet.progress import NullProgress, Progress, track
-from sppnet.structures import Detections, GroundTruth
+from sppnet.structures import Detections
 from sppnet.threads import ordered_map
+
+logger = logging.getLogger(__name__)
 
 Metric = Literal["voc07", "voc", "coco"]
 
@@ -34,15 +35,16 @@ def evaluate_detector(
     metric: "voc07", the mean precision at eleven recalls; "voc", the area under the curve (VOC 2010 on);
     "coco", the mean over ten overlaps.
     cache: of the detector's own feature maps; an ensemble has none. Images that cannot be read are left
-    out and named. Raises ConfigError for another metric, DataError for objects of a class the detector
-    does not know and where no image can be read, MissingExtraError where "coco" lacks its package.
+    out and named; objects of classes that the detector does not know too (see `match_classes`). Raises
+    ConfigError for another metric, DataError where no image can be read or no object is of a class that
+    the detector knows, MissingExtraError where "coco" lacks its package.
     """
     _check_metric(metric)
-    truths = match_classes(images, detector.classes)
+    images = match_classes(images, detector.classes)
     detected = ordered_map(lambda path: _detect(detector, path, cache), images.paths)
     every = track(detected, "detecting", len(images), progress or NullProgress())
     photos, skipped = [], []
-    for path, truth, found in zip(images.paths, truths, every, strict=True):
+    for path, truth, found in zip(images.paths, images.truths, every, strict=True):
         if isinstance(found, ImageError):
             skipped.append(str(found))
         else:
@@ -57,20 +59,29 @@ def evaluate_detector(
     return replace(result, photos=tuple(photos))
 
 
-def match_classes(images: AnnotatedImages, classes: tuple[str, ...]) -> tuple[GroundTruth, ...]:
-    """The truths with labels that count in `classes`; raises DataError naming objects of other classes."""
-    unknown = [name for name, count in images.counts().items() if count and name not in classes]
-    if unknown:
+def match_classes(images: AnnotatedImages, classes: tuple[str, ...]) -> AnnotatedImages:
+    """The images with the objects that count in `classes`, with labels of these.
+
+    Objects of other classes are left out, and counted in one more problem. Raises DataError where none is
+    left.
+    """
+    if images.classes == classes:
+        return images
+    counts = images.counts()
+    unknown = {name: count for name, count in counts.items() if count and name not in classes}
+    known = images.of_classes(classes)
+    if not unknown:
+        return known
+    listed = ", ".join(f"{name} {count}" for name, count in unknown.items())
+    if sum(unknown.values()) == sum(counts.values()):
         raise DataError(
-            f"{images.root} marks objects the model was not trained on: {', '.join(unknown)} "
-            f"(it knows {', '.join(classes)}); leave them out of classes.txt, or train on them"
+            f"{images.root} marks only objects the model was not trained on: {listed} (it knows "
+            f"{', '.join(classes)}); choose another data set, or train on these classes"
         )
-    # A class without objects is never looked up, so what stands for it does not matter.
-    labels = np.array([classes.index(name) if name in classes else -1 for name in images.classes], np.int64)
-    return tuple(
-        GroundTruth(truth.boxes, labels[truth.labels], truth.difficult, truth.crowd)
-        for truth in images.truths
-    )
+    many = f"{sum(unknown.values())} objects are of {len(unknown)} classes"
+    sentence = f"{many} that the model was not trained on and are left out: {listed}"
+    logger.warning("%s: %s", images.root, printable(sentence))
+    return replace(known, problems=(*known.problems, printable(sentence)))
 
 
 def _detect(detector: Detector | Ensemble, path: Path, cache: MapCache | None) -> Detections | ImageError:

@@ -29,6 +29,9 @@ LARGEST_SIDE = 2**14
 UNFINISHED = ".*.unfinished"
 """Names of files that `write_file` had not ended; one stays only where its process was killed."""
 
+MAX_LINKS = 40
+"""That lead from one to the next."""
+
 
 def save_model(path: str | Path, kind: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a model; a file already there is replaced whole or not at all.
@@ -113,14 +116,35 @@ def _fits(value: object, default: object, limit: int) -> bool:
 def write_file(path: str | Path, content: bytes) -> None:
     """Put `content` at `path` in one step: whoever reads sees the old file or the new one, whole.
 
+    What a link leads to is replaced, and devices, pipes and open files, as /dev/stdout, are written into.
     Raises OSError naming the path, as where the disk is full or the folder cannot be written to.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, content)
+        descriptor = _descriptor_of(path)
+        if descriptor is not None or (path.exists() and not path.is_file()):
+            with open(path if descriptor is None else os.dup(descriptor), "wb") as file:
+                file.write(content)
+        else:
+            _replace(Path(os.path.realpath(path)), content)
     except OSError as error:
         raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _descriptor_of(path: Path) -> int | None:
+    """The open file that /dev/fd/1, /proc/self/fd/1, or a link to one of them, as /dev/stdout, stands for.
+
+    To open it anew would start at its beginning once more.
+    """
+    for _ in range(MAX_LINKS):
+        folder = os.path.realpath(path.parent)
+        if folder in ("/dev/fd", f"/proc/{os.getpid()}/fd") and path.name.isdecimal():
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = Path(folder, os.readlink(path))
+    return None
 
 
 def _replace(path: Path, content: bytes) -> None:

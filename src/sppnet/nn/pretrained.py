@@ -1,4 +1,4 @@
-"""Published ImageNet weights, from torch's cache or downloaded into it once."""
+"""Published ImageNet weights, from the cache of torch or of Hugging Face, or downloaded into it once."""
 
 import hashlib
 import queue
@@ -6,6 +6,7 @@ import re
 import tempfile
 import threading
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -71,29 +72,40 @@ def _download(url: str, path: Path) -> None:
 
 
 def _ask(url: str, path: Path) -> Any:
-    """The server's answer, whose body is not read yet. A thread waits: names are looked up without limit."""
-    answers: queue.Queue[Any] = queue.Queue()
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(url, headers={"User-Agent": "sppnet"})
-            answers.put(urllib.request.urlopen(request, timeout=SILENCE_SECONDS))
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True, name="sppnet-download").start()
-    try:
-        answer = answers.get(timeout=ANSWER_SECONDS)
-    except queue.Empty:
-        answer = TimeoutError(f"no answer within {ANSWER_SECONDS} seconds")
+    """The server's answer, whose body is not read yet."""
+    request = urllib.request.Request(url, headers={"User-Agent": "sppnet"})
+    answer = _first_answer(lambda: urllib.request.urlopen(request, timeout=SILENCE_SECONDS))
     if isinstance(answer, Exception):
-        reason = getattr(answer, "reason", None) or answer
         raise ModelError(
-            f"no weights at {path}, and {urlparse(url).netloc} cannot be reached to download them "
-            f"({reason}). Connect this machine or set https_proxy; or download {url} elsewhere and copy it "
+            f"no weights at {path}, and {_unreachable(url, answer)}; or download {url} elsewhere and copy it "
             f"to {path}; or pass a weights file"
         ) from answer
     return answer
+
+
+def _first_answer(ask: Callable[[], Any]) -> Any:
+    """What `ask` returns or raises. A thread waits: names are looked up without limit."""
+    answers: queue.Queue[Any] = queue.Queue()
+
+    def wait() -> None:
+        try:
+            answers.put(ask())
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=wait, daemon=True, name="sppnet-download").start()
+    try:
+        return answers.get(timeout=ANSWER_SECONDS)
+    except queue.Empty:
+        return TimeoutError(f"no answer within {ANSWER_SECONDS} seconds")
+
+
+def _unreachable(url: str, error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return (
+        f"{urlparse(url).netloc} cannot be reached to download them ({reason}). Connect this machine or set "
+        "https_proxy"
+    )
 
 
 def _check_hash(url: str, path: Path, digest: str) -> None:
@@ -104,3 +116,37 @@ def _check_hash(url: str, path: Path, digest: str) -> None:
             f"{expected[1]} was expected. A proxy may have sent a page of its own; download it elsewhere and "
             f"copy it to {path}"
         )
+
+
+# --- timm's weights ------------------------------------------------------------------------------
+
+
+def find_timm_weights(published: Any) -> dict[str, str]:
+    """The cached file of a timm network's weights, {"file": path}; {} where timm has to download them.
+
+    published: the network's `pretrained_cfg`. A cached file is taken without asking the server. Raises
+    ModelError where there is none and the server does not answer: timm would ask it for a minute.
+    """
+    if not published.hf_hub_id:  # timm finds these in torch's cache itself
+        if (
+            published.url
+            and not (path := _cache_folder() / Path(urlparse(published.url).path).name).is_file()
+        ):
+            _ask(published.url, path).close()
+        return {}
+    import huggingface_hub as hub
+
+    repository, _, revision = published.hf_hub_id.partition("@")
+    name = published.hf_hub_filename or "pytorch_model.bin"
+    for file in (name.replace("pytorch_model.bin", "model.safetensors"), name):
+        cached = hub.try_to_load_from_cache(repository, file, revision=revision or None)
+        if isinstance(cached, str):
+            return {"file": cached}
+    url = hub.hf_hub_url(repository, name, revision=revision or None)
+    answer = _first_answer(lambda: hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS))
+    if isinstance(answer, Exception) and not isinstance(answer, hub.errors.HfHubHTTPError):
+        raise ModelError(
+            f"no weights of {repository} in {hub.constants.HF_HUB_CACHE}, and {_unreachable(url, answer)}; "
+            "or set HF_HUB_CACHE to a cache that has them; or pass a weights file"
+        ) from answer
+    return {}

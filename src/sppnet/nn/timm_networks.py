@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sppnet.errors import MissingExtraError, ModelError, did_you_mean
+from sppnet.nn.pretrained import find_timm_weights
 
 
 class TimmBody(nn.Module):
@@ -31,8 +32,9 @@ def timm_network(model: str, pretrained: bool) -> Any:
     if not timm.is_model(model):
         hint = did_you_mean(model, timm.list_models())
         raise ModelError(f"timm has no network {model!r}; {hint}")
+    cached = find_timm_weights(timm.get_pretrained_cfg(model)) if pretrained else {}
     try:
-        network = timm.create_model(model, pretrained=pretrained)
+        network = timm.create_model(model, pretrained=pretrained, pretrained_cfg_overlay=cached)
     except Exception as error:  # of the network, the cache, or the file in it
         if not pretrained:
             raise

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from sppnet.arrays import Floats
 from sppnet.data.files import writable_name
+from sppnet.data.text import read_text
 from sppnet.errors import ConfigError, DataError, did_you_mean
 from sppnet.structures import check_boxes
 
@@ -78,11 +79,9 @@ def read_boxes(file: str | Path) -> PrecomputedBoxes:
     path = Path(file)
     check_format(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError:
         raise DataError(f"{file} does not exist; check the path") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not text in UTF-8: {error}") from error
     read = _read_json if path.suffix.lower() == ".json" else _read_csv
     return PrecomputedBoxes(path, {writable_name(name): boxes for name, boxes in read(path, text)})
 
