@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sppnet.cli.options import Json
+from sppnet.cli.options import Json, parse_integers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,9 +97,10 @@ def rcnn(
     from sppnet.benchmark import rcnn as bench
     from sppnet.cli.output import Bars
 
+    first, second = parse_integers("--ranks", ranks, "two whole numbers, as 1024,256", 2)
     with Bars() as bars:
         rows = bench.run(
-            trunk, stride=stride, image=image, windows=windows, crops=crops, ranks=_read_ranks(ranks),
+            trunk, stride=stride, image=image, windows=windows, crops=crops, ranks=(first, second),
             rounds=rounds, progress=bars,
         )  # fmt: skip
     _print("rcnn", rows, as_json)
@@ -233,16 +234,6 @@ def _print(name: str, rows: "Sequence[Row]", as_json: bool) -> None:
 
 def _gigabytes(size: int | None) -> str:
     return "" if size is None else f"{size / 1e9:.2f}"
-
-
-def _read_ranks(text: str) -> tuple[int, int]:
-    from sppnet.errors import ConfigError
-
-    parts = text.split(",")
-    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-        raise ConfigError(f'--ranks are two whole numbers, as "1024,256"; got {text!r}')
-    first, second = (int(part) for part in parts)
-    return first, second
 
 
 def _read_boxes(path: Path):  # type: ignore[no-untyped-def]
