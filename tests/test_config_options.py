@@ -3,6 +3,7 @@
 import inspect
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -10,7 +11,7 @@ from typer.main import get_command
 
 from sppnet.classify.config import TrainingConfig
 from sppnet.cli.app import app
-from sppnet.cli.config_options import options_of, read_fields
+from sppnet.cli.config_options import options_of, read_fields, read_parameters
 from sppnet.detect.config import DetectorConfig
 from sppnet.errors import ConfigError
 
@@ -72,7 +73,7 @@ def call(tmp_path, monkeypatch):
         seen.append((out, given, last))
 
     seen: list[Any] = []
-    made = options_of("a_configuration", "Config", {"rate": "--speed"})(command)
+    made = options_of(read_fields("a_configuration", "Config"), {"rate": "--speed"})(command)
 
     def run(**arguments: Any) -> Any:
         made(**{"out": "x", "last": True, "sizes": None, "fast": None, "rate": None, **arguments})
@@ -90,7 +91,7 @@ def test_a_module_is_not_run_for_its_options(call):
     assert {name: (each.default, each.help) for name, each in told.items()} == {
         "sizes": ("--sizes", "One, two. [default: 3,4]"),
         "fast": ("--fast/--no-fast", "Be fast."),
-        "rate": ("--speed", " [default: CONSTANT]"),
+        "rate": ("--speed", ""),
     }
 
 
@@ -102,3 +103,34 @@ def test_a_command_gets_what_was_given(call):
     assert call(sizes="none") == ("x", {"sizes": None}, True)
     with pytest.raises(ConfigError, match='--sizes must be integers such as 1,2,3,6, or none; got "1,"'):
         call(sizes="1,")
+
+
+FUNCTION = '''"""Do something
+slowly.
+
+Or not."""
+
+def run(
+    boxes: Annotated[Path | Reals | None, "A file."] = None,
+    ranks: Annotated[tuple[int, int], "Two of them."] = (3, 4),
+    peers: Annotated[Sequence[str], "Names."] = PEERS,
+    seed: int = 0,
+) -> None: ...
+'''
+
+
+def test_annotated_parameters_are_options(tmp_path, monkeypatch):
+    (tmp_path / "a_function.py").write_text(FUNCTION)
+    monkeypatch.syspath_prepend(tmp_path)
+    purpose, parameters = read_parameters("a_function", "run")
+    assert purpose == "Do something\nslowly."
+    assert [(each.name, each.default, each.help) for each in parameters] == [
+        ("boxes", None, "A file."), ("ranks", (3, 4), "Two of them."), ("peers", None, "Names."),
+    ]  # fmt: skip
+    boxes, ranks, peers = parameters
+    assert boxes.parameter("--boxes").annotation.__args__[0] == Path | None
+    assert ranks.read("--ranks", "5,6") == (5, 6)
+    with pytest.raises(ConfigError, match="--ranks must be two whole numbers"):
+        ranks.read("--ranks", "5,6,7")
+    assert peers.read("--peers", "a,b") == ("a", "b")
+    assert peers.parameter("peers").annotation.__metadata__[0].param_decls is None  # an argument

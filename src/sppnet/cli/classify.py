@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sppnet.cli.config_options import options_of
+from sppnet.cli.config_options import options_of, read_fields
 from sppnet.cli.options import Device, Json, NoReport, Report
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ Size = Annotated[
 
 
 @app.command()
-@options_of("sppnet.classify.config", "TrainingConfig", {"view": "--views", "scale_px": "--scale"})
+@options_of(
+    read_fields("sppnet.classify.config", "TrainingConfig"), {"view": "--views", "scale_px": "--scale"}
+)
 def train(
     data: Annotated[
         Path,

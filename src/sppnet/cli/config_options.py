@@ -1,14 +1,16 @@
-"""Command-line options made from the fields of a configuration dataclass.
+"""Command-line options made from the fields of a configuration, or from the parameters of a function.
 
-A field's name, type, default and the docstring under it are the option's name, type, default and help,
-so that adding an option is adding a field. The class is read as text: its imports would make help wait.
+A name, its type, its default and the sentence beside it are the option's name, type, default and help, so
+that adding an option is adding a field. Sources are read as text: their imports would make help wait.
 """
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from importlib.abc import InspectLoader
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,13 +19,15 @@ import typer
 
 from sppnet.cli.options import parse_integers
 
+Command = Callable[..., None]
+
 TYPES = {"int": int, "float": float, "bool": bool, "Path": Path}
-"""By the first word of an annotation; everything else is given as text, and checked by the class."""
+"""By the first word of an annotation; everything else is given as text, and checked by whoever takes it."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a configuration as its source has it."""
+    """A field of a dataclass, or a parameter of a function, as its source has it."""
 
     name: str
     annotation: str
@@ -31,12 +35,13 @@ class Field:
     help: str
 
     def parameter(self, option: str) -> inspect.Parameter:
-        """The option as typer takes it: None where it is not given, so that the class's default holds."""
+        """The option as typer takes it: None where it is not given, so that the source's default holds."""
         kind: Any = TYPES.get(self.annotation.split(" ")[0], str)
+        help_text = self.help + self._default_in_words()
         names = f"{option}/--no-{option[2:]}" if self.default is True else option
-        annotation = Annotated[kind | None, typer.Option(names, help=self.help + self._default_in_words())]
+        info = typer.Option(names, help=help_text) if option[0] == "-" else typer.Argument(help=help_text)
         return inspect.Parameter(
-            self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+            self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
         )
 
     def _default_in_words(self) -> str:
@@ -46,7 +51,11 @@ class Field:
         return f" [default: {value}]"
 
     def read(self, option: str, given: Any) -> Any:
-        """The field's value; raises ConfigError for text that is no list of numbers."""
+        """The value for what was typed; raises ConfigError for text that is no list of numbers."""
+        if self.annotation == "Sequence[str]":
+            return tuple(given.split(","))
+        if self.annotation == "tuple[int, int]":
+            return parse_integers(option, given, "two whole numbers such as 1024,256", 2)
         if not self.annotation.startswith("tuple["):
             return given
         may_be_none = self.annotation.endswith("| None")
@@ -55,48 +64,70 @@ class Field:
         return parse_integers(option, given, f"integers such as 1,2,3,6{', or none' * may_be_none}")
 
 
-def read_fields(module: str, class_name: str) -> list[Field]:
-    """The fields of a dataclass in the order of its source, which is not run."""
-    spec = find_spec(module)
-    source = spec.loader.get_source(module) if spec and spec.loader else None  # type: ignore[attr-defined]
-    (body,) = (
-        node.body
-        for node in ast.parse(source or "").body
-        if isinstance(node, ast.ClassDef) and node.name == class_name
-    )
+def read_fields(module: str, name: str) -> list[Field]:
+    """The fields of a dataclass in the order of its source, their help the docstring below each."""
+    definition = _definition(_source(module), name)
+    assert isinstance(definition, ast.ClassDef)
     return [
-        Field(line.target.id, ast.unparse(line.annotation), _value(line.value), _docstring(below))
-        for line, below in zip(body, [*body[1:], None], strict=True)
+        Field(line.target.id, ast.unparse(line.annotation), _literal(line.value), _docstring(below))
+        for line, below in zip(definition.body, [*definition.body[1:], None], strict=True)
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
     ]
 
 
-def _value(default: ast.expr | None) -> Any:
+def read_parameters(module: str, name: str) -> tuple[str, list[Field]]:
+    """What a module is for, and the parameters of a function of it that are Annotated[type, help]."""
+    source = _source(module)
+    definition = _definition(source, name)
+    assert isinstance(definition, ast.FunctionDef)
+    found = []
+    for argument, default in zip(definition.args.args, definition.args.defaults, strict=True):
+        match argument.annotation:
+            case ast.Subscript(ast.Name("Annotated"), ast.Tuple([kind, ast.Constant(str(help_text))])):
+                found.append(Field(argument.arg, ast.unparse(kind), _literal(default), help_text))
+    return source.split('"""')[1].split("\n\n")[0].strip(), found
+
+
+def _source(module: str) -> str:
+    spec = find_spec(module)
+    assert spec is not None
+    assert isinstance(spec.loader, InspectLoader)
+    return spec.loader.get_source(module) or ""
+
+
+def _definition(source: str, name: str) -> ast.stmt:
+    """A class or function out of the lines of a module. Only these are parsed: help may not wait."""
+    lines = re.search(rf"^(class|def) {name}\b.*?(?=^[^\s)]|\Z)", source, re.DOTALL | re.MULTILINE)
+    assert lines is not None
+    return ast.parse(lines[0]).body[0]
+
+
+def _literal(default: ast.expr | None) -> Any:
+    """None for anything else than a literal."""
     try:
         return None if default is None else ast.literal_eval(default)
     except ValueError:
-        return ast.unparse(default) if default else None
+        return None
 
 
 def _docstring(below: ast.stmt | None) -> str:
-    if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-        return " ".join(str(below.value.value).split())
+    match below:
+        case ast.Expr(ast.Constant(str(text))):
+            return " ".join(text.split())
     return ""
 
 
 def options_of(
-    module: str, class_name: str, names: Mapping[str, str] | None = None
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: in place of a command's parameter `given` stand the options of a configuration.
+    fields: Sequence[Field], names: Mapping[str, str] | None = None
+) -> Callable[[Command], Command]:
+    """Decorator: in place of a command's parameter `given` stand options, one a field.
 
-    The command gets a dict of the fields that were given. names: options that are not called as their field.
+    The command gets a dict of what was given. names: options that are not called as their field; without
+    dashes it is an argument.
     """
-    options = {
-        field: (names or {}).get(field.name, f"--{field.name.replace('_', '-')}")
-        for field in read_fields(module, class_name)
-    }
+    options = {field: (names or {}).get(field.name, f"--{field.name.replace('_', '-')}") for field in fields}
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Command) -> Command:
         @wraps(command)
         def call(**arguments: Any) -> None:
             typed = {field: arguments.pop(field.name) for field in options}
@@ -110,10 +141,8 @@ def options_of(
         signature = inspect.signature(command)
         own = [each.replace(kind=each.KEYWORD_ONLY) for each in signature.parameters.values()]
         place = list(signature.parameters).index("given")
-        made = [field.parameter(option) for field, option in options.items()]
-        call.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*own[:place], *made, *own[place + 1 :]]
-        )
+        own[place : place + 1] = [field.parameter(option) for field, option in options.items()]
+        call.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
         return call
 
     return decorate

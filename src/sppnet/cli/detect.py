@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sppnet.cli.config_options import options_of
+from sppnet.cli.config_options import options_of, read_fields
 from sppnet.cli.engines import Engine, EngineOption
 from sppnet.cli.options import Json, NoReport, Report, parse_integers
 
@@ -45,7 +45,7 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, … D
 
 
 @app.command()
-@options_of("sppnet.detect.config", "DetectorConfig")
+@options_of(read_fields("sppnet.detect.config", "DetectorConfig"))
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Run folder: model, configuration, times, stages.")],
