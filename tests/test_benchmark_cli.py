@@ -97,7 +97,7 @@ def test_without_a_gpu_it_says_so(inside, monkeypatch):
 def test_ranks_are_two_whole_numbers(inside, ranks):
     code, _, said = inside("rcnn", "--ranks", ranks)
     assert code != 0
-    assert "--ranks are two whole numbers" in said
+    assert "--ranks must be two whole numbers" in said
 
 
 def test_peers_are_those_of_torchvision(inside):

@@ -7,16 +7,14 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.main import get_command
 
-from sppnet.cli.app import app, main
+from sppnet.cli.app import main
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
 from sppnet.nn.trunks import load_trunk
@@ -171,23 +169,6 @@ def test_a_finished_run_resumes_to_the_same_model(command, trained, data, weight
     after = Detector.load(out / "detector.safetensors").parts
     assert torch.equal(before.svm.weight, after.svm.weight)
     assert torch.equal(before.regressor.weight, after.regressor.weight)
-
-
-def test_help_tells_the_defaults_of_the_configuration():
-    """They are written out because the help may not wait for the configuration's imports."""
-    train = get_command(app).commands["detect"].commands["train"]
-    defaults = {field.name: field.default for field in fields(DetectorConfig)}
-    told = {}
-    for option in train.params:
-        name = "C" if option.name == "c" else option.name
-        if name in defaults and (match := re.search(r"Default: (.*)\.$", option.help or "")):
-            told[name] = match[1]
-    assert len(told) >= 15
-    expected = {name: defaults[name] for name in told}
-    assert told == {
-        name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        for name, value in expected.items()
-    }
 
 
 # --- evaluate ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,7 @@ def ended(classifier, tmp_path) -> Path:
 def test_a_classifier_trained_in_python_leaves_its_page(classifier, photos):
     trained, out = classifier
     text = (out / "report.html").read_text()
-    assert (
-        f"sppnet.train(&#x27;{photos}&#x27;, &#x27;{out}&#x27;, sppnet.TrainingConfig(width=0.0625," in text
-    )
+    assert f"sppnet.train('{photos}', '{out}', sppnet.TrainingConfig(width=0.0625," in unescape(text)
     assert ">evaluating (full)<" in text
     assert "top-1: training ends at" in text
     image = photos / "dots" / "0.jpg"
@@ -103,7 +102,7 @@ def test_a_detector_trained_in_python_leaves_its_page(tmp_path):
     result = sppnet.train_detector(tmp_path / "scenes", out, config, cache=tmp_path / "maps")
     text = result.report.read_text()
     assert result.report == out / "report.html"
-    assert "sppnet.DetectorConfig(trunk=&#x27;zf5&#x27;" in text
+    assert "sppnet.DetectorConfig(trunk='zf5'" in unescape(text)
     for name, count in result.objects.items():
         assert f'<th scope="row">{name}</th><td>{count}</td>' in text
     rounds = training.DetectorRun(out).load_stage("svm")[0]["rounds"]
@@ -112,7 +111,7 @@ def test_a_detector_trained_in_python_leaves_its_page(tmp_path):
     page = tmp_path / "found.html"
     images = sppnet.open_annotated(tmp_path / "scenes", "test")
     sppnet.evaluate_detector(result.detector, images, report=page)
-    assert "sppnet.evaluate_detector(detector, images, &#x27;voc07&#x27;, report=" in page.read_text()
+    assert "sppnet.evaluate_detector(detector, images, 'voc07', report=" in unescape(page.read_text())
 
     result.report.unlink()
     detector = sppnet.Detector.train(tmp_path / "scenes", out, resume=True, report=False, **vars(config))
@@ -125,7 +124,7 @@ def test_an_evaluation_in_python_writes_the_page_that_is_asked_for(classifier, p
     sppnet.evaluate(classifier[0], open_folder(photos), report=page, views="crop", size_px=64)
     text = page.read_text()
     assert "views</dt><dd>crop" in text
-    assert "report=&#x27;" in text
+    assert "report='" in unescape(text)
     assert "evaluating (crop): " in text
 
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torchvision
@@ -47,11 +48,15 @@ Find = Callable[[Path], object]
 
 
 def run(
-    model: Path | None = None,
-    images: Path | None = None,
-    photographs: int = 8,
-    peers: Sequence[str] = PEERS,
-    rounds: int = 3,
+    model: Annotated[Path | None, "A detector; by default one with random weights."] = None,
+    images: Annotated[
+        Path | None, "A folder of photographs, with objects marked or not; drawn by default."
+    ] = None,
+    photographs: Annotated[int, "Number of photographs in the folder."] = 8,
+    peers: Annotated[
+        Sequence[str], "Detectors of torchvision, with commas between. By default four."
+    ] = PEERS,
+    rounds: Annotated[int, "Timed repetitions of each side."] = 3,
     memory: bool = True,
     seed: int = 0,
     progress: Progress | None = None,

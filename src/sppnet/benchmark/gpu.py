@@ -1,7 +1,11 @@
-"""Pooling and detection's vectors on a CUDA device: the Triton kernel beside torchvision's roi_pool."""
+"""Pooling and detection's vectors on a CUDA device: the Triton kernel beside torchvision's roi_pool.
+
+Without such a device there are no rows.
+"""
 
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -41,7 +45,7 @@ def run(
     windows: int = 2000,
     channels: int = 256,
     width: float = 1.0,
-    rounds: int = 15,
+    rounds: Annotated[int, "Timed repetitions of each side."] = 15,
     device: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,

@@ -6,6 +6,7 @@ photograph. Compiled, each side is what `torch.compile` makes of it, made before
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,10 @@ Layer = Callable[[Tensor], Tensor]
 
 
 def run(
-    batch: int = 32,
-    channels: int = 256,
-    rounds: int = 15,
-    compiled: bool = True,
+    batch: Annotated[int, "Maps in a batch."] = 32,
+    channels: Annotated[int, "Channels of each map."] = 256,
+    compiled: Annotated[bool, "Also both sides under torch.compile."] = True,
+    rounds: Annotated[int, "Timed repetitions of each side."] = 15,
     sizes_hw: Sequence[tuple[int, int]] = SIZES_HW,
     progress: Progress | None = None,
 ) -> list[Row]:

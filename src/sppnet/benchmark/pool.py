@@ -7,6 +7,8 @@ results are equal is checked before anything is timed.
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torchvision.ops import roi_pool
 
 from sppnet.arrays import Doubles, Ints, Reals
 from sppnet.benchmark.results import Row, compare
+from sppnet.errors import DataError
 from sppnet.geometry.grid import CellGrid, boxes_to_cells, choose_scales, scaled_size
 from sppnet.ops import pool_maps, pyramid_pool
 from sppnet.progress import NullProgress, Progress
@@ -53,20 +56,25 @@ TOPS = (0.0, 0.0, 0.0, 0.0, 0.19, 0.46, 0.70, 0.92, 1.0, 1.0, 1.0)
 
 
 def run(
-    windows: int = 2000,
-    channels: int = 256,
-    rounds: int = 15,
-    boxes: Reals | None = None,
+    windows: Annotated[int, "Number of proposals to pool."] = 2000,
+    channels: Annotated[int, "Channels of the feature map."] = 256,
+    boxes: Annotated[
+        Path | Reals | None, "Boxes x0,y0,x1,y1 in a 500×375 image, a line each, instead of drawn ones."
+    ] = None,
+    rounds: Annotated[int, "Timed repetitions of each side."] = 15,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Row]:
     """Time every case.
 
-    boxes: (n, 4) xyxy in pixels of a photograph of 500×375, in place of `windows` drawn ones.
-    Raises RuntimeError if a peer's numbers are not ours.
+    boxes: (n, 4) or a file, xyxy in pixels of a photograph of 500×375, in place of `windows` drawn ones.
+    Raises RuntimeError if a peer's numbers are not ours, DataError for a file that holds no boxes.
     """
     progress = progress or NullProgress()
-    boxes = draw_boxes(windows, seed) if boxes is None else boxes
+    if boxes is None:
+        boxes = draw_boxes(windows, seed)
+    elif isinstance(boxes, Path):
+        boxes = _read_boxes(boxes)
     cells = torch.from_numpy(map_boxes(boxes))
     features = draw_features(channels, seed)
     cases = _cases(features, cells, rounds)
@@ -100,6 +108,16 @@ def _cases(features: Tensor, cells: Tensor, rounds: int) -> dict[str, Callable[[
             _training, features=features, cells=few, rounds=rounds
         ),
     }
+
+
+def _read_boxes(path: Path) -> Doubles:
+    try:
+        boxes: Doubles = np.loadtxt(path, delimiter=",", ndmin=2)
+    except ValueError as error:
+        raise DataError(f"{path} does not hold boxes, x0,y0,x1,y1 a line: {error}") from error
+    if boxes.shape[1] != 4:
+        raise DataError(f"{path} must have 4 numbers a line; got {boxes.shape[1]}")
+    return boxes
 
 
 # --- what is pooled ------------------------------------------------------------------------------

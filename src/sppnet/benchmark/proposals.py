@@ -8,6 +8,7 @@ are known.
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -32,10 +33,12 @@ Search = Callable[[], Sequence[Floats]]
 
 
 def run(
-    images: Path | None = None,
-    model: Path | None = None,
-    photographs: int = 5,
-    rounds: int = 3,
+    images: Annotated[
+        Path | None, "A folder of photographs, with objects marked or not; drawn by default."
+    ] = None,
+    model: Annotated[Path | None, "A detector; by default one with random weights."] = None,
+    photographs: Annotated[int, "Number of photographs."] = 5,
+    rounds: Annotated[int, "Timed repetitions of each side."] = 3,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Row]:

@@ -9,6 +9,8 @@ the vectors of all boxes at once, which is the fastest way for them.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from sppnet.benchmark.pool import IMAGE_HW, LEVELS, draw_boxes
 from sppnet.benchmark.results import Row, Timing, row_of, time_interleaved
 from sppnet.benchmark.roofline import PRODUCT, large_product, multiply_adds
 from sppnet.data.image import ImageArray, ImageSource, read_image
-from sppnet.detect.roi_features import CROPS_AT_ONCE, RcnnRoIFeatureExtractor, SppRoIFeatureExtractor
+from sppnet.detect.roi_features import RcnnRoIFeatureExtractor, SppRoIFeatureExtractor
 from sppnet.errors import ConfigError
 from sppnet.features.extractor import PAPER_SCALES, FeatureExtractor
 from sppnet.features.lazy_image import LazyImage
@@ -54,17 +56,19 @@ class Way:
 
 
 def run(
-    trunk: str = "zf5",
+    trunk: Annotated[str, "The network of both sides."] = "zf5",
     width: float = 1.0,
-    stride: int | None = None,
-    image: ImageSource | None = None,
-    windows: int = 2000,
-    crops: int = 2 * CROPS_AT_ONCE,
+    stride: Annotated[int | None, "Image pixels per cell of its map."] = None,
+    image: Annotated[
+        Path | ImageSource | None, "With selective search's boxes, instead of noise and drawn ones."
+    ] = None,
+    windows: Annotated[int, "Number of boxes, at most."] = 2000,
+    crops: Annotated[int, "R-CNN crops to time; the rest is extrapolated."] = 64,
     scales: Sequence[int] = PAPER_SCALES,
     hidden: int = 4096,
-    ranks: tuple[int, int] = (1024, 256),
+    ranks: Annotated[tuple[int, int], "Ranks that truncated SVD leaves of fc6 and fc7."] = (1024, 256),
     classes: int = 20,
-    rounds: int = 3,
+    rounds: Annotated[int, "Timed repetitions of each side."] = 3,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Row]:

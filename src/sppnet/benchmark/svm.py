@@ -1,4 +1,5 @@
 """Linear SVMs, one against the rest: `fit_svm` beside scikit-learn's LinearSVC, at the same objective.
+By default it needs 8 GB, and minutes.
 
 The vectors are made to be like a detector's: maxima of a ReLU's output, half of them 0, scaled to a mean
 length of 20, with what tells the classes in a few directions, and noise. Loss, C and bias are those
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -44,10 +45,10 @@ STRIP = 500
 
 
 def run(
-    vectors: int = 20_000,
-    length: int = 12_800,
-    classes: int = 20,
-    rounds: int = 1,
+    vectors: Annotated[int, "Number of vectors to learn from."] = 20_000,
+    length: Annotated[int, "Length of each vector."] = 12_800,
+    classes: Annotated[int, "Number of classes, each against the rest."] = 20,
+    rounds: Annotated[int, "Timed repetitions of each side."] = 1,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Row]:

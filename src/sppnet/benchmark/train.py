@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -35,14 +35,14 @@ GEMM = "a large product"
 
 
 def run(
-    data: Path | None = None,
-    trunk: str = "zf5",
-    width: float = 0.25,
-    sizes: str = "224,180",
+    data: Annotated[Path | None, "A folder for each class; drawn by default."] = None,
+    trunk: Annotated[str, "The network of both sides."] = "zf5",
+    width: Annotated[float, "Multiplies its channels."] = 0.25,
+    sizes: Annotated[str, "Pixels, one or several in turn."] = "224,180",
     images: int = 192,
-    batch_size: int = 32,
-    workers: int = 2,
-    rounds: int = 3,
+    batch_size: Annotated[int, "Images of a step."] = 32,
+    workers: Annotated[int, "Our threads, and the peer's processes."] = 2,
+    rounds: Annotated[int, "Timed repetitions of each side."] = 3,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Row]:

@@ -20,50 +20,57 @@ class TrainingConfig:
     """One training run. The same configuration, data and versions give the same weights on the CPU."""
 
     trunk: str = "zf5"
-    """A name for `load_trunk`."""
+    """The convolutional network: zf5, convnet5, overfeat5, overfeat7, a torchvision name, or timm:<name>."""
     width: float = 1.0
-    """Multiplies the channels of the paper's backbones."""
+    """Multiplies the channels of the paper's trunks."""
     stride: int | None = None
-    """Where to cut a torchvision or timm trunk, image pixels a cell; None: not cut."""
+    """Where to cut a torchvision or timm trunk: at 16 or 32 image pixels per cell. By default it is whole."""
     weights: str | None = None
-    """A weights file for the trunk, or "imagenet"; None: random."""
+    """Trunk weights: a file, or "imagenet", downloaded once. By default they are random."""
     freeze_trunk: bool = False
-    """Leave the trunk as it is. The head "svm" always does."""
+    """Leave the trunk as it is and train the head only. The head svm always does."""
     levels: tuple[int, ...] | None = (1, 2, 3, 6)
-    """Of the pyramid; None for the fixed-size baseline."""
+    """Bins per side of the pyramid's levels, or none for the fixed-size baseline."""
     head: HeadKind = "fc"
-    """Fully connected layers trained by SGD, or linear SVMs on the pooled vectors."""
+    """fc: fully connected layers trained by SGD. svm: linear SVMs on the pooled vectors of a frozen trunk."""
     hidden: int | None = None
-    """Outputs of fc6 and fc7; None: 4,096 × width on the paper's trunks, 512 on others."""
+    """Outputs of fc6 and fc7. By default 4,096 × width on the paper's trunks, 512 on others."""
     dropout: float = 0.5
+    """Share of the outputs of fc6 and fc7 that are dropped in training."""
     sizes: str = "224"
-    """Input side in pixels: one, several by epoch ("224,180"), or drawn for each epoch ("180:224")."""
+    """Side of the training images in pixels: one (224), several by epoch (224,180), or drawn for each
+    epoch (180:224)."""
     shape: Shape = "square"
-    """The paper's square crops, or full images in their own shape, batched by equal size."""
+    """square: the paper's square crops. full: whole images in their own shape, batched by equal size."""
     crop: CropRule = "five"
-    """Crop positions: the paper's five, or anywhere."""
+    """Crop positions: the paper's five, or anywhere (random)."""
     epochs: int = 70
+    """Passes over the images."""
     batch_size: int = 128
     """Images of a step, over all processes."""
     learning_rate: float = 0.01
+    """Learning rate at the start."""
     momentum: float = 0.9
+    """Momentum of SGD."""
     weight_decay: float = 5e-4
+    """Weight decay of all weights."""
     schedule: Schedule = "plateau"
-    """A plateau of validation lowers the rate tenfold, at most twice. Cosine lowers it along half a cosine
-    that would be zero after the last epoch: epoch e of n, from 0, has ½(1 + cos πe/n) of the rate."""
+    """plateau: a plateau of validation lowers the rate tenfold, at most twice. cosine: half a cosine that
+    would be zero after the last epoch; epoch e of n, from 0, has ½(1 + cos πe/n) of the rate."""
     patience: int = 8
     """Epochs without improvement that make a plateau."""
     view: ViewRule = "full"
-    """Head "svm" only: what of an image it is trained and tested on."""
+    """With the head svm: what of an image it is trained and tested on: full, crop or warp."""
     scale_px: int | None = None
-    """Shorter side of images before views are cut; None: 256, and 224 for the head "svm"."""
+    """Shorter side of images in pixels before views are cut. By default 256, and 224 for the head svm."""
     C: float | None = None
-    """Head "svm" only: weight of the errors; None: chosen on a part of the training images."""
+    """With the head svm: weight of the errors. By default it is chosen on a part of the training images."""
     seed: int = 0
+    """Seed of everything random."""
     workers: int = 2
     """Threads that read images. They change nothing but the speed."""
     device: str = "auto"
-    """As torch names it; "auto" takes a CUDA device if there is one."""
+    """Where to compute: auto, cpu, cuda, cuda:1, …; auto takes a CUDA device if there is one."""
 
     def __post_init__(self) -> None:
         self.schedule_of_sizes()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sppnet.cli.config_options import options_of, read_fields
 from sppnet.cli.options import Device, Json, NoReport, Report
 
 if TYPE_CHECKING:
@@ -20,45 +21,20 @@ Size = Annotated[
 
 
 @app.command()
+@options_of(
+    read_fields("sppnet.classify.config", "TrainingConfig"), {"view": "--views", "scale_px": "--scale"}
+)
 def train(
     data: Annotated[
         Path,
         typer.Argument(help="Folder of class folders, of train/ and val/ with those, or a CSV of labels."),
     ],
     out: Annotated[Path, typer.Option(help="Run folder: models, metrics, configuration.")],
-    trunk: Annotated[
-        str, typer.Option(help="zf5, convnet5, overfeat5, overfeat7, a torchvision name, or timm:<name>.")
-    ] = "zf5",
-    width: Annotated[float, typer.Option(help="Multiplies the channels of the paper's trunks.")] = 1.0,
-    stride: Annotated[int | None, typer.Option(help="Cut the trunk where its stride is 16 or 32.")] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Trunk weights: a file, or imagenet (downloaded once).")
+    given: dict[str, Any],
+    size: Annotated[int | None, typer.Option(help="Short for --sizes with one size.")] = None,
+    size_range: Annotated[
+        str | None, typer.Option(help="Short for --sizes with a range: a size drawn for each epoch.")
     ] = None,
-    freeze_trunk: Annotated[bool, typer.Option("--freeze-trunk", help="Train the head only.")] = False,
-    levels: Annotated[str, typer.Option(help="Pyramid, or none for the fixed-size baseline.")] = "1,2,3,6",
-    size: Annotated[int | None, typer.Option(help="Train at one size. Default: 224.")] = None,
-    sizes: Annotated[str | None, typer.Option(help="Several sizes by epoch: 224,180.")] = None,
-    size_range: Annotated[str | None, typer.Option(help="A size drawn for each epoch: 180:224.")] = None,
-    shape: Annotated[str, typer.Option(help="square crops, or full images in their own shape.")] = "square",
-    crop: Annotated[str, typer.Option(help="Crops: the paper's five positions, or random ones.")] = "five",
-    head: Annotated[str, typer.Option(help="fc: layers by SGD. svm: frozen trunk, linear SVMs.")] = "fc",
-    hidden: Annotated[int | None, typer.Option(help="Outputs of fc6 and fc7.")] = None,
-    dropout: Annotated[float, typer.Option(help="Of fc6 and fc7.")] = 0.5,
-    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 70,
-    batch_size: Annotated[int, typer.Option(help="Images of a step.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="At the start.")] = 0.01,
-    weight_decay: Annotated[float, typer.Option(help="Of all weights.")] = 5e-4,
-    schedule: Annotated[str, typer.Option(help="plateau or cosine.")] = "plateau",
-    views: Annotated[str, typer.Option(help="With --head svm: full, crop or warp.")] = "full",
-    scale: Annotated[
-        int | None, typer.Option(help="Shorter side before crops. Default: 256; 224 for svm.")
-    ] = None,
-    c: Annotated[
-        float | None, typer.Option("--C", help="With --head svm: default, chosen by hold-out.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    workers: Annotated[int, typer.Option(help="Threads that read images.")] = 2,
-    device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     no_report: NoReport = False,
 ) -> None:
@@ -69,13 +45,7 @@ def train(
     from sppnet.cli.reports import command, tell_report
     from sppnet.training import train as train_classifier
 
-    config = TrainingConfig(
-        trunk=trunk, width=width, stride=stride, weights=weights, freeze_trunk=freeze_trunk,
-        levels=_parse_levels(levels), sizes=_choose_sizes(size, sizes, size_range), shape=shape,  # type: ignore[arg-type]
-        crop=crop, head=head, hidden=hidden, dropout=dropout, epochs=epochs, batch_size=batch_size,  # type: ignore[arg-type]
-        learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule, view=views,  # type: ignore[arg-type]
-        scale_px=scale, C=c, seed=seed, workers=workers, device=device,
-    )  # fmt: skip
+    config = TrainingConfig(**_with_one_size(given, size, size_range))
     with Bars() as bars:
         result = train_classifier(
             data, out, config, resume=resume, progress=bars, report=not no_report, command=command()
@@ -215,24 +185,13 @@ def _write_csv(path: Path, found: "list[tuple[str, Prediction]]") -> None:
     write_csv(path, ["image", "rank", "label", "score"], rows)
 
 
-def _parse_levels(text: str) -> tuple[int, ...] | None:
+def _with_one_size(given: dict[str, Any], size: int | None, size_range: str | None) -> dict[str, Any]:
     from sppnet.errors import ConfigError
 
-    if text == "none":
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f'--levels must be integers such as 1,2,3,6, or none; got "{text}"') from None
-
-
-def _choose_sizes(size: int | None, sizes: str | None, size_range: str | None) -> str:
-    from sppnet.errors import ConfigError
-
-    given = [text for text in (None if size is None else str(size), sizes, size_range) if text]
-    if len(given) > 1:
+    sizes = [str(each) for each in (size, given.pop("sizes", None), size_range) if each is not None]
+    if len(sizes) > 1:
         raise ConfigError("give one of --size, --sizes and --size-range")
-    return given[0] if given else "224"
+    return {**given, "sizes": sizes[0]} if sizes else given
 
 
 def _testing(views: str | None, scale: int | None, size: int | None) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sppnet.cli.config_options import options_of, read_fields
 from sppnet.cli.engines import Engine, EngineOption
-from sppnet.cli.options import Json, NoReport, Report
+from sppnet.cli.options import Json, NoReport, Report, parse_integers
 
 if TYPE_CHECKING:
     from sppnet.detect.detector import Detector
@@ -44,76 +45,12 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, … D
 
 
 @app.command()
+@options_of(read_fields("sppnet.detect.config", "DetectorConfig"))
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Run folder: model, configuration, times, stages.")],
+    given: dict[str, Any],
     split: Annotated[str | None, typer.Option(help="Default: trainval or train, if there.")] = None,
-    trunk: Annotated[
-        str | None,
-        typer.Option(help="A torchvision name, zf5, …, or timm:<name>. Default: mobilenet_v2:14+18."),
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(help="Image pixels a cell of the map: 16, 32. Default: 16.")
-    ] = None,
-    width: Annotated[
-        float | None, typer.Option(help="Multiplies the channels of the paper's trunks. Default: 1.0.")
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="Trunk weights: a file (a classifier's too), or imagenet (downloaded once)."),
-    ] = None,
-    scales: Annotated[
-        str | None, typer.Option(help="Shorter sides; the paper's: 480,576,688,864,1200. Default: 688.")
-    ] = None,
-    levels: Annotated[str | None, typer.Option(help="Pyramid; the paper's: 1,2,3,6. Default: 1,2,3.")] = None,
-    box_mapping: Annotated[
-        str | None,
-        typer.Option(
-            help="How boxes map to cells and scales: paper, or released (the authors' code). Default: paper."
-        ),
-    ] = None,
-    proposals: Annotated[
-        str | None,
-        typer.Option(help="learned, selective-search, opencv, or a file of boxes. Default: learned."),
-    ] = None,
-    max_proposals: Annotated[
-        int | None, typer.Option(help="Maximum number of proposals per image. Default: 1000.")
-    ] = None,
-    finetune: Annotated[
-        str | None,
-        typer.Option(
-            help="none, fc (new layers), all (the trunk too), auto (fc; none for rcnn). Default: auto."
-        ),
-    ] = None,
-    svm_layer: Annotated[
-        str | None,
-        typer.Option(help="Features that feed the SVMs: pool, fc6, fc7, auto (the last). Default: auto."),
-    ] = None,
-    hidden: Annotated[int | None, typer.Option(help="Outputs of fc6 and fc7. Default: 512.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Of fine-tuning, a batch of windows each. Default: 1500.")
-    ] = None,
-    trunk_steps: Annotated[
-        int | None, typer.Option(help="Of fine-tuning the trunk, after those. Default: 200.")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Of fine-tuning, at the start. Default: 0.01.")
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="spp, or rcnn: the baseline that crops and warps. Default: spp.")
-    ] = None,
-    loss: Annotated[
-        str | None, typer.Option(help="Of SVMs: squared_hinge, hinge. Default: squared_hinge.")
-    ] = None,
-    c: Annotated[float | None, typer.Option("--C", help="Of SVMs: weight of errors. Default: 0.001.")] = None,
-    negative_nms: Annotated[
-        float | None,
-        typer.Option(
-            help="IoU above which near-duplicate negatives are discarded; the paper's: 0.7. Default: 1.0."
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random. Default: 0.")] = None,
-    device: Device = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, at its stage.")
     ] = False,
@@ -126,20 +63,9 @@ def train(
     from sppnet.detect.config import DetectorConfig
     from sppnet.training import train_detector
 
-    options = {
-        "trunk": trunk, "stride": stride, "width": width, "weights": weights,
-        "scales": _integers("--scales", scales), "levels": _integers("--levels", levels),
-        "box_mapping": box_mapping, "proposals": proposals, "max_proposals": max_proposals,
-        "finetune": finetune, "svm_layer": svm_layer, "hidden": hidden, "steps": steps,
-        "trunk_steps": trunk_steps, "learning_rate": learning_rate,
-        "method": method, "loss": loss, "C": c, "negative_nms": negative_nms, "seed": seed, "device": device,
-    }  # fmt: skip
-    # What is not given is the configuration's own default, so that it stands in one place.
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    config = DetectorConfig(**given)
     with Bars() as bars:
         result = train_detector(
-            data, out, config, split=split, resume=resume, progress=bars,
+            data, out, DetectorConfig(**given), split=split, resume=resume, progress=bars,
             report=not no_report, command=command(),
         )  # fmt: skip
     tell_problems(result.problems)
@@ -253,7 +179,7 @@ def compress(
 
     check_file(out, "--out")
     whole = Detector.load(model)
-    small = whole.compress(_integers("--ranks", ranks) or ())
+    small = whole.compress(parse_integers("--ranks", ranks))
     small.save(out, {"compressed": str(model)})
     before, after = (
         sum(weight.numel() for weight in each.parts.head.parameters()) if each.parts.head else 0
@@ -307,14 +233,3 @@ def _print_result(result: "DetectionResult | CocoResult", metric: Metric) -> Non
 
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
-
-
-def _integers(option: str, text: str | None) -> tuple[int, ...] | None:
-    from sppnet.errors import ConfigError
-
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f'{option} must be integers such as 1,2,3,6; got "{text}"') from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sppnet.cli.engines import Engine, EngineOption
-from sppnet.cli.options import Device
+from sppnet.cli.options import Device, parse_integers
 
 if TYPE_CHECKING:
     from sppnet.classify.features import SPPFeatures, Vectors
@@ -44,7 +44,8 @@ def features(
     listed = list_images(images)
     if not on_ray:
         check_file(out, "--out", listed.paths)
-    extractor = SPPFeatures(trunk, weights, _levels(levels), scale, model, device).fit()
+    chosen = None if levels is None else parse_integers("--levels", levels)
+    extractor = SPPFeatures(trunk, weights, chosen, scale, model, device).fit()
     if on_ray:
         reasons = _extract_on_ray(extractor, listed.paths, out)
     else:
@@ -102,12 +103,3 @@ def _described(extractor: "SPPFeatures") -> dict[str, Any]:
     named = {key: None if value is None else writable_name(Path(value).name) for key, value in given.items()}
     trunk = extractor.trunk_.name
     return {"trunk": trunk, **named, "levels": list(extractor.levels_), "scale_px": extractor.scale_px_}
-
-
-def _levels(text: str | None) -> tuple[int, ...] | None:
-    from sppnet.errors import ConfigError
-
-    try:
-        return None if text is None else tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f'--levels must be integers such as 1,2,3,6; got "{text}"') from None

@@ -11,3 +11,25 @@ Report = Annotated[
     Path | None, typer.Option("--report", help="The report. Default: evaluation.html beside the model.")
 ]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
+
+
+def parse_integers(
+    option: str, text: str, expected: str = "integers such as 1,2,3,6", count: int | None = None
+) -> tuple[int, ...]:
+    """Integers between commas, `count` of them if that is given; raises ConfigError for anything else."""
+    return tuple(int(number) for number in parse_numbers(option, text, expected, count, int))
+
+
+def parse_numbers(
+    option: str, text: str, expected: str, count: int | None = None, kind: type[float] = float
+) -> tuple[float, ...]:
+    """Numbers between commas, as `parse_integers`."""
+    from sppnet.errors import ConfigError
+
+    try:
+        numbers = tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or count not in (None, len(numbers)):
+        raise ConfigError(f'{option} must be {expected}; got "{text}"')
+    return numbers

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sppnet.cli.options import Device
+from sppnet.cli.options import Device, parse_integers, parse_numbers
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +41,9 @@ def filters(
     from sppnet.report.filters import check_filters, choose_filters, draw_filter, find_peaks
 
     extractor, _, _ = _open(model, scale, device)
-    chosen = _numbers("--filters", numbers) if numbers else None
+    chosen = None
+    if numbers:
+        chosen = list(dict.fromkeys(parse_integers("--filters", numbers, "integers such as 55,66,118")))
     if chosen is not None:
         check_filters(chosen, extractor.trunk.channels)
     listed = list_images(data)
@@ -76,7 +78,9 @@ def pyramid(
     from sppnet.report.pyramid import draw_pyramid
 
     check_file(out, "--out", [image])
-    corners = None if box is None else _corners(box)
+    corners = None
+    if box is not None:
+        corners = parse_numbers("--box", box, "four numbers such as 100,50,300,200", 4)
     extractor, levels, rule = _open(model, scale, device)
     pixels = read_image(image)
     picture = draw_pyramid(pixels, extractor(pixels), corners, levels, rule)
@@ -122,22 +126,3 @@ def _save(picture: "Image.Image", out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(out, "PNG")
     typer.echo(out)
-
-
-def _corners(text: str) -> list[float]:
-    from sppnet.errors import ConfigError
-
-    try:
-        x0, y0, x1, y1 = map(float, text.split(","))
-    except ValueError:
-        raise ConfigError(f'--box must be four numbers such as 100,50,300,200; got "{text}"') from None
-    return [x0, y0, x1, y1]
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    from sppnet.errors import ConfigError
-
-    try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise ConfigError(f'{option} must be integers such as 55,66,118; got "{text}"') from None

@@ -30,56 +30,68 @@ class DetectorConfig:
     """How a detector is built and trained. Lengths are in pixels."""
 
     trunk: str = "mobilenet_v2:14+18"
+    """The convolutional network: a torchvision name, zf5 and others of the paper, or timm:<name>."""
     stride: int | None = 16
+    """Image pixels per cell of the feature map, 16 or 32."""
     width: float = 1.0
+    """Multiplies the channels of the paper's trunks."""
     weights: str | None = None
-    """A file, or "imagenet"."""
+    """Trunk weights: a file (a classifier's too), or "imagenet", downloaded once."""
     scales: tuple[int, ...] = (688,)
-    """Shorter sides at which an image is convolved; proposals are made on the first."""
+    """Shorter sides at which an image is convolved; proposals are made on the first. The paper's are
+    480,576,688,864,1200."""
     scale_rule: ScaleRule = "log"
-    """At which scale a window is pooled: nearest to 224×224 pixels by the logarithm of its area, by its area
-    (paper), or to 208 pixels of width (released)."""
+    """At which scale a window is pooled: nearest to 224×224 pixels by the logarithm of its area (log), by its
+    area (paper), or as in the authors' code (released)."""
     levels: tuple[int, ...] = (1, 2, 3)
-    """The paper's are (1, 2, 3, 6): 50 bins, on 256 channels. The default trunk has 416, where 14 bins do."""
+    """Bins per side of the pyramid's levels. The paper's 1,2,3,6 are 50 bins, on 256 channels; the default
+    trunk has 416, where 14 bins do."""
     method: Method = "spp"
-    """rcnn: the baseline, which crops, warps and convolves every proposal."""
+    """spp, or rcnn: the baseline, which crops, warps and convolves every proposal."""
     box_mapping: BoxMapping = "paper"
-    """Which cells a box covers."""
+    """How boxes map to cells: as in the paper, or released, as in the authors' code."""
     mirror: bool = True
-    """Whether the mirror image of every training photograph is trained on too."""
+    """Train on the mirror image of every photograph too."""
     proposals: str = "learned"
-    """learned, selective-search, opencv; anything else is a file of boxes."""
+    """Where proposals come from: learned, selective-search, opencv, or a file of boxes."""
     max_proposals: int = 1000
-    """Proposals of an image, at most."""
+    """Maximum number of proposals per image."""
     finetune: Finetune = "auto"
-    """fc: new fc layers on frozen maps. all: the trunk with them after that. auto: fc; none for R-CNN."""
+    """What is fine-tuned: none; fc, new layers on frozen maps; all, the trunk with them after that; auto,
+    which is fc, and none for rcnn."""
     svm_layer: Layer = "auto"
-    """Features that feed the SVMs. auto: fc7, or pool without fc layers."""
+    """Features that feed the SVMs: pool, fc6, fc7; auto is fc7, or pool without fc layers."""
     hidden: int = 512
     """Outputs of fc6 and fc7."""
     steps: int = 1500
-    """Of fine-tuning the fc layers, a batch of windows each (`detect.finetune`)."""
+    """Steps of fine-tuning the fc layers, a batch of windows each."""
     trunk_steps: int = 200
-    """Of fine-tuning the trunk with them after that, where it learns at all."""
+    """Steps of fine-tuning the trunk with the fc layers after that, where it learns at all."""
     learning_rate: float = 1e-2
-    """Of fine-tuning."""
+    """Learning rate of fine-tuning, at the start."""
     loss: Loss = "squared_hinge"
+    """Loss of the SVMs: squared_hinge or hinge."""
     C: float = 1e-3
+    """Weight of the errors in the objective of the SVMs."""
     class_weight: float = 2.0
+    """Factor of C for the positives of a class."""
     positive_iou: float = 1.0
-    """Minimum IoU of extra positives beside the objects' own boxes; 1 for the paper's way, objects alone."""
+    """Minimum IoU of extra positives beside the objects' own boxes; 1 takes the objects alone, as the
+    paper does."""
     negative_iou: float = 0.3
     """IoU with every object of the class below which a proposal is a negative."""
     negative_nms: float = 1.0
     """IoU above which near-duplicate negatives are discarded; the paper's is 0.7, and 1 keeps all."""
     rounds: int = 3
-    """Passes of mining over the images."""
+    """Passes of hard-negative mining over the images."""
     ridge_alpha: float = 1000.0
-    """Of the ridge regression of boxes."""
+    """Regularisation of the ridge regression of boxes."""
     nms_iou: float = 0.3
     """IoU above which the lower-scoring of two detections of a class is removed."""
     seed: int = 0
+    """Seed of everything random."""
     device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, …; auto takes a CUDA device if there is one."""
 
     def __post_init__(self) -> None:
         check_levels(self.levels)
