@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.svm import LinearSVC
 
-from sppnet.heads.box_coder import decode_boxes, encode_boxes
+from sppnet.boxes import decode_boxes, encode_boxes
 from sppnet.heads.ridge import fit_boxes
 from sppnet.metrics.detection import average_precision
 from sppnet.ops.nms import nms

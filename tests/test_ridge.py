@@ -1,4 +1,4 @@
-"""Box regression against scikit-learn's Ridge and a plain solve in float64, and boxes to deltas and back."""
+"""Box regression against scikit-learn's Ridge and a plain solve in float64."""
 
 import math
 
@@ -7,9 +7,10 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from sppnet.boxes import decode_boxes, encode_boxes
 from sppnet.errors import ConfigError, DataError, GeometryError
 from sppnet.heads import ridge
-from sppnet.heads.ridge import BoxRegressor, decode_boxes, encode_boxes, fit_boxes, mean_length_scale
+from sppnet.heads.ridge import BoxRegressor, fit_boxes, mean_length_scale
 
 TALL, WIDE = (200, 12), (60, 300)
 SIZES = [pytest.param(TALL, id="more windows than dimensions"), pytest.param(WIDE, id="fewer")]
@@ -128,73 +129,9 @@ def test_a_class_with_few_windows_leaves_its_boxes_alone():
     np.testing.assert_allclose(kept, windows[:9], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("box", "expected"),
-    [
-        pytest.param([10, 10, 60, 40], [10, 10, 60, 40], id="inside"),
-        pytest.param([-5, -5, 105, 55], [0, 0, 100, 50], id="over every border"),
-        pytest.param([120, 60, 150, 80], [99, 49, 100, 50], id="outside, right and below"),
-        pytest.param([-20, -20, -10, -5], [0, 0, 1, 1], id="outside, left and above"),
-        pytest.param([10, 10, 10.25, 10.5], [10, 10, 11, 11], id="less than a pixel"),
-    ],
-)
-def test_boxes_are_clipped_and_never_empty(box, expected):
-    regressor = BoxRegressor(torch.zeros(1, 4, 3), torch.zeros(1, 4), ("cat",))
-    (clipped,) = regressor.apply(np.ones((1, 3)), [box], [0], (50, 100))
-    np.testing.assert_allclose(clipped, expected, atol=1e-5)
-    assert clipped.dtype == np.float32
-
-
 def test_no_boxes_are_no_boxes():
     regressor = BoxRegressor(torch.zeros(1, 4, 3), torch.zeros(1, 4), ("cat",))
     assert regressor.apply(torch.zeros(0, 3), [], [], (50, 100)).shape == (0, 4)
-
-
-# --- boxes and deltas ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("box", "target", "deltas"),
-    [
-        pytest.param([0, 0, 10, 20], [0, 0, 10, 20], [0, 0, 0, 0], id="the same"),
-        pytest.param([0, 0, 10, 20], [5, 5, 15, 25], [0.5, 0.25, 0, 0], id="moved"),
-        pytest.param([0, 0, 10, 20], [-5, 0, 15, 20], [0, 0, math.log(2), 0], id="twice as wide"),
-        pytest.param([10, 10, 20, 20], [10, 10, 15, 20], [-0.25, 0, -math.log(2), 0], id="left half"),
-    ],
-)
-def test_deltas(box, target, deltas):
-    np.testing.assert_allclose(encode_boxes([box], [target]), [deltas], atol=1e-12)
-    np.testing.assert_allclose(decode_boxes([box], [deltas]), [target], atol=1e-5)
-
-
-def test_boxes_come_back():
-    rng = np.random.default_rng(1)
-    windows, objects = boxes_of(rng, 500), boxes_of(rng, 500)
-    np.testing.assert_allclose(decode_boxes(windows, encode_boxes(windows, objects)), objects, atol=1e-3)
-
-
-@pytest.mark.parametrize(("growth", "side"), [(50.0, 625.0), (-50.0, 0.16), (1e300, 625.0)])
-def test_growth_has_a_limit(growth, side):
-    (box,) = decode_boxes([[0, 0, 10, 10]], [[0, 0, growth, growth]])
-    np.testing.assert_allclose(box, [5 - side / 2, 5 - side / 2, 5 + side / 2, 5 + side / 2], rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        pytest.param(lambda: encode_boxes([[0, 0, 0, 5]], [[0, 0, 5, 5]]), "boxes .* number 0", id="empty"),
-        pytest.param(
-            lambda: encode_boxes([[0, 0, 5, 5]], [[0, 0, np.inf, 5]]), "targets must be finite", id="infinite"
-        ),
-        pytest.param(lambda: encode_boxes([[0, 0, 5, 5]], []), "as many targets; got 0", id="too few"),
-        pytest.param(lambda: encode_boxes([0, 0, 5, 5], []), r"\(n, 4\), xyxy; got \(4,\)", id="flat"),
-        pytest.param(lambda: decode_boxes([[0, 0, 5, 5]], [[0, 0]]), r"\(1, 4\); got \(1, 2\)", id="short"),
-        pytest.param(lambda: decode_boxes([[0, 0, 5, 5]], [[0, 0, np.nan, 0]]), "finite", id="NaN"),
-    ],
-)
-def test_boxes_that_cannot_be_are_refused(call, message):
-    with pytest.raises(GeometryError, match=message):
-        call()
 
 
 # --- lengths -------------------------------------------------------------------------------------

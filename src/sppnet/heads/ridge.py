@@ -19,10 +19,8 @@ import torch
 from torch import Tensor
 
 from sppnet.arrays import Array, Doubles, Floats, Ints
+from sppnet.boxes import clip_boxes, decode_boxes, encode_boxes
 from sppnet.errors import ConfigError, DataError
-from sppnet.heads.box_coder import clip_boxes
-from sppnet.heads.box_coder import decode_boxes as decode_boxes
-from sppnet.heads.box_coder import encode_boxes as encode_boxes
 from sppnet.svm.gram import gram_matrix, one_thread
 from sppnet.svm.mining import NORM
 from sppnet.svm.svm_inputs import Vectors, as_rows

@@ -1,7 +1,7 @@
-"""What turns one box into another: moves in its own widths and heights, growth in logarithms.
+"""Box algebra: checks, area and overlap, matching, box regression's coding, clipping.
 
-These are the targets of box regression (paper section 4.1, as in R-CNN). Widths are x1 − x0, without the
-1 that boxes of whole pixels need.
+Boxes are (n, 4) xyxy in pixels, half-open: widths are x1 − x0, without the 1 that boxes of whole pixels
+need. Suppression is compiled, and so in `ops.nms`.
 """
 
 import math
@@ -9,11 +9,71 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from sppnet.arrays import Doubles, Floats
-from sppnet.errors import GeometryError
+from sppnet.arrays import Array, Doubles, Floats, Ints, Reals
+from sppnet.errors import DataError, GeometryError
 
 MAX_LOG_SCALE = 1000 / 16
 """A window's sides grow or shrink by this factor at most: more is a mistake, and exp of it may overflow."""
+
+
+def check_boxes(boxes: npt.ArrayLike) -> Floats:
+    """(n, 4) float32, read-only; raises DataError unless every box is finite and not empty."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold is not finite then
+        array = np.array(boxes, dtype=np.float32)
+    if array.size == 0:
+        array = array.reshape(0, 4)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise DataError(f"boxes must have shape (n, 4), xyxy; got {array.shape}")
+    good = np.isfinite(array).all(axis=1) & (array[:, 2] > array[:, 0]) & (array[:, 3] > array[:, 1])
+    if not good.all():
+        first = int(np.flatnonzero(~good)[0])
+        raise DataError(
+            f"a box needs x0 < x1 and y0 < y1, all finite; box {first} is {array[first].tolist()}"
+        )
+    array.setflags(write=False)
+    return array
+
+
+def box_area(boxes: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Array:
+    """(n, 4) → (n,) in square pixels."""
+    array = np.asarray(boxes, dtype).reshape(-1, 4)
+    result: Array = (array[:, 2] - array[:, 0]) * (array[:, 3] - array[:, 1])
+    return result
+
+
+def box_iou(boxes: npt.ArrayLike, others: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Array:
+    """(n, 4) and (m, 4) → (n, m) intersection over union, computed in `dtype`."""
+    a, b = (np.asarray(array, dtype).reshape(-1, 4) for array in (boxes, others))
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = np.maximum(high - low, 0)
+    shared = sides[..., 0] * sides[..., 1]
+    union = box_area(a, dtype)[:, None] + box_area(b, dtype)[None, :] - shared
+    result: Array = np.where(union > 0, shared / np.where(union > 0, union, 1), 0).astype(dtype)
+    return result
+
+
+def match_boxes(
+    boxes: npt.ArrayLike, others: npt.ArrayLike, dtype: npt.DTypeLike = np.float32
+) -> tuple[Array, Ints]:
+    """(n,) IoU of each box with the one of `others` it overlaps most, and its index: the first of equals.
+
+    An index is −1 where there are no others.
+    """
+    shared = box_iou(boxes, others, dtype)
+    if not shared.shape[1]:
+        return np.zeros(len(shared), dtype), np.full(len(shared), -1)
+    best = shared.argmax(axis=1)
+    return shared[np.arange(len(shared)), best], best
+
+
+def to_xywh(boxes: Reals) -> Doubles:
+    """xyxy → x0, y0, width, height, as COCO has them."""
+    low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
+    return np.concatenate([low, high - low], axis=1)
+
+
+# --- box regression (paper section 4.1, as in R-CNN) ----------------------------------------------
 
 
 def encode_boxes(boxes: npt.ArrayLike, targets: npt.ArrayLike) -> Doubles:
