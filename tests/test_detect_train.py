@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sppnet.boxes import box_iou
 from sppnet.data.detection_dataset import default_split, open_annotated
 from sppnet.detect import train as train_module
 from sppnet.detect.config import DetectorConfig
@@ -19,7 +20,7 @@ from sppnet.detect.run_folder import DetectorRun
 from sppnet.detect.train import train_detector
 from sppnet.errors import ConfigError, DataError, ModelError
 from sppnet.nn.trunks import load_trunk
-from sppnet.structures import GroundTruth, box_iou
+from sppnet.structures import GroundTruth
 
 COLOURS = {"red": (230, 40, 40), "green": (40, 210, 60)}
 IMAGES = 24

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from sppnet.boxes import box_area
 from sppnet.data.transforms import to_tensor
 from sppnet.detect import detector as detector_module
 from sppnet.detect.config import DetectorConfig
@@ -18,7 +19,7 @@ from sppnet.detect.label_assignment import (
     assign_distinct_labels,
     assign_labels,
     joined_boxes,
-    match_boxes,
+    match_objects,
     split_boxes,
     training_boxes,
 )
@@ -42,7 +43,7 @@ from sppnet.nn.trunks import load_trunk
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.precomputed import write_boxes
 from sppnet.proposals.proposal_head import ProposalHead
-from sppnet.structures import GroundTruth, box_area
+from sppnet.structures import GroundTruth
 from sppnet.svm.linear_svm import LinearSVM
 
 CLASSES = ("cat", "dog")
@@ -185,10 +186,10 @@ def test_boxes_are_matched_to_plain_objects():
         np.array([[0, 0, 100, 100], [0, 0, 100, 50], [200, 200, 300, 300]]), np.array([0, 1, 0]),
         np.array([True, False, False]), np.zeros(3, bool),
     )  # fmt: skip
-    overlap, nearest = match_boxes(np.array([[0, 0, 100, 100], [200, 200, 300, 280]], np.float32), truth)
+    overlap, nearest = match_objects(np.array([[0, 0, 100, 100], [200, 200, 300, 280]], np.float32), truth)
     np.testing.assert_allclose(overlap, [0.5, 0.8])
     assert nearest.tolist() == [1, 2]
-    nothing, none = match_boxes(np.array([[0, 0, 9, 9]], np.float32), truth[:1])
+    nothing, none = match_objects(np.array([[0, 0, 9, 9]], np.float32), truth[:1])
     assert (nothing.tolist(), none.tolist()) == ([0], [-1])
 
 

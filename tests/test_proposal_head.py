@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from sppnet.boxes import box_iou
 from sppnet.errors import ConfigError, DataError
 from sppnet.features.maps import FeatureMaps, TapMaps
 from sppnet.geometry.grid import CellGrid, boxes_to_cells, count_bins
 from sppnet.proposals.dense_windows import GEOMETRY, WindowConfig, dense_windows, describe, windows_to_boxes
 from sppnet.proposals.head_training import draw_cells, draw_windows, find_components, train_head
 from sppnet.proposals.proposal_head import ProposalHead, join_taps, reduce_channels
-from sppnet.structures import GroundTruth, box_iou
+from sppnet.structures import GroundTruth
 
 CENTRED = CellGrid(stride=16, center0=7.5, receptive_field=139)
 ON_THE_BORDER = CellGrid(stride=16, center0=0.0, receptive_field=139)

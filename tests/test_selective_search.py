@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from sppnet.boxes import box_iou
 from sppnet.errors import ConfigError, GeometryError
 from sppnet.proposals.selective_search import search as search_module
 from sppnet.proposals.selective_search.colour import to_planes
@@ -13,7 +14,6 @@ from sppnet.proposals.selective_search.grouping import Similarity, group
 from sppnet.proposals.selective_search.regions import code_pixels, describe
 from sppnet.proposals.selective_search.search import STRATEGIES, rank, selective_search
 from sppnet.proposals.selective_search.segmentation import join_edges, segment, smooth, sort_edges
-from sppnet.structures import box_iou
 
 ALL = Similarity(colour=True, texture=True, size=True, fill=True)
 

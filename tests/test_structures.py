@@ -10,7 +10,7 @@ from PIL import Image
 
 from sppnet.drawing import COLOURS
 from sppnet.errors import DataError, ImageError, MissingExtraError
-from sppnet.structures import Detections, GroundTruth, box_area, box_iou
+from sppnet.structures import Detections, GroundTruth
 
 CLASSES = ("bus", "cat", "person")
 
@@ -76,21 +76,6 @@ def test_a_value_cannot_be_changed():
 def test_detections_are_checked_at_birth(boxes, scores, labels, message):
     with pytest.raises(DataError, match=message):
         Detections(boxes, scores, labels, CLASSES)
-
-
-@pytest.mark.parametrize(
-    ("other", "expected"),
-    [
-        pytest.param([0, 0, 10, 10], 1.0, id="the same"),
-        pytest.param([5, 0, 15, 10], 1 / 3, id="half of it"),
-        pytest.param([10, 0, 20, 10], 0.0, id="side by side"),
-        pytest.param([2, 2, 4, 4], 0.04, id="inside"),
-    ],
-)
-def test_overlaps(other, expected):
-    shared = box_iou([[0, 0, 10, 10]], [other, other])
-    np.testing.assert_allclose(shared, [[expected] * 2], rtol=1e-6)
-    assert box_area([other]).tolist() == [(other[2] - other[0]) * (other[3] - other[1])]
 
 
 # --- drawn ---------------------------------------------------------------------------------------

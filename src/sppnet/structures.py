@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from sppnet.arrays import Array, Flags, Floats, Ints
+from sppnet.boxes import check_boxes, to_xywh
 from sppnet.drawing import draw_boxes
 from sppnet.errors import DataError, ImageError, MissingExtraError
 
@@ -143,9 +144,7 @@ class Detections:
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Rows of a COCO results file: the box is x0, y0, width, height, and categories count from 1."""
-        boxes = self.boxes.astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
-        rows = zip(self.labels.tolist(), boxes.tolist(), self.scores.tolist(), strict=True)
+        rows = zip(self.labels.tolist(), to_xywh(self.boxes).tolist(), self.scores.tolist(), strict=True)
         return [
             {"image_id": image_id, "category_id": label + 1, "bbox": box, "score": score}
             for label, box, score in rows
@@ -167,43 +166,6 @@ class Detections:
         return _import_extra("pandas").DataFrame(
             {"label": self.names, "score": self.scores.copy(), **corners}
         )
-
-
-def check_boxes(boxes: npt.ArrayLike) -> Floats:
-    """(n, 4) float32, read-only; raises DataError unless every box is finite and not empty."""
-    with np.errstate(over="ignore"):  # what float32 cannot hold is not finite then
-        array = np.array(boxes, dtype=np.float32)
-    if array.size == 0:
-        array = array.reshape(0, 4)
-    if array.ndim != 2 or array.shape[1] != 4:
-        raise DataError(f"boxes must have shape (n, 4), xyxy; got {array.shape}")
-    good = np.isfinite(array).all(axis=1) & (array[:, 2] > array[:, 0]) & (array[:, 3] > array[:, 1])
-    if not good.all():
-        first = int(np.flatnonzero(~good)[0])
-        raise DataError(
-            f"a box needs x0 < x1 and y0 < y1, all finite; box {first} is {array[first].tolist()}"
-        )
-    array.setflags(write=False)
-    return array
-
-
-def box_iou(boxes: npt.ArrayLike, others: npt.ArrayLike) -> Floats:
-    """(n, 4) and (m, 4) → (n, m) intersection over union."""
-    a, b = (np.asarray(array, np.float32).reshape(-1, 4) for array in (boxes, others))
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    sides = np.maximum(high - low, 0)
-    shared = sides[..., 0] * sides[..., 1]
-    union = box_area(a)[:, None] + box_area(b)[None, :] - shared
-    result: Floats = np.where(union > 0, shared / np.where(union > 0, union, 1), 0).astype(np.float32)
-    return result
-
-
-def box_area(boxes: npt.ArrayLike) -> Floats:
-    """(n, 4) → (n,) in square pixels."""
-    array = np.asarray(boxes, np.float32).reshape(-1, 4)
-    result: Floats = (array[:, 2] - array[:, 0]) * (array[:, 3] - array[:, 1])
-    return result
 
 
 def _rows(index: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sppnet.boxes import box_area
 from sppnet.data.check import (
     DamagedFile,
     Duplicates,
@@ -25,7 +26,7 @@ from sppnet.data.check import (
 from sppnet.data.detection_dataset import AnnotatedImages, find_source
 from sppnet.data.splits import Splits, open_splits
 from sppnet.progress import Progress
-from sppnet.structures import GroundTruth, box_area
+from sppnet.structures import GroundTruth
 
 
 @dataclass(frozen=True)

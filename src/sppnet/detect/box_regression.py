@@ -7,7 +7,7 @@ import numpy as np
 
 from sppnet.arrays import Floats, Ints
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.label_assignment import TrainingImages, match_boxes
+from sppnet.detect.label_assignment import TrainingImages, match_objects
 from sppnet.detect.roi_features import RoIFeatureExtractor
 from sppnet.errors import DataError
 from sppnet.heads.ridge import BoxRegressor, fit_boxes, mean_length_scale
@@ -73,7 +73,7 @@ def draw_regression_samples(
 ) -> RegressionSamples | None:
     """Some of the proposals near objects of a photograph; None if there are none."""
     truth = photos.truth(index)
-    iou, nearest = match_boxes(proposed, truth)
+    iou, nearest = match_objects(proposed, truth)
     chosen = np.flatnonzero(iou >= REGRESSED)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CHOICE_STREAM, index)))
     chosen = np.sort(rng.permutation(chosen)[:REGRESSED_PER_IMAGE])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sppnet.arrays import Flags, Floats, Ints
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.label_assignment import TrainingImages, match_boxes, training_boxes
+from sppnet.detect.label_assignment import TrainingImages, match_objects, training_boxes
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import FinetuneState, Measured, Standardise, best_row, detection_head, finetune
@@ -59,7 +59,7 @@ class FinetuneSamples:
 
     def __post_init__(self) -> None:
         matched = [
-            match_boxes(self.boxes(index), self.photos.truth(index)) for index in range(len(self.photos))
+            match_objects(self.boxes(index), self.photos.truth(index)) for index in range(len(self.photos))
         ]
         labels = [_labels_of(nearest, self.photos.truth(index)) for index, (_, nearest) in enumerate(matched)]
         kept = _kept_for_training(len(self.photos.images), self.config.seed)[self.photos.photograph_of]

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sppnet.arrays import Floats, Ints, Signs
+from sppnet.boxes import box_iou, match_boxes, mirror_boxes
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.detect.config import DetectorConfig
 from sppnet.features.cache import MapCache
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.lazy_image import LazyImage
 from sppnet.ops.nms import nms
-from sppnet.structures import GroundTruth, box_iou
+from sppnet.structures import GroundTruth
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +60,6 @@ class TrainingImages:
     def mirror(self, index: int, boxes: Floats) -> Floats:
         """Boxes (n, 4) of a photograph where its mirror image has them."""
         return mirror_boxes(boxes, self.photo(index).size_hw[1])
-
-
-def mirror_boxes(boxes: Floats, width: int) -> Floats:
-    """Boxes (n, 4) of an image of this width, where its mirror image has them."""
-    mirrored = boxes.copy()
-    mirrored[:, 0], mirrored[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
-    return mirrored
 
 
 def training_boxes(truth: GroundTruth, proposals: Floats) -> Floats:
@@ -138,14 +132,11 @@ def _drop_near_duplicates(signs: Signs, boxes: Floats, iou_threshold: float) -> 
     return thinned
 
 
-def match_boxes(boxes: Floats, truth: GroundTruth) -> tuple[Floats, Ints]:
+def match_objects(boxes: Floats, truth: GroundTruth) -> tuple[Floats, Ints]:
     """(n,) overlap of each box with the plain object it overlaps most, and that object's index or −1."""
     plain = np.flatnonzero(~(truth.difficult | truth.crowd))
-    if not len(plain):
-        return np.zeros(len(boxes), np.float32), np.full(len(boxes), -1)
-    shared = box_iou(boxes, truth.boxes[plain])
-    best = shared.argmax(axis=1)
-    return shared[np.arange(len(boxes)), best], plain[best]
+    shared, nearest = match_boxes(boxes, truth.boxes[plain])
+    return shared, np.append(plain, -1)[nearest]
 
 
 def joined_boxes(several: Sequence[Floats]) -> tuple[Floats, Ints]:

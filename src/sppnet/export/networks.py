@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sppnet.boxes import MAX_LOG_SCALE
 from sppnet.classify.classifier import Classifier
 from sppnet.classify.views import probabilities
 from sppnet.detect.detector import Detector
@@ -13,7 +14,6 @@ from sppnet.detect.roi_features import SppRoIFeatureExtractor
 from sppnet.errors import ModelError
 from sppnet.features.extractor import fuse_conv_bn
 from sppnet.geometry.grid import RELEASED_SLACK_PX, SUBPIXELS, BoxMapping, CellGrid
-from sppnet.heads.box_coder import MAX_LOG_SCALE
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.trunks import Trunk
 from sppnet.ops.pooling import pyramid_pool

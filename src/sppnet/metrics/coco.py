@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from sppnet.arrays import Doubles
+from sppnet.boxes import box_area, to_xywh
 from sppnet.errors import MissingExtraError
 from sppnet.metrics.detection import EvaluatedImage, check_lists
-from sppnet.structures import Detections, GroundTruth, box_area
+from sppnet.structures import Detections, GroundTruth
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,8 @@ def _detections(found: Sequence[Detections]) -> Iterator[dict[str, Any]]:
 
 
 def _entries(image: int, of: GroundTruth | Detections) -> Iterator[dict[str, Any]]:
-    boxes = of.boxes.astype(np.float64)
-    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
-    for box, label, area in zip(xywh, of.labels.tolist(), box_area(of.boxes).tolist(), strict=True):
+    columns = to_xywh(of.boxes).tolist(), of.labels.tolist(), box_area(of.boxes).tolist()
+    for box, label, area in zip(*columns, strict=True):
         yield {"image_id": image, "category_id": label, "bbox": box, "area": area}
 
 

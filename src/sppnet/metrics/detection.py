@@ -17,7 +17,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from sppnet.arrays import Doubles, Flags, Floats, Ints
+from sppnet.arrays import Doubles, Flags, Ints
+from sppnet.boxes import match_boxes
 from sppnet.errors import ConfigError, DataError
 from sppnet.structures import Detections, GroundTruth
 
@@ -185,8 +186,9 @@ def _judge_class(
     for detections, truth in zip(found, truths, strict=True):
         own, asked = detections.labels == label, truth.labels == label
         scores.append(detections.scores[own].astype(np.float64))
-        nearest = _nearest(detections.boxes[own], truth.boxes[asked], iou)
-        objects.append(np.where(nearest < 0, -1, nearest + seen))
+        # In float64: areas of large images do not fit float32, and the threshold is often met exactly.
+        overlap, nearest = match_boxes(detections.boxes[own], truth.boxes[asked], np.float64)
+        objects.append(np.where(overlap >= iou, nearest + seen, -1))
         spared.append((truth.difficult | truth.crowd)[asked])
         seen += int(asked.sum())
     difficult = np.concatenate(spared)
@@ -195,19 +197,6 @@ def _judge_class(
     ignored = hit & np.append(difficult, False)[matched]
     is_right = _first_of_each(all_scores, matched)
     return all_scores, is_right, ignored, int((~difficult).sum())
-
-
-def _nearest(boxes: Floats, others: Floats, iou: float) -> Ints:
-    """(n,) the index of the object that each box overlaps most, the first of equals; −1 below `iou`."""
-    if not len(others):
-        return np.full(len(boxes), -1, np.int64)
-    # In float64: areas of large images do not fit float32, and the threshold is often met exactly.
-    a, b = boxes.astype(np.float64), others.astype(np.float64)
-    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    shared = np.maximum(sides, 0).prod(axis=2)
-    union = (a[:, 2:] - a[:, :2]).prod(axis=1)[:, None] + (b[:, 2:] - b[:, :2]).prod(axis=1) - shared
-    overlap = shared / union
-    return np.where(overlap.max(axis=1) >= iou, overlap.argmax(axis=1), -1)
 
 
 def _first_of_each(scores: Doubles, objects: Ints) -> Flags:

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sppnet.arrays import Doubles, Floats
+from sppnet.boxes import box_iou
 from sppnet.errors import ConfigError, DataError
-from sppnet.structures import GroundTruth, box_iou
+from sppnet.structures import GroundTruth
 
 COUNTS = (500, 1000, 2000)
 IOUS = (0.5, 0.7)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from sppnet.arrays import Floats, Ints
+from sppnet.boxes import clip_boxes
 from sppnet.geometry.grid import CellGrid
-from sppnet.heads.box_coder import clip_boxes
 
 GEOMETRY = 6
 """Number of geometry features."""

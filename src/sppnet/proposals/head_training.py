@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.arrays import Flags, Floats, Ints
+from sppnet.boxes import box_iou, encode_boxes
 from sppnet.errors import DataError
 from sppnet.features.maps import FeatureMaps
-from sppnet.heads.box_coder import encode_boxes
 from sppnet.ops.pooling import pyramid_pool
 from sppnet.progress import NullProgress, Progress
 from sppnet.proposals.dense_windows import (
@@ -21,7 +21,7 @@ from sppnet.proposals.dense_windows import (
     windows_to_boxes,
 )
 from sppnet.proposals.proposal_head import DELTA_UNIT, ProposalHead, join_taps, reduce_channels
-from sppnet.structures import GroundTruth, box_iou
+from sppnet.structures import GroundTruth
 
 CELLS_PER_IMAGE = 100
 CELL_STREAM = 21

@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sppnet.arrays import Floats
+from sppnet.boxes import check_boxes
 from sppnet.data.files import writable_name
 from sppnet.data.text import read_text
 from sppnet.errors import ConfigError, DataError, did_you_mean
-from sppnet.structures import check_boxes
 
 FORMATS = (".json", ".csv")
 COLUMNS = ("image", "x0", "y0", "x1", "y1", "score")

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.arrays import Ints
+from sppnet.boxes import clip_boxes, decode_boxes
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import CellGrid, aligned_cells, count_bins
-from sppnet.heads.box_coder import clip_boxes, decode_boxes
 from sppnet.ops.nms import nms
 from sppnet.ops.pooling import pyramid_pool
 from sppnet.proposals.dense_windows import GEOMETRY, WindowConfig, placed_windows

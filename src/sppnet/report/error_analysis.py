@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sppnet.arrays import Flags
+from sppnet.boxes import box_iou
 from sppnet.data.image import ImageArray
 from sppnet.drawing import draw_boxes
 from sppnet.metrics.detection import EvaluatedImage
 from sppnet.report.page import shrink
-from sppnet.structures import Detections, box_iou
+from sppnet.structures import Detections
 
 MIN_SCORE = 0.0
 """What `detect predict` shows by default."""

@@ -9,9 +9,9 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from sppnet.arrays import Floats
+from sppnet.boxes import check_boxes
 from sppnet.errors import DataError, GeometryError
 from sppnet.serve.limits import Limits, Refusal
-from sppnet.structures import check_boxes
 
 MAX_WINDOWS = 1000
 """Of one request."""
