@@ -225,6 +225,15 @@ def test_no_more_folds_are_fitted_than_needed():
     assert first_folds(np.zeros(0, np.int64), 128) == []
 
 
+def test_images_of_one_photograph_stay_in_one_fold():
+    """Every photograph twice, as with mirror images: what judges one must not have seen the other."""
+    photograph_of = np.arange(2 * IMAGES) % IMAGES
+    mined = mine_svms(lambda image: windows_of(image % IMAGES), photograph_of, NAMES, MiningConfig(folds=3))
+    assert np.array_equal(mined.fold_of[:IMAGES], mined.fold_of[IMAGES:])
+    assert np.array_equal(mined.fold_of[:IMAGES], deal_folds(IMAGES, 3, 0))
+    assert len(mined.folds) == 3
+
+
 @pytest.mark.parametrize(
     ("images", "folds", "sizes"),
     [
