@@ -24,6 +24,7 @@ from sppnet.data.coco import find_coco
 from sppnet.data.files import natural_key, path_key
 from sppnet.data.lookup import Lookup
 from sppnet.data.problems import alike_classes, tiny_boxes
+from sppnet.data.split_names import SPLIT_ORDER
 from sppnet.data.text import read_lines
 from sppnet.data.voc import find_voc
 from sppnet.data.yolo import find_yolo
@@ -37,8 +38,6 @@ LAYOUTS = (
 )
 
 logger = logging.getLogger(__name__)
-
-SPLIT_ORDER = ("train", "val", "trainval", "test")
 
 HOLD_OUT = 0.2
 """Share of the images that is held out where the data set brings no split to judge by."""

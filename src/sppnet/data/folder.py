@@ -16,7 +16,7 @@ import numpy as np
 
 from sppnet.arrays import Ints
 from sppnet.data.class_files import (
-    SPLIT_NAMES,
+    CLASS_SPLITS,
     LabelledFiles,
     Layout,
     find_layout,
@@ -84,13 +84,15 @@ class ImageFolder:
 def open_folder(root: str | Path, split: str | None = None) -> ImageFolder:
     """The images of ROOT/class/ or of a table of labels, or of one split: "train", "val" or "test".
 
-    A split is ROOT/split/class/ where ROOT has split folders (see SPLIT_NAMES), or what tables of labels
+    A split is ROOT/split/class/ where ROOT has split folders (see split_names), or what tables of labels
     tell; elsewhere "train" and "val" are the two parts of `hold_out`, and "val" is that of ROOT/train if
     it stands alone. Raises DataError where the layout is another, a class folder is empty, or ROOT has
     splits and none is asked for.
     """
-    if split is not None and split not in SPLIT_NAMES:
-        raise ConfigError(f"a split is train, val or test; got {split!r}: {did_you_mean(split, SPLIT_NAMES)}")
+    if split is not None and split not in CLASS_SPLITS:
+        raise ConfigError(
+            f"a split is train, val or test; got {split!r}: {did_you_mean(split, CLASS_SPLITS)}"
+        )
     splits = find_splits(root)
     _tell(root, splits)
     names = [name for name in splits if name]
@@ -126,7 +128,7 @@ def split_folder(
 
 
 def find_splits(root: str | Path) -> dict[str, LabelledFiles]:
-    """The images of every split by its name in SPLIT_NAMES; under "" where there are no splits.
+    """The images of every split by its name; under "" where there are no splits.
 
     Raises DataError where ROOT holds neither class folders nor a table of labels.
     """
