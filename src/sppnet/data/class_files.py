@@ -18,6 +18,7 @@ from sppnet.data.files import (
     is_hidden,
     is_image_name,
     natural_key,
+    omit,
     path_key,
     walk,
     writable_name,
@@ -181,10 +182,8 @@ def list_classes(root: Path) -> LabelledFiles:
         whole.unlisted |= each.unlisted
     _check_listed(root, whole.unlisted)
     omitted = whole.omissions()
-    if stray := images_in(root) if by_name else []:
-        lie = "image lies" if len(stray) == 1 else "images lie"
-        reason = f"{len(stray)} {lie} beside the class folders, such as {stray[0]}; move them into a class"
-        omitted.append(Omission(len(stray), reason))
+    stray = images_in(root) if by_name else []
+    omitted += omit(stray, "beside the class folders", advice="move them into a class")
     return LabelledFiles(root, {name: each.images for name, each in walks.items()}, tuple(omitted))
 
 
