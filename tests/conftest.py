@@ -23,6 +23,7 @@ if WORKER:  # before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # kernels of two threads would spin on a core in use
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
 APART = {
@@ -31,6 +32,9 @@ APART = {
 """Files of tests that start processes and watch the clock: one at a time, and first."""
 LONG = {"test_docs"}
 """Begun next, so that nobody is left alone with it at the end."""
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 
 def file_of(node: str) -> str:

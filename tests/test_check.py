@@ -191,7 +191,7 @@ def test_annotated_images_are_reported(annotated):
             "40×30, width×height); the boxes are kept as written, and may belong to another copy",
         ),
         "val": (
-            "val.json: 1 annotations are of categories that are not listed, the first annotations[1]; "
+            "1 annotations are of categories that are not listed in val.json, such as annotations[1]; "
             "they are left out",
         ),
     }

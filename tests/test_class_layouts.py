@@ -140,7 +140,7 @@ def test_validation_may_lack_a_class(tmp_path):
 def test_what_lies_beside_splits_and_classes_is_told(tmp_path):
     make_files(tmp_path, *two("train"), "train/stray.jpg", "test/1.jpg", "test/2.jpg", "more/3.jpg")
     stray, flat, beside = told(tmp_path)
-    assert stray.startswith("1 image lies beside the class folders, such as ")
+    assert stray.startswith("1 image is beside the class folders, such as ")
     assert flat == f"2 images in {tmp_path / 'test'} without class folders"
     assert beside == f"1 image in {tmp_path / 'more'} beside the splits"
     assert [each.count for each in open_folder(tmp_path, "train").omitted] == [1, 2, 1]

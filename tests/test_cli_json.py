@@ -29,7 +29,7 @@ MAKE = {
 PRINT = {
     "check": ("data", {"splits", "damaged"}),
     "convert": ("scenes --to yolo --out converted", {"out", "splits", "objects", "skipped", "notes"}),
-    "doctor": ("", {"versions", "devices", "kernels"}),
+    "doctor": ("", {"versions", "devices", "kernels", "training"}),
     "proposals": (
         "scenes/test --out b.json --max-proposals 9 --annotations scenes",
         {"file", "images", "recall"},

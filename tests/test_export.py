@@ -44,15 +44,15 @@ def make_classifier(head, levels=(1, 2, 3), size=None):
     return Classifier(network, CLASSES, Testing(scale_px=SCALE, views="full"), {})
 
 
-def make_detector(layer="fc7", rule="paper", method="spp"):
+def make_detector(layer="fc7", rule="paper", method="spp", trunk="zf5", width=0.0625):
     torch.manual_seed(0)
     finetune = "none" if layer == "pool" else "fc"
     config = DetectorConfig(
-        trunk="zf5", stride=None, width=0.0625, scales=(SCALE,), levels=(1, 2, 3, 6),
+        trunk=trunk, width=width, scales=(SCALE,), levels=(1, 2, 3, 6),
         proposals="selective-search", finetune=finetune, svm_layer=layer, hidden=16, box_mapping=rule,
         method=method,
     )  # fmt: skip
-    trunk = load_trunk("zf5", width=0.0625).eval()
+    trunk = load_trunk(trunk, width=width).eval()
     length = trunk.channels * 50
     head = None if layer == "pool" else detection_head(length, 16, 3).eval()
     judged = length if layer == "pool" else 16
@@ -195,6 +195,15 @@ def test_a_detector_on_pooled_vectors_and_released_cells(tmp_path):
     """The check against PyTorch is inside."""
     onnx_file.export_model(make_detector("pool", "released"), tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").is_file()
+
+
+def test_a_detector_with_taps_of_several_strides(tmp_path):
+    """The check against PyTorch is inside."""
+    detector = make_detector("pool", trunk="mobilenet_v2:3+5", width=1.0)
+    assert [tap.grid.stride for tap in detector.parts.trunk.taps] == [4, 8]
+    onnx_file.export_model(detector, tmp_path / "model.onnx")
+    said = open_file(tmp_path / "model.onnx").get_modelmeta().custom_metadata_map
+    assert said["stride"] == "4,8"
 
 
 def test_what_a_user_must_know_stands_in_the_file(files):

@@ -319,7 +319,7 @@ def test_training_says_how_many_of_how_many(run, tmp_path, trunk):
     code, _, said = run(*words)
     assert code == 0
     assert "left out: 1 .arw file is not read" in said
-    assert "left out: 1 image lies beside the class folders, such as data/stray.png" in said
+    assert "left out: 1 image is beside the class folders, such as data/stray.png" in said
     assert "data/c1/stray.png is empty" in said
     assert "used 10 of 13 images" in said
     header, _ = load_model("run/best.safetensors", "classifier")

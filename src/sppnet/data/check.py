@@ -46,13 +46,11 @@ class Duplicates:
     """One image, two labels; where boxes are marked, marked in two ways."""
 
 
-@dataclass(frozen=True)
-class FolderReport:
-    """What `check_folder` found. Paths are relative to `root`, sizes are of upright images."""
+@dataclass(frozen=True, kw_only=True)
+class ImageSummary:
+    """What the images of a data set are. Paths are relative to `root`, sizes are of upright images."""
 
     root: str
-    splits: dict[str, dict[str, int]]
-    """Images of each class of each split; a folder without splits has one split, named ""."""
     width: SideRange | None
     height: SideRange | None
     """None where no image could be read, as for `width`."""
@@ -62,6 +60,17 @@ class FolderReport:
     """Pillow's names of the pixel layouts, the most common first."""
     damaged: tuple[DamagedFile, ...]
     duplicates: tuple[Duplicates, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderReport(ImageSummary):
+    """What `check_folder` found."""
+
+    splits: dict[str, dict[str, int]]
+    """Images of each class of each split; a folder without splits has one split, named ""."""
     not_images: tuple[str, ...]
     """Files whose names are not those of images; they are ignored."""
     empty_classes: tuple[str, ...]
@@ -74,9 +83,6 @@ class FolderReport:
 
     unread_tables: tuple[str, ...] = ()
     """Of labels, beside class folders: a sentence."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -115,14 +121,31 @@ def check_folder(root: str | Path, workers: int = 2, progress: Progress | None =
     if not entries:
         omitted = "".join(f"; {each.reason}" for listed in splits.values() for each in listed.omitted)
         raise DataError(f"{root} holds no images in class folders; expected ROOT/class/image.jpg{omitted}")
-    findings = examine_all(entries, workers, progress)
-    return _report(here, splits, dict(zip(entries, findings, strict=True)))
+    return _report(here, splits, summarise(here, entries, workers, progress))
 
 
-def examine_all(entries: Sequence[Entry], workers: int, progress: Progress | None) -> list[Finding]:
-    """Decodes every image, on threads."""
-    findings = ordered_map(_examine, (entry.path for entry in entries), workers, ahead=workers)
-    return list(track(findings, "reading", len(entries), progress or NullProgress()))
+def summarise(
+    root: Path, entries: Sequence[Entry], workers: int, progress: Progress | None
+) -> dict[str, Any]:
+    """The fields of an ImageSummary; every image is decoded, on threads."""
+    examined = ordered_map(_examine, (entry.path for entry in entries), workers, ahead=workers)
+    tracked = track(examined, "reading", len(entries), progress or NullProgress())
+    findings = dict(zip(entries, tracked, strict=True))
+    readable = [(entry, finding) for entry, finding in findings.items() if not finding.reason]
+    sizes = {entry.path: finding.size_hw for entry, finding in readable}
+    return {
+        "root": str(root),
+        "width": _side_range(width for _, width in sizes.values()),
+        "height": _side_range(height for height, _ in sizes.values()),
+        "most_extreme": _most_extreme(root, sizes),
+        "modes": dict(Counter(finding.mode for _, finding in readable).most_common()),
+        "damaged": tuple(
+            DamagedFile(relative_name(entry.path, root), finding.reason)
+            for entry, finding in findings.items()
+            if finding.reason
+        ),
+        "duplicates": _find_duplicates(root, readable),
+    }
 
 
 def _examine(path: Path) -> Finding:
@@ -139,23 +162,15 @@ def _examine(path: Path) -> Finding:
 # --- the report ----------------------------------------------------------------------------------
 
 
-def _report(root: Path, splits: dict[str, LabelledFiles], findings: dict[Entry, Finding]) -> FolderReport:
-    readable = {entry.path: finding for entry, finding in findings.items() if not finding.reason}
-    sizes = {path: finding.size_hw for path, finding in readable.items()}
+def _report(root: Path, splits: dict[str, LabelledFiles], summary: dict[str, Any]) -> FolderReport:
     below = walk(root)
     others = (path for path in below.files if not is_image_name(path) and not is_unread_name(path))
     return FolderReport(
-        root=str(root),
+        **summary,
         splits={
             split: {name: len(paths) for name, paths in listed.files.items()}
             for split, listed in splits.items()
         },
-        width=side_range(width for _, width in sizes.values()),
-        height=side_range(height for height, _ in sizes.values()),
-        most_extreme=most_extreme(root, sizes),
-        modes=dict(Counter(finding.mode for finding in readable.values()).most_common()),
-        damaged=find_damaged(root, findings),
-        duplicates=find_duplicates(root, findings),
         not_images=tuple(relative_name(path, root) for path in others),
         empty_classes=tuple(
             "/".join(filter(None, (split, name)))
@@ -189,13 +204,13 @@ def relative_name(path: Path, root: Path) -> str:
     return writable_name(path.relative_to(root))
 
 
-def side_range(lengths: Iterable[int]) -> SideRange | None:
+def _side_range(lengths: Iterable[int]) -> SideRange | None:
     """None where there are no lengths."""
     known = list(lengths)
     return SideRange(min(known), statistics.median(known), max(known)) if known else None
 
 
-def most_extreme(root: Path, sizes: dict[Path, tuple[int, int]]) -> tuple[str, int, int] | None:
+def _most_extreme(root: Path, sizes: dict[Path, tuple[int, int]]) -> tuple[str, int, int] | None:
     """Path, width and height of the image whose sides differ most."""
     if not sizes:
         return None
@@ -204,21 +219,11 @@ def most_extreme(root: Path, sizes: dict[Path, tuple[int, int]]) -> tuple[str, i
     return relative_name(path, root), width, height
 
 
-def find_damaged(root: Path, findings: dict[Entry, Finding]) -> tuple[DamagedFile, ...]:
-    """The images that could not be read."""
-    return tuple(
-        DamagedFile(relative_name(entry.path, root), finding.reason)
-        for entry, finding in findings.items()
-        if finding.reason
-    )
-
-
-def find_duplicates(root: Path, findings: dict[Entry, Finding]) -> tuple[Duplicates, ...]:
+def _find_duplicates(root: Path, readable: Iterable[tuple[Entry, Finding]]) -> tuple[Duplicates, ...]:
     """The images that are byte for byte the same."""
     groups: dict[str, list[Entry]] = {}
-    for entry, finding in findings.items():
-        if not finding.reason:
-            groups.setdefault(finding.digest, []).append(entry)
+    for entry, finding in readable:
+        groups.setdefault(finding.digest, []).append(entry)
     return tuple(
         Duplicates(
             tuple(relative_name(entry.path, root) for entry in group),

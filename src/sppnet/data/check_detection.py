@@ -3,26 +3,13 @@
 Like `check`, which is about folders of classes: every image is decoded and nothing is changed.
 """
 
-from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sppnet.boxes import box_area
-from sppnet.data.check import (
-    DamagedFile,
-    Duplicates,
-    Entry,
-    SideRange,
-    examine_all,
-    find_damaged,
-    find_duplicates,
-    most_extreme,
-    relative_name,
-    side_range,
-)
+from sppnet.data.check import Entry, ImageSummary, relative_name, summarise
 from sppnet.data.detection_dataset import AnnotatedImages, find_source
 from sppnet.data.splits import Splits, open_splits
 from sppnet.progress import Progress
@@ -51,30 +38,17 @@ class SplitCounts:
     """Images in which nothing is marked."""
 
 
-@dataclass(frozen=True)
-class AnnotatedReport:
-    """What `check_annotated` found. Paths are relative to `root`, sizes are of upright images."""
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedReport(ImageSummary):
+    """What `check_annotated` found."""
 
-    root: str
     layout: str
     splits: dict[str, SplitCounts]
     """Those of the data set; "" for images in none."""
     boxes: dict[str, BoxRange]
     """Of every class that has objects."""
-    width: SideRange | None
-    height: SideRange | None
-    """None where no image could be read, as for `width`."""
-    most_extreme: tuple[str, int, int] | None
-    """The image whose sides differ most: path, width, height."""
-    modes: dict[str, int]
-    """Pillow's names of the pixel layouts, the most common first."""
-    damaged: tuple[DamagedFile, ...]
-    duplicates: tuple[Duplicates, ...]
     problems: dict[str, tuple[str, ...]]
     """What was odd in the annotations of each split, and what was made of it; "" for the whole data set."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def check_annotated(data: str | Path, workers: int = 2, progress: Progress | None = None) -> AnnotatedReport:
@@ -84,24 +58,16 @@ def check_annotated(data: str | Path, workers: int = 2, progress: Progress | Non
     """
     source, splits = find_source(data), open_splits(data)
     sets = splits.sets
-    truths = {
-        Entry(path, split, _text(truth)): truth
+    entries = [
+        Entry(path, split, _text(truth))
         for split, images in sets.items()
         for path, truth in zip(images.paths, images.truths, strict=True)
-    }
-    findings = dict(zip(truths, examine_all(list(truths), workers, progress), strict=True))
-    sizes = {entry.path: finding.size_hw for entry, finding in findings.items() if not finding.reason}
+    ]
     return AnnotatedReport(
-        root=str(source.root),
+        **summarise(source.root, entries, workers, progress),
         layout=source.layout,
         splits={split: _count(images) for split, images in sets.items()},
         boxes=_box_ranges(sets),
-        width=side_range(width for _, width in sizes.values()),
-        height=side_range(height for height, _ in sizes.values()),
-        most_extreme=most_extreme(source.root, sizes),
-        modes=dict(Counter(each.mode for each in findings.values() if not each.reason).most_common()),
-        damaged=find_damaged(source.root, findings),
-        duplicates=find_duplicates(source.root, findings),
         problems=_problems(splits),
     )
 

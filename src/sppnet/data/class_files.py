@@ -18,19 +18,16 @@ from sppnet.data.files import (
     is_hidden,
     is_image_name,
     natural_key,
+    omit,
     path_key,
     walk,
     writable_name,
 )
+from sppnet.data.split_names import SPLIT_OF
 from sppnet.errors import DataError
 
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-"""Words that name a split, compared in lower case."""
-_SPLIT_OF = {word: split for split, words in SPLIT_NAMES.items() for word in words}
+CLASS_SPLITS = ("train", "val", "test")
+_WORDS = {word: split for word, split in SPLIT_OF.items() if split in CLASS_SPLITS}
 
 MAX_WRAPPERS = 8
 """Folders around the data set that are passed through, at most."""
@@ -62,7 +59,7 @@ class Layout:
     root: Path
     """What holds the folders of the classes or of the splits: ROOT, or a folder further down."""
     splits: dict[str, Path]
-    """The folder of class folders of each split, by its name in SPLIT_NAMES; empty where there are none."""
+    """The folder of class folders of each split, by its name; empty where there are none."""
     flat: tuple[Path, ...] = ()
     """Folders named like splits that hold no class folders."""
     beside: tuple[Path, ...] = ()
@@ -75,10 +72,10 @@ def split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
     "train" → ("train", ("",)); "seg_Test" → ("test", ("seg", "_", "")).
     """
     parts = re.split(r"([^a-z]+)", composed(name).lower())
-    places = [place for place, part in enumerate(parts) if part in _SPLIT_OF]
+    places = [place for place, part in enumerate(parts) if part in _WORDS]
     if len(places) != 1:
         return None
-    split = _SPLIT_OF[parts[places[0]]]
+    split = _WORDS[parts[places[0]]]
     return split, tuple("" if place == places[0] else part for place, part in enumerate(parts))
 
 
@@ -138,7 +135,7 @@ def _splits_in(here: Path) -> Layout:
 def _word_order(folder: Path) -> int:
     """ "val" before "valid" before "validation", where several are there."""
     words = re.split(r"[^a-z]+", folder.name.lower())
-    return next((place for place, word in enumerate(_SPLIT_OF) if word in words), 0)
+    return next((place for place, word in enumerate(_WORDS) if word in words), 0)
 
 
 def _holds_classes(folder: Path) -> bool:
@@ -185,10 +182,8 @@ def list_classes(root: Path) -> LabelledFiles:
         whole.unlisted |= each.unlisted
     _check_listed(root, whole.unlisted)
     omitted = whole.omissions()
-    if stray := images_in(root) if by_name else []:
-        lie = "image lies" if len(stray) == 1 else "images lie"
-        reason = f"{len(stray)} {lie} beside the class folders, such as {stray[0]}; move them into a class"
-        omitted.append(Omission(len(stray), reason))
+    stray = images_in(root) if by_name else []
+    omitted += omit(stray, "beside the class folders", advice="move them into a class")
     return LabelledFiles(root, {name: each.images for name, each in walks.items()}, tuple(omitted))
 
 

@@ -18,21 +18,10 @@ from sppnet.data.annotations import AnnotatedImage, Location, ParsedDataset, fit
 from sppnet.data.coco_file import Table, read_table
 from sppnet.data.files import is_hidden, is_image_name, natural_key
 from sppnet.data.lookup import Lookup, is_written_so
+from sppnet.data.split_names import SPLIT_OF
 from sppnet.data.text import decode
 
 NOTES_NAMES = ("annotations", "annotation")
-
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "trainval": "trainval",
-    "test": "test",
-    "testing": "test",
-}
-"""Words in names of files and folders that tell the split."""
 
 OTHER_TASKS = re.compile(r"(captions|person_keypoints|stuff|panoptic|image_info)_.*")
 """COCO's own files that hold no objects of its 80 categories."""
@@ -139,7 +128,7 @@ def find_coco(data: Path) -> CocoSource | None:
         return CocoSource(data.parent.parent if in_notes else data.parent, data.parent, {data: ""}, False)
     folders = {entry.name.lower(): entry for entry in sorted(data.iterdir()) if entry.is_dir()}
     notes = next((folders[name] for name in NOTES_NAMES if name in folders), data)
-    for places in ([notes], [data], [folders[name] for name in SPLIT_WORDS if name in folders]):
+    for places in ([notes], [data], [folders[name] for name in SPLIT_OF if name in folders]):
         if files := _coco_files(places):
             return CocoSource(data, notes, _name_splits(files, data))
     return None
@@ -170,11 +159,11 @@ def _name_splits(files: list[Path], root: Path) -> dict[Path, str]:
     """The split of each file: a word in its name, its folder, or of several files each one's own name."""
     splits = {}
     for file in files:
-        words = [word for word in _words(file.stem) if word in SPLIT_WORDS]
-        if file.parent != root and (folder := SPLIT_WORDS.get(file.parent.name.lower())):
+        words = [word for word in _words(file.stem) if word in SPLIT_OF]
+        if file.parent != root and (folder := SPLIT_OF.get(file.parent.name.lower())):
             words.append(folder)
         splits[file] = (
-            SPLIT_WORDS[words[0]] if words else file.stem.removeprefix("instances_") if len(files) > 1 else ""
+            SPLIT_OF[words[0]] if words else file.stem.removeprefix("instances_") if len(files) > 1 else ""
         )
     return splits
 

@@ -5,8 +5,8 @@ Ids and flags are compared by what they say: some tools write 7, 7.0 and "7" for
 
 import json
 import math
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Container, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,42 +46,48 @@ class Table:
 def read_table(path: Path) -> Table:
     """Raises DataError for a file that is no COCO."""
     data = _load(path)
-    problems, faults = Problems(), _Faults(path.name)
+    problems = Problems()
     images = _by_id(data["images"], "file_name", path.name, problems)
     categories = _by_id(data["categories"], "name", path.name, problems)
     by_image: dict[Hashable, list[BoxAnnotation]] = {}
     for number, item in enumerate(data["annotations"]):
-        if not isinstance(item, dict) or not _are_ids(item.get("image_id"), item.get("category_id")):
-            faults.add("are not understood", number)
-            continue
-        image, category = _id(item.get("image_id")), _id(item.get("category_id"))
-        if image not in images:
-            faults.add("are of images that are not listed", number)
-        elif category not in categories:
-            faults.add("are of categories that are not listed", number)
-        elif (box := _corners(item.get("bbox"))) is None:
-            faults.add("have no bbox of four numbers", number)
+        image, mark = _mark(item, images, categories)
+        if isinstance(mark, str):
+            problems.count(
+                f"annotations {mark} in {path.name}", "they are left out", f"annotations[{number}]"
+            )
         else:
-            name = plain_name(categories[category]["name"])
-            mark = BoxAnnotation(name, box, flag(item.get("ignore")), flag(item.get("iscrowd")))
             by_image.setdefault(image, []).append(mark)
-    entries = (
-        Entry(
-            str(item["file_name"]),
-            said_size(item.get("height"), item.get("width")),
-            tuple(by_image.get(key, ())),
-        )
+    sizes = {key: said_size(item.get("height"), item.get("width")) for key, item in images.items()}
+    listed = tuple(
+        Entry(str(item["file_name"]), sizes[key], tuple(by_image.get(key, ())))
         for key, item in images.items()
     )
     ordered = sorted(categories, key=lambda key: natural_key(str(key)))
     names = {key: plain_name(categories[key]["name"]) for key in ordered}
-    listed = tuple(entries)
     if _look_like_corners(listed):
         problems.add(
             f"{path.name}: most boxes reach beyond their images, and would not if they were corners x0, y0, "
             "x1, y1; they are read as x, y, width, height, as COCO has them"
         )
-    return Table(names, listed, (*problems, *faults.sentences()))
+    return Table(names, listed, tuple(problems))
+
+
+def _mark(
+    item: Any, images: Container[Hashable], categories: Mapping[Hashable, dict[str, Any]]
+) -> tuple[Hashable, BoxAnnotation | str]:
+    """The image of an annotation, and its object or what is wrong with it."""
+    if not isinstance(item, dict) or not _are_ids(item.get("image_id"), item.get("category_id")):
+        return None, "are not understood"
+    image, category = _id(item.get("image_id")), _id(item.get("category_id"))
+    if image not in images:
+        return image, "are of images that are not listed"
+    if category not in categories:
+        return image, "are of categories that are not listed"
+    if (box := _corners(item.get("bbox"))) is None:
+        return image, "have no bbox of four numbers"
+    name = plain_name(categories[category]["name"])
+    return image, BoxAnnotation(name, box, flag(item.get("ignore")), flag(item.get("iscrowd")))
 
 
 def _look_like_corners(entries: Iterable[Entry]) -> bool:
@@ -138,22 +144,6 @@ def _id(value: Any) -> Hashable:
     """An id for comparison: text of digits is the number."""
     text = value.strip() if isinstance(value, str) else ""
     return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else value
-
-
-@dataclass
-class _Faults:
-    """Annotations that are left out, by reason: files may have thousands."""
-
-    name: str
-    numbers: dict[str, list[int]] = field(default_factory=dict)
-
-    def add(self, reason: str, number: int) -> None:
-        self.numbers.setdefault(reason, []).append(number)
-
-    def sentences(self) -> Iterable[str]:
-        for reason, numbers in self.numbers.items():
-            first = f"annotations[{numbers[0]}]"
-            yield f"{self.name}: {len(numbers)} annotations {reason}, the first {first}; they are left out"
 
 
 def _corners(bbox: Any) -> Box | None:

@@ -9,9 +9,7 @@ out where it is not, and told in one sentence each: `AnnotatedImages.problems`. 
 a warning that counts them.
 """
 
-import hashlib
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,12 +20,14 @@ import numpy as np
 from sppnet.data.annotations import AnnotatedImage, AnnotationSource, BoxAnnotation, ParsedDataset, plain_name
 from sppnet.data.coco import find_coco
 from sppnet.data.files import natural_key, path_key
+from sppnet.data.hold_out import HOLD_OUT, draw_held_out
 from sppnet.data.lookup import Lookup
 from sppnet.data.problems import alike_classes, tiny_boxes
+from sppnet.data.split_names import SPLIT_ORDER
 from sppnet.data.text import read_lines
 from sppnet.data.voc import find_voc
 from sppnet.data.yolo import find_yolo
-from sppnet.errors import ConfigError, DataError, did_you_mean, printable
+from sppnet.errors import DataError, did_you_mean, printable
 from sppnet.structures import GroundTruth
 
 LAYOUTS = (
@@ -37,11 +37,6 @@ LAYOUTS = (
 )
 
 logger = logging.getLogger(__name__)
-
-SPLIT_ORDER = ("train", "val", "trainval", "test")
-
-HOLD_OUT = 0.2
-"""Share of the images that is held out where the data set brings no split to judge by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,15 +159,11 @@ def split_annotated(
 ) -> tuple[AnnotatedImages, AnnotatedImages]:
     """Two parts, (the rest, the held out): `fraction` of the images to the nearest, one at least in each.
 
-    Which ones is a pure function of the seed and the file names below the root, so it is the same on
-    every machine, and adding an image moves few others.
+    Which ones: see `draw_held_out`.
     """
-    if not 0 < fraction < 1:
-        raise ConfigError(f"the fraction held out must lie between 0 and 1; got {fraction}")
-    if len(images) < 2:
+    held = draw_held_out(images.paths, images.root, fraction, seed)
+    if not held:
         raise DataError(f"{images.root} has {len(images)} images, so none can be held out; add images")
-    ranked = sorted(range(len(images)), key=lambda i: _draw(images.paths[i], images.root, seed))
-    held = set(ranked[: min(max(int(len(images) * fraction + 0.5), 1), len(images) - 1)])
     kept = [i for i in range(len(images)) if i not in held]
     return images.take(kept), images.take(sorted(held))
 
@@ -235,13 +226,6 @@ def _parts_of(split: str | None, source: AnnotationSource, data: str | Path) -> 
         raise DataError(f"{data} has no splits, so no {split}; read it whole and hold out a part")
     held = ", ".join(offered)
     raise DataError(f"{data} has no {split} split (it holds {held}); {did_you_mean(split, offered)}")
-
-
-def _draw(path: Path, root: Path, seed: int) -> str:
-    # Composed letters, since some file systems hand names back decomposed.
-    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-    text = unicodedata.normalize("NFC", f"{seed}/{name}")
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 # --- classes and truths --------------------------------------------------------------------------

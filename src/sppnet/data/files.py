@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from sppnet.data.image_formats import readable_suffixes, unreadable_hint
-from sppnet.errors import DataError, did_you_mean, encodable
+from sppnet.errors import DataError, did_you_mean, encodable, printable
 
 SYSTEM_FOLDERS = frozenset(
     {
@@ -88,6 +88,17 @@ class Omission:
         object.__setattr__(self, "reason", writable_name(self.reason))
 
 
+def omit(
+    named: Sequence[Path] | Sequence[str], what: str, *, noun: str = "image", advice: str = ""
+) -> list[Omission]:
+    """Those left out for one reason, in a sentence with the first of them; empty where there are none."""
+    if not named:
+        return []
+    many = f"{noun} is" if len(named) == 1 else f"{noun}s are"
+    example = printable(f"{named[0]}")
+    return [Omission(len(named), f"{len(named)} {many} {what}, such as {example}{advice and f'; {advice}'}")]
+
+
 @dataclass
 class Walk:
     """What lies below folders."""
@@ -109,19 +120,16 @@ class Walk:
         for file in filter(is_unread_name, self.files):
             by_suffix[file.suffix.lower()].append(file)
         unread = [
-            Omission(
-                len(files), f"{_files(files, suffix)} not read, such as {files[0]}; {unreadable_hint(suffix)}"
-            )
+            omission
             for suffix, files in sorted(by_suffix.items())
+            for omission in omit(
+                files, "not read", noun=f"{suffix} file", advice=unreadable_hint(suffix) or ""
+            )
         ]
         return unread + [
             Omission(0, f"the folder {folder} cannot be listed ({why}), so its images are left out")
             for folder, why in self.unlisted.items()
         ]
-
-
-def _files(files: Sequence[Path], suffix: str) -> str:
-    return f"{len(files)} {suffix} {'file is' if len(files) == 1 else 'files are'}"
 
 
 def walk(*roots: Path) -> Walk:

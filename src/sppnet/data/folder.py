@@ -5,7 +5,6 @@ inside a class folder belong to it. Links are followed, also out of ROOT: large 
 often linked into place, and nothing here is ever written.
 """
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterable
@@ -16,15 +15,16 @@ import numpy as np
 
 from sppnet.arrays import Ints
 from sppnet.data.class_files import (
-    SPLIT_NAMES,
+    CLASS_SPLITS,
     LabelledFiles,
     Layout,
     find_layout,
     list_classes,
     visible_folders,
 )
-from sppnet.data.files import Omission, composed, is_hidden, is_image_name, walk
+from sppnet.data.files import Omission, is_hidden, is_image_name, walk
 from sppnet.data.files import natural_key as natural_key
+from sppnet.data.hold_out import HOLD_OUT, draw_held_out
 from sppnet.data.labels import SUFFIXES as TABLE_SUFFIXES
 from sppnet.data.labels import LabelTable, find_tables, first_line, read_labels, read_table, tell_unread
 from sppnet.errors import ConfigError, DataError, did_you_mean, printable
@@ -37,9 +37,6 @@ GENERIC_FOLDERS = frozenset(
     {"images", "image", "imgs", "img", "photos", "pictures", "jpg", "jpeg", "png", "masks"}
 )
 """Folders of these names alone are no classes where a table of labels lies beside them."""
-
-HOLD_OUT = 0.2
-"""Share of every class that is held out where the data set brings no validation images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +81,15 @@ class ImageFolder:
 def open_folder(root: str | Path, split: str | None = None) -> ImageFolder:
     """The images of ROOT/class/ or of a table of labels, or of one split: "train", "val" or "test".
 
-    A split is ROOT/split/class/ where ROOT has split folders (see SPLIT_NAMES), or what tables of labels
+    A split is ROOT/split/class/ where ROOT has split folders (see split_names), or what tables of labels
     tell; elsewhere "train" and "val" are the two parts of `hold_out`, and "val" is that of ROOT/train if
     it stands alone. Raises DataError where the layout is another, a class folder is empty, or ROOT has
     splits and none is asked for.
     """
-    if split is not None and split not in SPLIT_NAMES:
-        raise ConfigError(f"a split is train, val or test; got {split!r}: {did_you_mean(split, SPLIT_NAMES)}")
+    if split is not None and split not in CLASS_SPLITS:
+        raise ConfigError(
+            f"a split is train, val or test; got {split!r}: {did_you_mean(split, CLASS_SPLITS)}"
+        )
     splits = find_splits(root)
     _tell(root, splits)
     names = [name for name in splits if name]
@@ -126,7 +125,7 @@ def split_folder(
 
 
 def find_splits(root: str | Path) -> dict[str, LabelledFiles]:
-    """The images of every split by its name in SPLIT_NAMES; under "" where there are no splits.
+    """The images of every split by its name; under "" where there are no splits.
 
     Raises DataError where ROOT holds neither class folders nor a table of labels.
     """
@@ -157,31 +156,17 @@ def hold_out(
 ) -> tuple[ImageFolder, ImageFolder]:
     """Two parts of a folder, (the rest, the held out): `fraction` of every class, to the nearest image.
 
-    Of two images or more one at least is held out and one kept; a single one is kept. Which ones is
-    a pure function of the seed and the file names below the root, so it is the same on every
-    machine, and adding an image moves few others.
+    Of two images or more one at least is held out and one kept; a single one is kept (see `draw_held_out`).
     """
-    if not 0 < fraction < 1:
-        raise ConfigError(f"the fraction held out must lie between 0 and 1; got {fraction}")
     held: set[int] = set()
     for label in range(len(folder.classes)):
         members = np.flatnonzero(folder.labels == label).tolist()
-        ranked = sorted(members, key=lambda i: _draw(folder.paths[i].relative_to(folder.root), seed))
-        held.update(ranked[: _held_count(len(members), fraction)])
+        drawn = draw_held_out([folder.paths[i] for i in members], folder.root, fraction, seed)
+        held.update(members[i] for i in drawn)
     if not held:
         raise DataError(f"no class of {folder.root} has 2 images, so none can be held out; add images")
     kept = [i for i in range(len(folder)) if i not in held]
     return folder.take(kept), folder.take(sorted(held))
-
-
-def _held_count(count: int, fraction: float) -> int:
-    return min(max(int(count * fraction + 0.5), 1), count - 1) if count else 0
-
-
-def _draw(name: Path, seed: int) -> str:
-    # Composed letters, since some file systems hand names back decomposed.
-    text = composed(f"{seed}/{name.as_posix()}")
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 # --- layouts -------------------------------------------------------------------------------------

@@ -18,25 +18,13 @@ IMAGE_SUFFIXES = frozenset(_JPEG | _NETPBM | {".png", ".webp", ".bmp", ".tif", "
 
 _HEIC_HINT = "HEIC images need a plugin: pip install pillow-heif (or convert them to JPEG)"
 _AVIF_HINT = "this Pillow was built without AVIF: install Pillow from its wheels (or convert them to JPEG)"
-_RAW = {
-    ".cr2",
-    ".cr3",
-    ".crw",
-    ".nef",
-    ".nrw",
-    ".arw",
-    ".orf",
-    ".rw2",
-    ".raf",
-    ".pef",
-    ".srw",
-    ".dng",
-    ".raw",
-}
+_RAW = (
+    ".arw", ".cr2", ".cr3", ".crw", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw",
+)  # fmt: skip
 UNREADABLE_HINTS: Mapping[str, str] = {
     **dict.fromkeys(sorted(_HEIC), _HEIC_HINT),
     **dict.fromkeys(sorted(_AVIF), _AVIF_HINT),
-    **dict.fromkeys(sorted(_RAW), "raw camera files are not read: develop them to JPEG or TIFF"),
+    **dict.fromkeys(_RAW, "raw camera files are not read: develop them to JPEG or TIFF"),
     **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf"), "JPEG 2000 is not read: convert to JPEG or PNG"),
     ".jxl": "JPEG XL is not read: convert to JPEG or PNG",
     ".svg": "SVG drawings have no pixels: render them to PNG",

@@ -22,12 +22,13 @@ from sppnet.data.files import (
     is_image_name,
     name_from_text,
     natural_key,
+    omit,
     path_key,
     walk,
     writable_name,
 )
 from sppnet.data.text import read_text
-from sppnet.errors import DataError, printable
+from sppnet.errors import DataError
 
 SUFFIXES = (".csv", ".tsv")
 FILE_COLUMNS = (
@@ -136,7 +137,7 @@ def read_labels(root: Path, tables: Sequence[LabelTable]) -> dict[str, LabelledF
         raise DataError(_nothing_found(root, tables))
     known = {path for each in splits.values() for path in (*each.labels, *each.unlabelled)}
     rest = [path for path in below.images if path not in known]
-    told = _omission(rest, "without a line in " + " and ".join(table.path.name for table in used))
+    told = omit(rest, "without a line in " + " and ".join(table.path.name for table in used))
     shared = (*below.omissions(), *told)
     return {
         split: each.files(root, shared if place == 0 else (), _describe(used))
@@ -265,10 +266,10 @@ class _Gathered:
             if path not in self.twice:
                 files[_class(label)].append(path)
         omitted = [
-            *_omission(self.lost["missing"], "listed in the table of labels but not there"),
-            *_omission(self.lost["ambiguous"], "listed by a name that several images have; give their paths"),
-            *_omission(_in_order(self.unlabelled), "listed without a class, or with several"),
-            *_omission(_in_order(self.twice), "listed twice, with two classes"),
+            *omit(self.lost["missing"], "listed in the table of labels but not there"),
+            *omit(self.lost["ambiguous"], "listed by a name that several images have; give their paths"),
+            *omit(_in_order(self.unlabelled), "listed without a class, or with several"),
+            *omit(_in_order(self.twice), "listed twice, with two classes"),
         ]
         return LabelledFiles(root, files, (*omitted, *more), table)
 
@@ -284,14 +285,6 @@ def _describe(tables: Iterable[LabelTable]) -> str:
 
 def _class(label: str) -> str:
     return writable_name(composed(label))
-
-
-def _omission(names: Sequence[str] | Sequence[Path], what: str) -> list[Omission]:
-    if not names:
-        return []
-    count = len(names)
-    verb = "image is" if count == 1 else "images are"
-    return [Omission(count, printable(f"{count} {verb} {what}, such as {names[0]}"))]
 
 
 def _nothing_found(root: Path, tables: Sequence[LabelTable]) -> str:

@@ -146,19 +146,15 @@ class _BatchMaker:
 # --- which images form a batch -------------------------------------------------------------------
 
 
-def epoch_order(n: int, batch_size: int, seed: int, epoch: int, drop_last: bool = False) -> list[list[int]]:
+def epoch_order(n: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """The batches of an epoch: one permutation of n images, in pieces.
 
-    batch_size counts the images of all processes together. drop_last leaves out a last batch that is
-    not full, unless it is the only one.
+    batch_size counts the images of all processes together.
     """
     if batch_size < 1:
         raise ConfigError(f"a batch needs at least 1 image; got {batch_size}")
     order = _order_rng(seed, epoch).permutation(n).tolist()
-    whole = [order[start : start + batch_size] for start in range(0, n, batch_size)]
-    if drop_last and len(whole) > 1 and len(whole[-1]) < batch_size:
-        whole.pop()
-    return whole
+    return [order[start : start + batch_size] for start in range(0, n, batch_size)]
 
 
 def bucket_by_size(

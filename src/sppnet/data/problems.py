@@ -1,5 +1,6 @@
 """What is odd in the files of a data set, in sentences: what recurs is counted and told once."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -18,7 +19,8 @@ class Problems:
 
     def __init__(self) -> None:
         self._single: list[str] = []
-        self._counted: dict[tuple[str, str], list[str]] = {}
+        self._totals: Counter[tuple[str, str]] = Counter()
+        self._examples: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     def add(self, sentence: str) -> None:
         self._single.append(sentence)
@@ -27,13 +29,14 @@ class Problems:
         """what: the plural of the odd things; outcome: what is made of them."""
         found = [examples] if isinstance(examples, str) else list(examples)
         if found:
-            self._counted.setdefault((what, outcome), []).extend(found)
+            self._totals[what, outcome] += len(found)
+            named = self._examples[what, outcome]
+            named += found[: NAMED - len(named)]
 
     def __iter__(self) -> Iterator[str]:
         yield from self._single
-        for (what, outcome), examples in self._counted.items():
-            named = ", ".join(examples[:NAMED])
-            yield f"{len(examples)} {what}, such as {named}; {outcome}"
+        for (what, outcome), total in self._totals.items():
+            yield f"{total} {what}, such as {', '.join(self._examples[what, outcome])}; {outcome}"
 
 
 def alike_classes(classes: Sequence[str]) -> list[str]:

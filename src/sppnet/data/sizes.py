@@ -5,9 +5,9 @@ schedule is a pure function of the epoch, so that a resumed training meets the s
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -85,14 +85,3 @@ class SizeSchedule:
             return self.values[epoch % len(self.values)]
         entropy = np.random.SeedSequence(self.seed, spawn_key=(SIZE_STREAM, epoch))
         return int(np.random.default_rng(entropy).integers(self.values[0], self.values[1], endpoint=True))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "sizes": list(self.values), "seed": self.seed}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "SizeSchedule":
-        """The schedule that `to_json` wrote; raises ConfigError for anything else."""
-        expected = {"kind", "sizes", "seed"}
-        if set(data) != expected or not isinstance(data["sizes"], list) or not isinstance(data["seed"], int):
-            raise ConfigError(f"a size schedule has {', '.join(sorted(expected))}; got {dict(data)!r}")
-        return cls(cast(Kind, data["kind"]), tuple(data["sizes"]), data["seed"])

@@ -31,6 +31,7 @@ from sppnet.data.files import is_hidden, is_image_name, natural_key, walk_files
 from sppnet.data.frames import Box
 from sppnet.data.lookup import base_name, fold
 from sppnet.data.problems import Problems
+from sppnet.data.split_names import SPLIT_OF, SPLIT_ORDER
 from sppnet.data.voc_sets import ids_in, read_sets
 from sppnet.data.voc_xml import read_xml
 from sppnet.errors import DataError
@@ -38,8 +39,6 @@ from sppnet.errors import DataError
 NOTES_NAMES = ("annotations", "annotation", "annots", "annot", "xmls", "xml", "labels")
 IMAGES_NAMES = ("jpegimages", "images", "image", "imgs", "img")
 """Folder names of the annotations and the images, compared in lower case."""
-
-SPLIT_FOLDERS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 
 MAX_DEPTH = 3
 """Of folders within folders that are named for annotations, images or splits."""
@@ -184,7 +183,7 @@ def find_voc(root: Path) -> VocSource | None:
         return None
     folders = {entry.name.lower(): entry for entry in sorted(root.iterdir()) if entry.is_dir()}
     pictures = next(([folders[name]] for name in IMAGES_NAMES if name in folders), [])
-    pictures = pictures or [folders[name] for name in SPLIT_FOLDERS if name in folders]
+    pictures = pictures or [folders[name] for name in SPLIT_OF if name in folders]
     together = list(_layout_files(root))
     named = [folders[name] for name in NOTES_NAMES if name in folders]
     others = [folder for folder in folders.values() if folder not in named and _begins_with_xml(folder)]
@@ -213,7 +212,7 @@ def _layout_files(folder: Path, depth: int = 0) -> Iterator[Path]:
     )
     yield from (entry for entry in entries if entry.is_file())
     for entry in entries:
-        named = entry.name.lower() in (*NOTES_NAMES, *IMAGES_NAMES, *SPLIT_FOLDERS)
+        named = entry.name.lower() in (*NOTES_NAMES, *IMAGES_NAMES, *SPLIT_OF)
         if named and depth < MAX_DEPTH and entry.is_dir():
             yield from _layout_files(entry, depth + 1)
 
@@ -239,10 +238,10 @@ def _folder_sets(source: VocSource) -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     for key in source.xml:
         places = [key, *(_id(path, source.root) for path in source.images_called(key))]
-        names = (SPLIT_FOLDERS.get(place.partition("/")[0].lower()) for place in places)
+        names = (SPLIT_OF.get(place.partition("/")[0].lower()) for place in places)
         if split := next(filter(None, names), None):
             found.setdefault(split, []).append(key)
-    return {split: tuple(found[split]) for split in dict.fromkeys(SPLIT_FOLDERS.values()) if split in found}
+    return {split: tuple(found[split]) for split in SPLIT_ORDER if split in found}
 
 
 def _is_xml(path: Path) -> bool:

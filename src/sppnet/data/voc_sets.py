@@ -6,14 +6,11 @@ from pathlib import Path, PurePosixPath
 
 from sppnet.data.files import is_image_name, natural_key
 from sppnet.data.lookup import Lookup
+from sppnet.data.split_names import SPLIT_OF
 from sppnet.data.text import read_lines
 
 PER_CLASS = re.compile(r".+_(train|val|trainval|test)")
 """A split file of one class, whose second column says −1, 0 or 1."""
-
-WHOLE_NAMES = ("train", "val", "valid", "trainval", "test")
-"""Files beside the annotations that are taken for split files."""
-
 
 MAX_COLUMNS = 8
 
@@ -26,13 +23,12 @@ def read_sets(root: Path, notes: Path) -> dict[str, tuple[str, ...]]:
         if folder and (sets := _read_folder(folder)):
             return sets
     for folder in (root, notes):
-        files = {name: lookup.entry(folder, f"{name}.txt") for name in WHOLE_NAMES}
-        if any(files.values()):
-            return {
-                "val" if name == "valid" else name: read_lines(file)
-                for name, file in files.items()
-                if file and file.is_file()
-            }
+        files: dict[str, tuple[str, ...]] = {}
+        for word, split in SPLIT_OF.items():
+            if (file := lookup.entry(folder, f"{word}.txt")) and file.is_file():
+                files.setdefault(split, read_lines(file))
+        if files:
+            return files
     return {}
 
 

@@ -3,13 +3,15 @@
 import codecs
 import re
 from pathlib import Path
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
 from sppnet.data.text import decode, encoding_of
 from sppnet.errors import DataError
 
 MAX_XML_BYTES = 16 * 2**20
+
+FAULTS = (ParseError, LookupError, ValueError, AssertionError)
+"""What the parser raises for files that are no XML."""
 
 NO_ALPHABETS = ("idna", "punycode", "raw_unicode_escape", "unicode_escape", "utf-7")
 """Codecs of Python that no file is in, and some of which take the square of its length."""
@@ -25,33 +27,34 @@ def read_xml(path: Path) -> Element:
     if not data:
         raise DataError(f"{path} is empty, or larger than {MAX_XML_BYTES:,} bytes")
     try:
-        return _parse(data, None, path)
-    except DataError:
-        raise
-    except (expat.ExpatError, LookupError, ValueError, AssertionError) as error:
+        return _parse(data, None)
+    except _DeclarationError as error:
+        raise DataError(
+            f"{path} declares a DTD, which is refused: it may hide an attack. Remove the <!DOCTYPE"
+        ) from error
+    except FAULTS as error:
         # Many files say UTF-8 and hold something else; only names could suffer, and those are odd then.
         try:
-            return _parse(_as_utf8(data), "utf-8", path)
-        except (expat.ExpatError, LookupError, ValueError, AssertionError):
+            return _parse(_as_utf8(data), "utf-8")
+        except (_DeclarationError, *FAULTS):
             raise DataError(f"{path} is not XML: {error}") from error
 
 
-def _parse(data: bytes, encoding: str | None, path: Path) -> Element:
-    def refuse(*_: object) -> None:
-        raise DataError(
-            f"{path} declares a DTD, which is refused: it may hide an attack. Remove the <!DOCTYPE"
-        )
+class _DeclarationError(Exception):
+    """There is a <!DOCTYPE."""
 
-    builder = TreeBuilder()
-    parser = expat.ParserCreate(encoding)
-    parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = refuse
-    parser.EntityDeclHandler = refuse
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    parser.Parse(data, True)
-    return builder.close()
+
+class _Builder(TreeBuilder):
+    def doctype(self, *_: object) -> None:
+        """Called before anything that is declared is expanded."""
+        raise _DeclarationError
+
+
+def _parse(data: bytes, encoding: str | None) -> Element:
+    parser = XMLParser(target=_Builder(), encoding=encoding)  # noqa: S314
+    parser.feed(data)
+    root: Element = parser.close()
+    return root
 
 
 def _as_utf8(data: bytes) -> bytes:

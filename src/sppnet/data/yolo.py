@@ -19,9 +19,10 @@ from sppnet.data.files import is_image_name, natural_key, walk_files
 from sppnet.data.image import read_header
 from sppnet.data.lookup import Lookup, fold, shards_of
 from sppnet.data.problems import Problems
+from sppnet.data.split_names import SPLIT_OF
 from sppnet.data.text import read_lines
 from sppnet.data.yolo_labels import TOLD, Line, box_of, class_number, find_ways, read_label
-from sppnet.data.yolo_settings import SPLIT_KEYS, Settings, from_darknet, from_list, from_yaml, read_yaml
+from sppnet.data.yolo_settings import Settings, from_darknet, from_list, from_yaml, read_yaml
 from sppnet.errors import DataError, ImageError
 
 CLASSES = "classes.txt"
@@ -208,7 +209,7 @@ def _find_darknet(root: Path) -> YoloSource | None:
     if names is None:
         return None
     data = next(iter(sorted(root.glob("*.data"))), None)
-    files = ((split, root / f"{key}.txt") for key, split in SPLIT_KEYS.items())
+    files = ((split, root / f"{key}.txt") for key, split in SPLIT_OF.items())
     lists = {split: file for split, file in files if file.is_file()}
     source = _source(root, from_darknet(names, data, lists))
     return source if source.places or source.has_labels() else None
@@ -216,7 +217,7 @@ def _find_darknet(root: Path) -> YoloSource | None:
 
 def _find_folders(root: Path) -> YoloSource | None:
     """With the names in a classes.txt of the root or of the folder of labels or images."""
-    lookup, splits = Lookup(), list(SPLIT_KEYS)
+    lookup, splits = Lookup(), list(SPLIT_OF)
     below = [[], ["labels"], ["images"], *([split] for split in splits)]
     below += [["labels", split] for split in splits] + [[split, "labels"] for split in splits]
     files = (lookup.below(root, [*parts, CLASSES]) for parts in below)
@@ -227,7 +228,7 @@ def _find_folders(root: Path) -> YoloSource | None:
     for split in splits:
         tried = (lookup.below(root, parts) for parts in (["images", split], [split, "images"], [split]))
         if place := next((place for place in tried if place and place.is_dir()), None):
-            entries.setdefault(SPLIT_KEYS[split], (place.relative_to(root).as_posix(),))
+            entries.setdefault(SPLIT_OF[split], (place.relative_to(root).as_posix(),))
     source = _source(root, from_list(listed, entries))
     both = all(lookup.below(root, [name]) for name in ("images", "labels"))
     return source if both or source.has_labels() else None
@@ -264,6 +265,6 @@ def _find_place(root: Path, base: str, written: str, lookup: Lookup) -> Path | N
     parts = [*shards_of(base), *own]
     if not parts:
         return root
-    kept = max((len(own) - i for i, part in enumerate(own) if part.lower() in SPLIT_KEYS), default=1)
+    kept = max((len(own) - i for i, part in enumerate(own) if part.lower() in SPLIT_OF), default=1)
     tails = (parts[start:] for start in range(len(parts) - min(kept, len(own)) + 1))
     return next(filter(None, (lookup.below(root, tail) for tail in tails)), None)

@@ -11,10 +11,9 @@ import yaml
 
 from sppnet.data.annotations import plain_name
 from sppnet.data.lookup import exists
+from sppnet.data.split_names import SPLIT_OF
 from sppnet.data.text import read_lines, read_text
 from sppnet.errors import DataError
-
-SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 OTHER_KEYS = ("path", "names", "nc", "download", "yaml_file", "backup", "kpt_shape", "flip_idx", "roboflow")
 """Keys of data.yaml that name no split."""
@@ -81,8 +80,8 @@ def from_yaml(file: Path, settings: dict[str, Any]) -> Settings:
         if key in OTHER_KEYS or not isinstance(named, list):
             continue
         paths = [entry for entry in named if isinstance(entry, str) and entry not in NOTHING]
-        if paths and (key in SPLIT_KEYS or all(_is_folder(file.parent / path) for path in paths)):
-            split = SPLIT_KEYS.get(key, key)
+        if paths and (key in SPLIT_OF or all(_is_folder(file.parent / path) for path in paths)):
+            split = SPLIT_OF.get(key, key)
             entries[split] = entries.get(split, ()) + tuple(paths)
     names = _names(settings, file)
     odd = tuple(_odd_names(names, settings, file))
@@ -98,8 +97,8 @@ def from_darknet(names: Path, data: Path | None, lists: dict[str, Path]) -> Sett
     entries: dict[str, tuple[str, ...]] = {split: (path.name,) for split, path in lists.items()}
     for line in read_lines(data) if data else ():
         key, _, value = (part.strip() for part in line.partition("="))
-        if key in SPLIT_KEYS and value:
-            entries[SPLIT_KEYS[key]] = (value,)
+        if key in SPLIT_OF and value:
+            entries[SPLIT_OF[key]] = (value,)
     return from_list(names, entries)
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 from sppnet.errors import ConfigError, did_you_mean
 from sppnet.geometry.grid import BoxMapping, ScaleRule, check_levels
+from sppnet.nn.trunks import default_trunk, names_stages
 from sppnet.svm.objective import Loss
 
 Layer = Literal["auto", "pool", "fc6", "fc7"]
@@ -29,15 +30,18 @@ NAMES_OF_0_1 = {
 class DetectorConfig:
     """How a detector is built and trained. Lengths are in pixels."""
 
-    trunk: str = "mobilenet_v2:14+18"
-    """The convolutional network: a torchvision name, zf5 and others of the paper, or timm:<name>."""
-    stride: int | None = 16
-    """Image pixels per cell of the feature map, 16 or 32."""
+    trunk: str = "auto"
+    """The convolutional network: efficientnet_lite0 to 2, a torchvision name, zf5 and others of the paper, or
+    timm:<name>; name:M+N takes the maps after stages M and N. auto: efficientnet_lite1:6+8 with its ImageNet
+    weights where the weights extra is installed, else mobilenet_v2:14+18."""
+    stride: int | None = None
+    """Image pixels per cell, with later strides taken out by dilation. By default the stages' own, and 16 for
+    a network named without stages."""
     width: float = 1.0
     """Multiplies the channels of the paper's trunks."""
     weights: str | None = None
     """Trunk weights: a file (a classifier's too), or "imagenet", downloaded once."""
-    scales: tuple[int, ...] = (688,)
+    scales: tuple[int, ...] = (688, 400, 230)
     """Shorter sides at which an image is convolved; proposals are made on the first. The paper's are
     480,576,688,864,1200."""
     scale_rule: ScaleRule = "log"
@@ -58,7 +62,7 @@ class DetectorConfig:
     """Maximum number of proposals per image."""
     finetune: Finetune = "auto"
     """What is fine-tuned: none; fc, new layers on frozen maps; all, the trunk with them after that; auto,
-    which is fc, and none for rcnn."""
+    which is none."""
     svm_layer: Layer = "auto"
     """Features that feed the SVMs: pool, fc6, fc7; auto is fc7, or pool without fc layers."""
     hidden: int = 512
@@ -102,8 +106,14 @@ class DetectorConfig:
                     f"{name} must be one of {', '.join(get_args(kind))}; got {given!r}: "
                     f"{did_you_mean(str(given), get_args(kind))}"
                 )
+        if self.trunk == "auto":
+            trunk, weights = default_trunk(self.weights)
+            object.__setattr__(self, "trunk", trunk)
+            object.__setattr__(self, "weights", weights)
+        if self.stride is None and not names_stages(self.trunk):
+            object.__setattr__(self, "stride", 16)
         if self.finetune == "auto":
-            object.__setattr__(self, "finetune", "none" if self.method == "rcnn" else "fc")
+            object.__setattr__(self, "finetune", "none")
         if self.svm_layer == "auto":
             object.__setattr__(self, "svm_layer", "pool" if self.finetune == "none" else "fc7")
         if self.svm_layer != "pool" and self.finetune == "none":

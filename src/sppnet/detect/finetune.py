@@ -39,6 +39,9 @@ VALIDATIONS = 10
 VALIDATED = 4
 """Steps' worth of held-out windows that the error is measured on."""
 
+NEAREST_SCALES = 3
+"""The scales nearest to 224×224 pixels that a window is met at; the paper draws from all."""
+
 SAMPLED = 64
 """Photographs that the scale of the vectors is measured on."""
 
@@ -93,9 +96,10 @@ class FinetuneSamples:
         )
 
     def pool(self, part: SampledRoIs, maps: FeatureMaps, rng: np.random.Generator) -> Tensor:
-        """Vectors of the drawn windows, each at a scale of its own drawn at random (paper section 4.1)."""
-        at = rng.integers(len(maps.sizes_hw), size=len(part.windows))
+        """Vectors of the drawn windows, each at a scale drawn from its best ones (paper section 4.1)."""
         boxes = self.boxes(part.image)[part.windows]
+        nearest = maps.nearest_scales(boxes, NEAREST_SCALES, self.config.scale_rule)
+        at = nearest[np.arange(len(boxes)), rng.integers(nearest.shape[1], size=len(boxes))]
         return maps.pool(boxes, self.config.levels, self.config.box_mapping, at).float()
 
     def draw(self, sampler: RoISampler, step: int, maps_of: "MapsOf") -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from sppnet.data.image import ImageArray
 from sppnet.data.transforms import to_tensor
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.lazy_image import LazyImage
+from sppnet.features.maps import FeatureMaps, RoIs
 from sppnet.geometry.grid import BoxMapping, ScaleRule
 from sppnet.nn.model_file import write_file
 from sppnet.nn.trunks import as_maps
@@ -62,10 +63,13 @@ class SppRoIFeatureExtractor:
     """fc layers up to the one that is asked for."""
 
     def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures:
-        maps = photo.maps
-        windows = maps.windows(boxes, self.rule, maps.choose_scales(boxes, self.scale_rule))
-        vectors = maps.pool_windows(windows, self.levels).float()
+        windows = self.windows(photo.maps, boxes)
+        vectors = photo.maps.pool_windows(windows, self.levels).float()
         return RoIFeatures(_through(self.layers, vectors), vectors, windows.roi_of_box)
+
+    def windows(self, maps: FeatureMaps, boxes: Floats) -> RoIs:
+        """Where boxes (n, 4) lie, each at its best scale."""
+        return maps.windows(boxes, self.rule, maps.choose_scales(boxes, self.scale_rule))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from sppnet.errors import ModelError
 from sppnet.features.extractor import fuse_conv_bn
 from sppnet.geometry.grid import RELEASED_SLACK_PX, SUBPIXELS, BoxMapping, CellGrid
 from sppnet.heads.ridge import BoxRegressor
-from sppnet.nn.trunks import Trunk
+from sppnet.nn.trunks import Trunk, as_maps
 from sppnet.ops.pooling import pyramid_pool
 
 
@@ -65,17 +65,20 @@ class PixelDetector(nn.Module):
                 "train one with --method spp"
             )
         self.pixels, self.body = Pixels(parts.trunk), detector.extractor.body
-        self.grid, self.rule, self.levels = parts.trunk.grid, roi_extractor.rule, roi_extractor.levels
+        self.grids = [tap.grid for tap in parts.trunk.taps]
+        self.rule, self.levels = roi_extractor.rule, roi_extractor.levels
         self.layers = roi_extractor.layers or nn.Identity()
         self.score_and_refine, self.move = _linear(parts.svm.weight, parts.svm.bias), _moves(parts.regressor)
 
     def forward(self, pixels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.body(self.pixels(pixels[None]))
-        size, map_size = _width_height(pixels, 0), _width_height(features, 2)
-        cells = trace_cells(boxes, self.grid, map_size, self.rule)
-        vectors = pyramid_pool(features, nn.functional.pad(cells, (1, 0)), self.levels)
+        pooled = []
+        for features, grid in zip(as_maps(self.body(self.pixels(pixels[None]))), self.grids, strict=True):
+            cells = trace_cells(boxes, grid, _width_height(features, 2), self.rule)
+            pooled.append(pyramid_pool(features, nn.functional.pad(cells, (1, 0)), self.levels))
+        vectors = torch.cat(pooled, 1) if len(pooled) > 1 else pooled[0]
         deltas = self.move(vectors).unflatten(1, (-1, 4))
-        return self.score_and_refine(self.layers(vectors)), _moved(boxes, deltas, size.to(boxes))
+        size = _width_height(pixels, 0).to(boxes)
+        return self.score_and_refine(self.layers(vectors)), _moved(boxes, deltas, size)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

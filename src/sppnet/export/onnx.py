@@ -188,7 +188,7 @@ def _known(trunk: Trunk, classes: tuple[str, ...], levels: tuple[int, ...]) -> d
         "sppnet": __version__,
         "classes": json.dumps(classes, ensure_ascii=False),
         "trunk": trunk.name,
-        "stride": str(trunk.grid.stride),
+        "stride": ",".join(str(tap.grid.stride) for tap in trunk.taps),
         "levels": json.dumps(levels),
         "normalisation": json.dumps({"mean": trunk.mean, "std": trunk.std, "applied": "inside"}),
         "resize": f"Pillow's bilinear; the longer side at most {MAX_ASPECT} times the shorter",

@@ -17,7 +17,8 @@ from sppnet.data.transforms import to_tensor
 from sppnet.detect.detector import Detector
 from sppnet.detect.roi_features import SppRoIFeatureExtractor
 from sppnet.errors import ModelError
-from sppnet.features.maps import FeatureMaps
+from sppnet.features.maps import FeatureMaps, TapMaps
+from sppnet.nn.trunks import as_maps
 
 Run = Callable[[dict[str, Array]], Sequence[Array]]
 
@@ -67,9 +68,9 @@ def judged(detector: Detector, image: ImageArray, boxes: Floats) -> tuple[Floats
     assert isinstance(roi_extractor, SppRoIFeatureExtractor)
     pixels = to_tensor(image, parts.trunk.mean, parts.trunk.std)[None]
     size_hw = image.shape[0], image.shape[1]
-    maps = FeatureMaps.of_one_tap(
-        size_hw, (size_hw,), (detector.extractor.body(pixels)[0],), parts.trunk.grid
-    )
+    every = zip(as_maps(detector.extractor.body(pixels)), parts.trunk.taps, strict=True)
+    taps = tuple(TapMaps((features[0],), tap.grid) for features, tap in every)
+    maps = FeatureMaps(size_hw, (size_hw,), taps)
     vectors = maps.pool(boxes, roi_extractor.levels, roi_extractor.rule)
     layers = roi_extractor.layers or torch.nn.Identity()
     moved = [

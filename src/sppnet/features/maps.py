@@ -16,7 +16,14 @@ from torch import Tensor
 
 from sppnet.arrays import Ints, Reals
 from sppnet.errors import GeometryError
-from sppnet.geometry.grid import BoxMapping, CellGrid, ScaleRule, boxes_to_cells, choose_scales
+from sppnet.geometry.grid import (
+    BoxMapping,
+    CellGrid,
+    ScaleRule,
+    boxes_to_cells,
+    choose_scales,
+    scale_distances,
+)
 from sppnet.ops.pooling import pool_maps
 
 Boxes = Reals
@@ -94,6 +101,12 @@ class FeatureMaps:
     def choose_scales(self, boxes: Boxes, rule: ScaleRule = "paper") -> Ints:
         """(n,) index of the best scale for each box (n, 4) xyxy in pixels of the image."""
         return choose_scales(np.asarray(boxes).reshape(-1, 4), self.size_hw, self.scales_px, rule)
+
+    def nearest_scales(self, boxes: Boxes, count: int, rule: ScaleRule = "paper") -> Ints:
+        """(n, up to `count`) indices of the scales that suit each box, the best first."""
+        distances = scale_distances(np.asarray(boxes).reshape(-1, 4), self.size_hw, self.scales_px, rule)
+        order: Ints = np.argsort(distances, axis=1, kind="stable")[:, :count]
+        return order
 
     def windows(self, boxes: Boxes, rule: BoxMapping = "paper", at: Ints | None = None) -> RoIs:
         """The cells of boxes (n, 4) xyxy in pixels of the image.

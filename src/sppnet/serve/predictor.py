@@ -176,7 +176,7 @@ def covered(maps: FeatureMaps, windows: RoIs) -> list[dict[str, Any]]:
     """For each box the cells it is pooled from, and the part of the image about their centres."""
     rows, grid = windows.cells[windows.roi_of_box], maps.grid
     described = []
-    for which, *cells in rows.tolist():
+    for which, *cells in rows[:, :5].tolist():  # of the finest tap
         (height, width), (scaled_height, scaled_width) = maps.size_hw, maps.sizes_hw[which]
         corners = np.array(cells) * float(grid.stride) + grid.center0 + 0.5 - grid.stride / 2
         area = corners * np.array([width / scaled_width, height / scaled_height] * 2)
@@ -245,7 +245,7 @@ class ServedDetector:
                 "train one with --method spp"
             )
         self.detector, self.classes, self.levels = detector, detector.classes, detector.config.levels
-        self.extractor, self.rule = detector.extractor, detector.roi_extractor.rule
+        self.extractor, self.roi_extractor = detector.extractor, detector.roi_extractor
 
     def describe(self) -> dict[str, Any]:
         config = self.detector.config
@@ -269,7 +269,7 @@ class ServedDetector:
         return {"proposals": len(boxes), **found.to_json()}
 
     def windows(self, maps: FeatureMaps, boxes: Floats) -> RoIs:
-        return maps.windows(boxes, self.rule)
+        return self.roi_extractor.windows(maps, boxes)
 
     def score(self, maps: FeatureMaps, boxes: Floats) -> tuple[Tensor, Floats]:
         photo = LazyImage(b"", self.detector.extractor)
