@@ -91,7 +91,7 @@ def evaluate(
     from sppnet.classify.evaluate import evaluate as evaluate_classifier
     from sppnet.cli.destinations import check_file
     from sppnet.cli.images import skipped_in_words, tell_left_out
-    from sppnet.cli.output import Bars, print_json, print_table
+    from sppnet.cli.output import Bars, percent, print_json, print_table
     from sppnet.cli.reports import report_evaluation
     from sppnet.data.folder import find_splits, open_folder
     from sppnet.nn.device import find_device
@@ -110,7 +110,7 @@ def evaluate(
     if as_json:
         print_json(result.to_json())
     else:
-        rows = [[name, _share(accuracy)] for name, accuracy in result.per_class.items()]
+        rows = [[name, percent(accuracy)] for name, accuracy in result.per_class.items()]
         print_table(
             f"top-1 {result.top1:.1%}, top-5 {result.top5:.1%} "
             f"of {result.images} images; {skipped_in_words(result.skipped, result.omitted)}",
@@ -140,27 +140,18 @@ def predict(
     """Name what images show. Exits with 1 if an image could not be read, after all others."""
     from sppnet.classify.classifier import Classifier
     from sppnet.cli.destinations import check_file
-    from sppnet.cli.images import each_image, tell_left_out
+    from sppnet.cli.images import tell_skipped, work_on
     from sppnet.cli.output import print_json
     from sppnet.data.files import list_images, writable_name
-    from sppnet.errors import ImageError
     from sppnet.nn.device import find_device
 
     listed = list_images(images)
     check_file(csv_file, "--csv", listed.paths)
     classifier = Classifier.load(model, find_device(device))
     overrides = _testing(views, scale, size)
-    found: list[tuple[str, Prediction]] = []
-    reasons = []
-    for path, prediction in each_image(
-        "predicting", listed.paths, lambda path: classifier(path, top, **overrides)
-    ):
-        if isinstance(prediction, ImageError):
-            reasons.append(str(prediction))
-        else:
-            found.append((writable_name(path), prediction))
-    tell_left_out(len(found), reasons, listed.omitted)
-    skipped = [*(omission.reason for omission in listed.omitted), *reasons]
+    read, reasons = work_on("predicting", listed.paths, lambda path: classifier(path, top, **overrides))
+    found = [(writable_name(path), prediction) for path, prediction in read.items()]
+    skipped = tell_skipped(listed, reasons.values())
     if csv_file:
         _write_csv(csv_file, found)
     if as_json:
@@ -197,8 +188,3 @@ def _with_one_size(given: dict[str, Any], size: int | None, size_range: str | No
 def _testing(views: str | None, scale: int | None, size: int | None) -> dict[str, Any]:
     given = {"views": views, "scale_px": scale, "size_px": size}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _share(value: float | None) -> str:
-    """None for a class without images."""
-    return "–" if value is None else f"{value:.1%}"

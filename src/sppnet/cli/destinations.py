@@ -4,6 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ def _check_can_be_made(folder: Path, option: str) -> None:
         )
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"{option}: nothing may be written to the folder {there}; choose another place")
+
+
+def drawing_files(images: Iterable[Path], folder: Path) -> dict[Path, Path]:
+    """FOLDER/name.png for each image; name-2.png, … where that is taken by another or by an image itself."""
+    images = list(images)
+    taken = {image.resolve() for image in images}
+    files: dict[Path, Path] = {}
+    for image in images:
+        ends = (f"-{number}" if number > 1 else "" for number in count(1))
+        choices = ((folder / f"{image.stem}{end}.png").resolve() for end in ends)
+        chosen = next(choice for choice in choices if choice not in taken)
+        taken.add(chosen)
+        files[image] = folder / chosen.name
+    return files
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

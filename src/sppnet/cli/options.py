@@ -1,7 +1,7 @@
 """Options that several commands have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,6 +11,12 @@ Report = Annotated[
     Path | None, typer.Option("--report", help="The report. Default: evaluation.html beside the model.")
 ]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
+
+Engine = Literal["local", "ray"]
+EngineOption = Annotated[
+    Engine, typer.Option(help="local, or ray: all cores, or the machines of RAY_ADDRESS (docs/cluster.md).")
+]
+"""Who does the work on many images: this process, or those of a Ray."""
 
 
 def parse_integers(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sppnet.cli.engines import Engine
+from sppnet.cli.options import Engine
 
 if TYPE_CHECKING:
     from sppnet.detect.detector import Detector
@@ -25,11 +25,11 @@ def check_engine(
     from sppnet.engine.tables import import_pyarrow
     from sppnet.errors import ConfigError
 
-    if engine is Engine.ray and not parquet:
+    if engine == "ray" and not parquet:
         raise ConfigError("--engine ray writes a folder of Parquet files; name it with --parquet")
-    if engine is Engine.ray and drawings:
+    if engine == "ray" and drawings:
         raise ConfigError("--engine ray draws nothing; leave out --out, or use --engine local")
-    if engine is Engine.ray and proposals:
+    if engine == "ray" and proposals:
         raise ConfigError("--engine ray takes no --proposals; leave it out, or use --engine local")
     if parquet:
         import_pyarrow()
@@ -54,13 +54,12 @@ def find_here(
     parquet: Path | None,
 ) -> "tuple[Found, list[str]]":
     """What is in each image, drawn and written on the way, and why some could not be read."""
-    from sppnet.cli.drawings import drawing_files
-    from sppnet.cli.images import each_image
+    from sppnet.cli.destinations import drawing_files
+    from sppnet.cli.images import work_on
     from sppnet.data.files import writable_name
     from sppnet.data.image import read_image
     from sppnet.engine.shards import write_table
     from sppnet.engine.tables import detections_table
-    from sppnet.errors import ImageError
 
     drawings = drawing_files(paths, out) if out else {}
 
@@ -70,18 +69,14 @@ def find_here(
             seen.draw(read_image(path)).save(drawings[path], compress_level=QUICK)
         return seen
 
-    found: Found = {}
-    reasons: dict[str, str] = {}
-    for path, seen in each_image("detecting", paths, look):
-        if isinstance(seen, ImageError):
-            reasons[writable_name(path)] = str(seen)
-        else:
-            found[writable_name(path)] = seen
+    found, reasons = work_on("detecting", paths, look)
     if parquet:
         names = [writable_name(path) for path in paths]
-        table = detections_table(names, [found.get(name) for name in names], [reasons.get(n) for n in names])
+        table = detections_table(
+            names, [found.get(path) for path in paths], [reasons.get(path) for path in paths]
+        )
         write_table(parquet, table)
-    return found, list(reasons.values())
+    return {writable_name(path): seen for path, seen in found.items()}, list(reasons.values())
 
 
 def find_on_ray(
