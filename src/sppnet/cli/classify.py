@@ -96,6 +96,7 @@ def evaluate(
     from sppnet.data.folder import find_splits, open_folder
     from sppnet.nn.device import find_device
     from sppnet.progress import Timed
+    from sppnet.report.classification import evaluation_page
 
     check_file(report, "--report")
     classifier = Classifier.load(model, find_device(device))
@@ -118,9 +119,14 @@ def evaluate(
             rows,
         )
     if not no_report:
-        asked = {"data": data, "split": split or "all"}
-        shown = _testing(views, scale, size)
-        report_evaluation(report, model, classifier, asked, shown, result, seconds)
+        tested = classifier.testing.asked(**_testing(views, scale, size)).in_words()
+        settings = {"data": data, "split": split or "all", **tested}
+        if result.found > result.images:
+            settings["images used"] = f"{result.images:,} of {result.found:,}"
+        report_evaluation(
+            report, [model],
+            lambda name, said, shown: evaluation_page(name, said, shown, result, seconds), settings,
+        )  # fmt: skip
 
 
 @app.command()

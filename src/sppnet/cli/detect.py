@@ -85,10 +85,11 @@ def evaluate(
     from sppnet.cli.destinations import check_file
     from sppnet.cli.images import tell_left_out, tell_problems
     from sppnet.cli.output import Bars, print_json
-    from sppnet.cli.reports import report_detector_evaluation
+    from sppnet.cli.reports import report_evaluation
     from sppnet.data.detection_dataset import default_split, open_annotated
     from sppnet.detect.evaluate import evaluate_detector, match_classes
     from sppnet.progress import Timed
+    from sppnet.report.detection import evaluation_page
 
     check_file(report, "--report")
     detector = _open(model, device, proposals)
@@ -106,8 +107,11 @@ def evaluate(
     else:
         _print_result(result, metric)
     if not no_report:
-        asked = {"data": data, "split": split or "all", "metric": metric}
-        report_detector_evaluation(report, model, asked, result, seconds, images.problems)
+        report_evaluation(
+            report, model,
+            lambda name, said, shown: evaluation_page(name, said, shown, result, seconds, images.problems),
+            {"data": data, "split": split or "all", "metric": metric},
+        )  # fmt: skip
 
 
 @app.command()
