@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sppnet.cli.config_options import options_of, read_fields
+from sppnet.cli.destinations import check_file, write_csv
+from sppnet.cli.images import skipped_in_words, tell_left_out, tell_skipped, work_on
 from sppnet.cli.options import Device, Json, NoReport, Report
+from sppnet.cli.reports import command, report_evaluation, tell_report
+from sppnet.errors import ConfigError
+from sppnet.progress import Timed
 
 if TYPE_CHECKING:
     from sppnet.classify.classifier import Prediction
@@ -40,9 +45,7 @@ def train(
 ) -> None:
     """Train a classifier on a folder of class folders."""
     from sppnet.classify.config import TrainingConfig
-    from sppnet.cli.images import skipped_in_words, tell_left_out
     from sppnet.cli.output import Bars, notes
-    from sppnet.cli.reports import command, tell_report
     from sppnet.training import train as train_classifier
 
     config = TrainingConfig(**_with_one_size(given, size, size_range))
@@ -89,13 +92,9 @@ def evaluate(
     """Measure a classifier on a folder of class folders."""
     from sppnet.classify.classifier import Classifier
     from sppnet.classify.evaluate import evaluate as evaluate_classifier
-    from sppnet.cli.destinations import check_file
-    from sppnet.cli.images import skipped_in_words, tell_left_out
     from sppnet.cli.output import Bars, percent, print_json, print_table
-    from sppnet.cli.reports import report_evaluation
     from sppnet.data.folder import find_splits, open_folder
     from sppnet.nn.device import find_device
-    from sppnet.progress import Timed
     from sppnet.report.classification import evaluation_page
 
     check_file(report, "--report")
@@ -145,8 +144,6 @@ def predict(
 ) -> None:
     """Name what images show. Exits with 1 if an image could not be read, after all others."""
     from sppnet.classify.classifier import Classifier
-    from sppnet.cli.destinations import check_file
-    from sppnet.cli.images import tell_skipped, work_on
     from sppnet.cli.output import print_json
     from sppnet.data.files import list_images, writable_name
     from sppnet.nn.device import find_device
@@ -172,7 +169,6 @@ def predict(
 
 
 def _write_csv(path: Path, found: "list[tuple[str, Prediction]]") -> None:
-    from sppnet.cli.destinations import write_csv
 
     rows = (
         [image, rank, label, f"{score:.6f}"]
@@ -183,7 +179,6 @@ def _write_csv(path: Path, found: "list[tuple[str, Prediction]]") -> None:
 
 
 def _with_one_size(given: dict[str, Any], size: int | None, size_range: str | None) -> dict[str, Any]:
-    from sppnet.errors import ConfigError
 
     sizes = [str(each) for each in (size, given.pop("sizes", None), size_range) if each is not None]
     if len(sizes) > 1:

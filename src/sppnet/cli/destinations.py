@@ -8,6 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from sppnet.errors import ConfigError
+
 
 def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> None:
     """Whether a file can be written; its folder may have to be made then. None: the option was not given.
@@ -15,8 +17,6 @@ def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> N
     Raises ConfigError where a folder lies at `path`, nothing can be written there, or it is one of the
     files that are read.
     """
-    from sppnet.errors import ConfigError
-
     if path is None:
         return
     if path.is_dir():
@@ -41,7 +41,6 @@ def check_folder(path: Path | None, option: str) -> None:
 
 
 def _check_can_be_made(folder: Path, option: str) -> None:
-    from sppnet.errors import ConfigError
 
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not there.is_dir():

@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sppnet.cli.config_options import options_of, read_fields
+from sppnet.cli.destinations import check_file
+from sppnet.cli.images import skipped_in_words, tell_left_out, tell_problems, tell_skipped
 from sppnet.cli.options import EngineOption, Json, NoReport, Report, parse_integers
+from sppnet.cli.reports import command, report_evaluation, tell_report
+from sppnet.progress import Timed
 
 if TYPE_CHECKING:
     from sppnet.detect.detector import Detector
@@ -49,9 +53,7 @@ def train(
     no_report: NoReport = False,
 ) -> None:
     """Train a detector on annotated images."""
-    from sppnet.cli.images import tell_left_out, tell_problems
     from sppnet.cli.output import Bars
-    from sppnet.cli.reports import command, tell_report
     from sppnet.detect.config import DetectorConfig
     from sppnet.training import train_detector
 
@@ -82,13 +84,9 @@ def evaluate(
     no_report: NoReport = False,
 ) -> None:
     """Measure a detector, or two as one, on annotated images."""
-    from sppnet.cli.destinations import check_file
-    from sppnet.cli.images import tell_left_out, tell_problems
     from sppnet.cli.output import Bars, print_json
-    from sppnet.cli.reports import report_evaluation
     from sppnet.data.detection_dataset import default_split, open_annotated
     from sppnet.detect.evaluate import evaluate_detector, match_classes
-    from sppnet.progress import Timed
     from sppnet.report.detection import evaluation_page
 
     check_file(report, "--report")
@@ -133,7 +131,6 @@ def predict(
 ) -> None:
     """Find objects in images. Exits with 1 if an image could not be read, after all others."""
     from sppnet.cli import predictions
-    from sppnet.cli.images import tell_skipped
     from sppnet.data.files import list_images
 
     predictions.check_engine(engine, parquet, out, proposals)
@@ -168,7 +165,6 @@ def compress(
     ] = "128,0",
 ) -> None:
     """Make a detector faster: fc layers of low rank. Evaluate it again; --ranks trades precision for time."""
-    from sppnet.cli.destinations import check_file
     from sppnet.cli.output import notes
     from sppnet.detect.detector import Detector
 
@@ -209,7 +205,6 @@ def _tell_times(seconds: dict[str, float], images: int) -> None:
 
 
 def _print_result(result: "DetectionResult | CocoResult", metric: Metric) -> None:
-    from sppnet.cli.images import skipped_in_words
     from sppnet.cli.output import percent, print_table
     from sppnet.metrics.coco import CocoResult
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sppnet.cli.destinations import check_file
+from sppnet.cli.images import tell_skipped, work_on
 from sppnet.cli.options import Device, EngineOption, parse_integers
 
 if TYPE_CHECKING:
@@ -33,8 +35,6 @@ def features(
 ) -> None:
     """Write a vector for each image. Exits with 1 if an image could not be read, after all others."""
     from sppnet.classify.features import SPPFeatures
-    from sppnet.cli.destinations import check_file
-    from sppnet.cli.images import tell_skipped, work_on
     from sppnet.cli.vectors import check_suffix, write_vectors
     from sppnet.data.files import list_images
 

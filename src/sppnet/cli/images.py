@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sppnet.errors import ImageError
+from sppnet.errors import ImageError, printable
 from sppnet.threads import ordered_map
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ def tell_left_out(used: int, reasons: Sequence[str], omitted: "Sequence[Omission
     reasons: of the files that could not be read, one each. omitted: what the listing left out before.
     """
     from sppnet.cli.output import notes
-    from sppnet.errors import printable
 
     said = [*dict.fromkeys(omission.reason for omission in omitted), *reasons]
     for reason in said:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sppnet.errors import ConfigError
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Report = Annotated[
@@ -30,8 +32,6 @@ def parse_numbers(
     option: str, text: str, expected: str, count: int | None = None, kind: type[float] = float
 ) -> tuple[float, ...]:
     """Numbers between commas, as `parse_integers`."""
-    from sppnet.errors import ConfigError
-
     try:
         numbers = tuple(kind(part) for part in text.split(","))
     except ValueError:

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sppnet.cli.destinations import check_file, check_folder, drawing_files, write_csv
+from sppnet.cli.images import work_on
 from sppnet.cli.options import Engine
+from sppnet.errors import ConfigError
 
 if TYPE_CHECKING:
     from sppnet.detect.detector import Detector
@@ -23,7 +26,6 @@ def check_engine(
 ) -> None:
     """Raises ConfigError for what an engine cannot do, MissingExtraError without pyarrow; before the work."""
     from sppnet.engine.tables import import_pyarrow
-    from sppnet.errors import ConfigError
 
     if engine == "ray" and not parquet:
         raise ConfigError("--engine ray writes a folder of Parquet files; name it with --parquet")
@@ -39,8 +41,6 @@ def check_places(
     csv_file: Path | None, drawings: Path | None, parquet: Path | None, images: Sequence[Path]
 ) -> None:
     """Raises ConfigError for a place where nothing can be written; before the work."""
-    from sppnet.cli.destinations import check_file, check_folder
-
     check_file(csv_file, "--csv", images)
     check_file(parquet, "--parquet", images)
     check_folder(drawings, "--out")
@@ -54,8 +54,6 @@ def find_here(
     parquet: Path | None,
 ) -> "tuple[Found, list[str]]":
     """What is in each image, drawn and written on the way, and why some could not be read."""
-    from sppnet.cli.destinations import drawing_files
-    from sppnet.cli.images import work_on
     from sppnet.data.files import writable_name
     from sppnet.data.image import read_image
     from sppnet.engine.shards import write_table
@@ -107,8 +105,6 @@ def find_on_ray(
 
 def write_found(path: Path, found: "Found") -> None:
     """CSV, a line an object."""
-    from sppnet.cli.destinations import write_csv
-
     rows = (
         [image, name, f"{score:.6f}", *(f"{side:.2f}" for side in box)]
         for image, each in found.items()

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sppnet.cli.destinations import check_file, check_folder, drawing_files
+from sppnet.cli.images import tell_skipped, work_on
 from sppnet.cli.options import Json
+from sppnet.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
     from sppnet.data.detection_dataset import AnnotatedImages
@@ -42,8 +45,6 @@ def proposals(
     as_json: Json = False,
 ) -> None:
     """Write boxes that may hold an object. Exits with 1 if an image cannot be read."""
-    from sppnet.cli.destinations import check_file, check_folder
-    from sppnet.cli.images import tell_skipped
     from sppnet.cli.output import print_json
     from sppnet.data.files import list_images, writable_name
     from sppnet.proposals.precomputed import check_format, write_boxes
@@ -73,8 +74,6 @@ def _proposer(
     method: Method, model: Path | None, mode: Mode, max_proposals: int | None
 ) -> Callable[[Any], Any]:
     """From an image (h, w, 3) to its boxes. Further kinds get a branch here, and their options above."""
-    from sppnet.errors import ConfigError
-
     if (method == "learned") != (model is not None):
         raise ConfigError("--method learned and --model go together: learned windows are part of a detector")
     if model is not None:
@@ -90,7 +89,6 @@ def _proposer(
 
 def _learned_windows(model: Path, max_proposals: int | None) -> Callable[[Any], Any]:
     from sppnet.detect.detector import Detector
-    from sppnet.errors import ModelError
     from sppnet.features.lazy_image import LazyImage
 
     detector = Detector.load(model)
@@ -107,8 +105,6 @@ def _propose(
     paths: Sequence[Path], propose: Callable[[Any], Any], draw: Path | None
 ) -> tuple[dict[Path, Any], dict[Path, str]]:
     """The boxes of each image, and why some have none."""
-    from sppnet.cli.destinations import drawing_files
-    from sppnet.cli.images import work_on
     from sppnet.data.image import read_image
 
     drawings = drawing_files(paths, draw) if draw else {}
@@ -145,7 +141,6 @@ def _open_truth(data: Path | None) -> "AnnotatedImages | None":
 
 def _measure(found: dict[Path, Any], marked: "AnnotatedImages") -> "RecallCurve":
     """Recall on those of the images that the data set knows."""
-    from sppnet.errors import DataError
     from sppnet.metrics.recall import recall_curve
 
     truths = {

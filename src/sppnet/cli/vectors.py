@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sppnet.errors import ConfigError
+
 if TYPE_CHECKING:
     from sppnet.classify.features import Vectors
 
@@ -17,8 +19,6 @@ def check_suffix(path: Path, folder: bool = False) -> None:
 
     folder: whether it is to be a folder of files, as --engine ray writes them.
     """
-    from sppnet.errors import ConfigError
-
     if folder and path.suffix != ".parquet":
         raise ConfigError(
             f"--engine ray writes a folder of Parquet files, as vectors.parquet; got {path.name!r}"
