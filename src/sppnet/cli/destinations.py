@@ -1,7 +1,5 @@
 """Where commands write: places are checked before the work, and tables are written in one step."""
 
-import csv
-import io
 import os
 from collections.abc import Iterable, Sequence
 from itertools import count
@@ -67,6 +65,9 @@ def drawing_files(images: Iterable[Path], folder: Path) -> dict[Path, Path]:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table in UTF-8, its names of columns first; file names go through `writable_name` before."""
+    import csv
+    import io
+
     from sppnet.nn.model_file import write_file
 
     text = io.StringIO()
