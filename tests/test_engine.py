@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow
 import pytest
 
-from sppnet.cli.engines import Engine
 from sppnet.cli.predictions import check_engine
 from sppnet.cli.vectors import check_suffix
 from sppnet.engine.batch import TRIES, Block, _first_cause, share_out
@@ -145,7 +144,7 @@ def test_workers_find_files_from_their_own_folders(monkeypatch, tmp_path):
 )
 def test_what_ray_cannot_do_is_told_before_the_work(parquet, drawings, message):
     with pytest.raises(ConfigError, match=message):
-        check_engine(Engine.ray, parquet, drawings)
+        check_engine("ray", parquet, drawings)
 
 
 def test_vectors_of_ray_are_parquet():

@@ -4,6 +4,7 @@ Without such a device there are no rows.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -15,30 +16,24 @@ from sppnet.arrays import Doubles
 from sppnet.benchmark.pool import (
     IMAGE_HW,
     LEVELS,
-    ROI_POOL,
     SCALE_PX,
     TRAINING_WINDOWS,
-    as_rois,
     draw_boxes,
     draw_features,
-    joined,
     map_boxes,
-    require_equal,
-    roi_pools,
-    training_sides,
+    measure_forward,
+    measure_training,
 )
-from sppnet.benchmark.results import Row, compare
+from sppnet.benchmark.results import Row, compare, measure_cases
 from sppnet.errors import ConfigError
 from sppnet.geometry.grid import boxes_to_cells, scaled_size
-from sppnet.nn.trunks import Trunk, load_trunk
+from sppnet.nn.trunks import load_trunk
 from sppnet.ops import pyramid_pool
-from sppnet.progress import NullProgress, Progress
+from sppnet.progress import Progress
 
 CROP_PX = 227
 CROPS = 256
 """Of R-CNN's, convolved at once and timed; their time is multiplied."""
-
-Call = Callable[[], Tensor]
 
 
 def run(
@@ -58,39 +53,22 @@ def run(
         raise ConfigError("windows, channels and rounds must be 1 or more")
     if device is None and not torch.cuda.is_available():
         return []
-    progress, where = progress or NullProgress(), torch.device(device or "cuda")
+    where = torch.device(device or "cuda")
     boxes = draw_boxes(windows, seed)
     cells = torch.from_numpy(map_boxes(boxes)).to(where)
-    features = draw_features(channels, seed).to(where)
-    cases: dict[str, Callable[[], Row]] = {}
-    for name, part in {
-        f"{windows:,} windows, {channels} channels": _forward,
-        f"{min(windows, TRAINING_WINDOWS)} windows, {channels} channels, forward and backward": _training,
-    }.items():
-        cases[name] = partial(part, name, features, cells, rounds)
-    name = f"image to vectors of {windows:,} windows, zf5"
-    cases[name] = partial(_rcnn, name, width, boxes, where, max(1, rounds // 5))
-    progress.begin("timing", len(cases))
-    rows = []
-    for name, measure in cases.items():
-        rows.append(measure())
-        progress.advance(note=name)
-    return rows
-
-
-def _forward(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
-    rois = as_rois(cells)
-    ours = partial(pyramid_pool, features, cells, LEVELS)
-    peer = partial(roi_pools, features, rois)
-    result = ours()
-    require_equal(result, joined(peer()), ROI_POOL)
-    return _timed(case, ours, ROI_POOL, peer, lambda: result.fill_(1), rounds)
-
-
-def _training(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
-    ours, peer, grad = training_sides(features, cells[:TRAINING_WINDOWS].contiguous())
-    vectors, result = torch.empty_like(grad), torch.empty_like(features)
-    return _timed(case, ours, ROI_POOL, peer, lambda: (vectors.fill_(1), result.fill_(1)), rounds)
+    features, few = draw_features(channels, seed).to(where), cells[:TRAINING_WINDOWS].contiguous()
+    cases: dict[str, Callable[[str], Row]] = {
+        f"{windows:,} windows, {channels} channels": partial(
+            measure_forward, features=features, cells=cells, rounds=rounds
+        ),
+        f"{len(few)} windows, {channels} channels, forward and backward": partial(
+            measure_training, features=features, cells=few, rounds=rounds
+        ),
+        f"image to vectors of {windows:,} windows, zf5": partial(
+            _rcnn, width=width, boxes=boxes, device=where, rounds=max(1, rounds // 5)
+        ),
+    }
+    return measure_cases(cases, progress)
 
 
 def _rcnn(case: str, width: float, boxes: Doubles, device: torch.device, rounds: int) -> Row:
@@ -109,37 +87,7 @@ def _rcnn(case: str, width: float, boxes: Doubles, device: torch.device, rounds:
     def ours() -> Tensor:
         return pyramid_pool(trunk(image), cells, LEVELS)
 
-    row = _timed(
-        case, ours, f"R-CNN, from {count} of {len(boxes)} crops", lambda: trunk(crops),
-        partial(_convolve, trunk, image), rounds,
-    )  # fmt: skip
+    peer = f"R-CNN, from {count} of {len(boxes)} crops"
+    row = compare(case, ours, peer, lambda: trunk(crops), lambda: trunk(image), rounds)
     whole = {name: share * getattr(row, name) for name in ("peer_s", "peer_q1_s", "peer_q3_s")}
-    return Row(**{**vars(row), **whole})
-
-
-def _convolve(trunk: Trunk, image: Tensor) -> Tensor:
-    features: Tensor = trunk(image)
-    return features
-
-
-def _timed(
-    case: str,
-    ours: Callable[[], object],
-    peer_name: str,
-    peer: Callable[[], object],
-    floor: Callable[[], object],
-    rounds: int,
-) -> Row:
-    return compare(case, _waited(ours), peer_name, _waited(peer), _waited(floor), rounds)
-
-
-def _waited(call: Callable[[], object]) -> Callable[[], object]:
-    """Until the device has done what it was asked."""
-
-    def wait() -> object:
-        result = call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return result
-
-    return wait
+    return replace(row, **whole)

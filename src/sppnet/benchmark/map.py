@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sppnet.benchmark.pool import LEVELS, joined, require_equal
 from sppnet.benchmark.results import Row, compare
 from sppnet.nn.pyramid import SpatialPyramidPooling
 from sppnet.progress import NullProgress, Progress
 
-LEVELS = (1, 2, 3, 6)
 SIZES_HW = ((13, 13), (24, 24), (40, 60))
 PEER = "F.adaptive_max_pool2d of every level"
 
@@ -53,7 +53,7 @@ def run(
 
 def _pool_levels(features: Tensor) -> Tensor:
     """The definition of the vectors in torch's words."""
-    return torch.cat([F.adaptive_max_pool2d(features, n).flatten(1) for n in LEVELS], 1)
+    return joined([F.adaptive_max_pool2d(features, n) for n in LEVELS])
 
 
 def _compile(layer: Layer, peer: Layer) -> tuple[Layer, Layer]:
@@ -63,7 +63,7 @@ def _compile(layer: Layer, peer: Layer) -> tuple[Layer, Layer]:
 
 
 def _forward(case: str, layer: Layer, peer: Layer, features: Tensor, rounds: int) -> Row:
-    _require_equal(layer(features), peer(features))
+    require_equal(layer(features), peer(features), PEER, "the layer")
     return compare(case, partial(layer, features), PEER, partial(peer, features), features.sum, rounds)
 
 
@@ -77,14 +77,8 @@ def _training(case: str, layer: Layer, peer: Layer, features: Tensor, rounds: in
     def train(side: Layer) -> Tensor:
         return torch.autograd.grad(side(leaf), leaf, grad)[0]
 
-    _require_equal(train(layer), train(peer))
+    require_equal(train(layer), train(peer), PEER, "the layer")
     floor = partial(torch.mul, features, 0, out=torch.empty_like(features))
     return compare(
         f"{case}, forward and backward", partial(train, layer), PEER, partial(train, peer), floor, rounds
     )
-
-
-def _require_equal(ours: Tensor, theirs: Tensor) -> None:
-    if not torch.equal(ours, theirs):
-        share = (ours != theirs).double().mean().item()
-        raise RuntimeError(f"{share:.2%} of the numbers of {PEER} are not those of the layer")

@@ -17,11 +17,11 @@ from torch import Tensor
 from torchvision.ops import roi_pool
 
 from sppnet.arrays import Doubles, Ints, Reals
-from sppnet.benchmark.results import Row, compare
+from sppnet.benchmark.results import Row, compare, measure_cases
 from sppnet.errors import DataError
 from sppnet.geometry.grid import CellGrid, boxes_to_cells, choose_scales, scaled_size
 from sppnet.ops import pool_maps, pyramid_pool
-from sppnet.progress import NullProgress, Progress
+from sppnet.progress import Progress
 
 LEVELS = (1, 2, 3, 6)
 IMAGE_HW = (375, 500)
@@ -70,7 +70,6 @@ def run(
     boxes: (n, 4) or a file, xyxy in pixels of a photograph of 500×375, in place of `windows` drawn ones.
     Raises RuntimeError if a peer's numbers are not ours, DataError for a file that holds no boxes.
     """
-    progress = progress or NullProgress()
     if boxes is None:
         boxes = draw_boxes(windows, seed)
     elif isinstance(boxes, Path):
@@ -81,12 +80,7 @@ def run(
     cases[f"{len(boxes):,} windows, {channels} channels, five scales"] = partial(
         _five_scales, boxes=boxes, channels=channels, rounds=rounds, seed=seed
     )
-    progress.begin("timing", len(cases))
-    rows = []
-    for case, measure in cases.items():
-        rows.append(measure(case))
-        progress.advance(note=case)
-    return rows
+    return measure_cases(cases, progress)
 
 
 def _cases(features: Tensor, cells: Tensor, rounds: int) -> dict[str, Callable[[str], Row]]:
@@ -96,16 +90,16 @@ def _cases(features: Tensor, cells: Tensor, rounds: int) -> dict[str, Callable[[
     wide = torch.cat([features, features.flip(1)], 1)
     what = f"{count:,} windows, {channels} channels"
     return {
-        what: partial(_forward, features=features, cells=cells, rounds=rounds),
+        what: partial(measure_forward, features=features, cells=cells, rounds=rounds),
         f"{what}, beside a loop": partial(
             _against_loop, features=features, cells=cells, rounds=max(1, rounds // 5)
         ),
         f"{what}, bfloat16": partial(_half_precision, features=features, cells=cells, rounds=rounds),
         f"{count:,} windows, {2 * channels} channels": partial(
-            _forward, features=wide, cells=cells, rounds=max(1, rounds // 2)
+            measure_forward, features=wide, cells=cells, rounds=max(1, rounds // 2)
         ),
         f"{len(few):,} windows, {channels} channels, forward and backward": partial(
-            _training, features=features, cells=few, rounds=rounds
+            measure_training, features=features, cells=few, rounds=rounds
         ),
     }
 
@@ -164,7 +158,7 @@ def draw_features(channels: int, seed: int = 0, scale_px: int = SCALE_PX) -> Ten
 # --- cases ---------------------------------------------------------------------------------------
 
 
-def _forward(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
+def measure_forward(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
     rois = as_rois(cells)
     ours = partial(pyramid_pool, features, cells, LEVELS)
     peer = partial(roi_pools, features, rois)
@@ -208,7 +202,7 @@ def _five_scales(case: str, boxes: Reals, channels: int, rounds: int, seed: int)
     return compare(case, ours, f"{ROI_POOL}, for each scale", peer, _filling(ours()), rounds)
 
 
-def _training(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
+def measure_training(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
     ours, peer, grad = training_sides(features, cells)
     return compare(case, ours, ROI_POOL, peer, _filling(grad.clone(), torch.empty_like(features)), rounds)
 
@@ -268,9 +262,9 @@ def _filling(*results: Tensor) -> Callable[[], None]:
     return fill
 
 
-def require_equal(ours: Tensor, theirs: Tensor, peer: str) -> None:
+def require_equal(ours: Tensor, theirs: Tensor, peer: str, own: str = "pyramid_pool") -> None:
     """Raises RuntimeError if any number differs."""
     # At these levels and sizes the float32 bins of roi_pool are where the integer ones are.
     if not torch.equal(ours, theirs):
         share = (ours != theirs).double().mean().item()
-        raise RuntimeError(f"{share:.2%} of the numbers of {peer} are not those of pyramid_pool")
+        raise RuntimeError(f"{share:.2%} of the numbers of {peer} are not those of {own}")

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import torch
+
 from sppnet.progress import NullProgress, Progress
 
 Call = Callable[[], object]
@@ -97,6 +99,8 @@ def _time_a_turn(call: Call, turn_s: float) -> float:
 def _time_once(call: Call) -> float:
     start = time.perf_counter()
     result = call()
+    if torch.cuda.is_initialized():  # until the device has done what it was asked
+        torch.cuda.synchronize()
     elapsed = time.perf_counter() - start
     del result
     return elapsed
@@ -113,6 +117,17 @@ def compare(case: str, ours: Call, peer_name: str, peer: Call, floor: Call, roun
     """The row of a case."""
     timings = time_interleaved({"ours": ours, "peer": peer, "floor": floor}, rounds)
     return row_of(case, peer_name, timings["ours"], timings["peer"], timings["floor"].median_s)
+
+
+def measure_cases(cases: Mapping[str, Callable[[str], Row]], progress: Progress | None) -> list[Row]:
+    """The row of every case, each measured by its name."""
+    progress = progress or NullProgress()
+    progress.begin("timing", len(cases))
+    rows = []
+    for case, measure in cases.items():
+        rows.append(measure(case))
+        progress.advance(note=case)
+    return rows
 
 
 def row_of(

@@ -6,6 +6,7 @@ import typer
 
 from sppnet.cli.config_options import options_of, read_parameters
 from sppnet.cli.options import Json
+from sppnet.errors import MissingExtraError, SppnetError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,6 @@ def everything(as_json: Json = False) -> None:
 
     from sppnet.benchmark.results import to_json
     from sppnet.cli.output import Bars, notes, print_json
-    from sppnet.errors import MissingExtraError, SppnetError
 
     results, failed = [], False
     for name in EVERY:

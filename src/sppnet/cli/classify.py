@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sppnet.cli.config_options import options_of, read_fields
+from sppnet.cli.destinations import check_file, write_csv
+from sppnet.cli.images import skipped_in_words, tell_left_out, tell_skipped, work_on
 from sppnet.cli.options import Device, Json, NoReport, Report
+from sppnet.cli.reports import command, report_evaluation, tell_report
+from sppnet.errors import ConfigError
+from sppnet.progress import Timed
 
 if TYPE_CHECKING:
     from sppnet.classify.classifier import Prediction
@@ -40,9 +45,7 @@ def train(
 ) -> None:
     """Train a classifier on a folder of class folders."""
     from sppnet.classify.config import TrainingConfig
-    from sppnet.cli.images import skipped_in_words, tell_left_out
     from sppnet.cli.output import Bars, notes
-    from sppnet.cli.reports import command, tell_report
     from sppnet.training import train as train_classifier
 
     config = TrainingConfig(**_with_one_size(given, size, size_range))
@@ -89,13 +92,10 @@ def evaluate(
     """Measure a classifier on a folder of class folders."""
     from sppnet.classify.classifier import Classifier
     from sppnet.classify.evaluate import evaluate as evaluate_classifier
-    from sppnet.cli.destinations import check_file
-    from sppnet.cli.images import skipped_in_words, tell_left_out
-    from sppnet.cli.output import Bars, print_json, print_table
-    from sppnet.cli.reports import report_evaluation
+    from sppnet.cli.output import Bars, percent, print_json, print_table
     from sppnet.data.folder import find_splits, open_folder
     from sppnet.nn.device import find_device
-    from sppnet.progress import Timed
+    from sppnet.report.classification import evaluation_page
 
     check_file(report, "--report")
     classifier = Classifier.load(model, find_device(device))
@@ -110,7 +110,7 @@ def evaluate(
     if as_json:
         print_json(result.to_json())
     else:
-        rows = [[name, _share(accuracy)] for name, accuracy in result.per_class.items()]
+        rows = [[name, percent(accuracy)] for name, accuracy in result.per_class.items()]
         print_table(
             f"top-1 {result.top1:.1%}, top-5 {result.top5:.1%} "
             f"of {result.images} images; {skipped_in_words(result.skipped, result.omitted)}",
@@ -118,9 +118,14 @@ def evaluate(
             rows,
         )
     if not no_report:
-        asked = {"data": data, "split": split or "all"}
-        shown = _testing(views, scale, size)
-        report_evaluation(report, model, classifier, asked, shown, result, seconds)
+        tested = classifier.testing.asked(**_testing(views, scale, size)).in_words()
+        settings = {"data": data, "split": split or "all", **tested}
+        if result.found > result.images:
+            settings["images used"] = f"{result.images:,} of {result.found:,}"
+        report_evaluation(
+            report, [model],
+            lambda name, said, shown: evaluation_page(name, said, shown, result, seconds), settings,
+        )  # fmt: skip
 
 
 @app.command()
@@ -139,28 +144,17 @@ def predict(
 ) -> None:
     """Name what images show. Exits with 1 if an image could not be read, after all others."""
     from sppnet.classify.classifier import Classifier
-    from sppnet.cli.destinations import check_file
-    from sppnet.cli.images import each_image, tell_left_out
     from sppnet.cli.output import print_json
     from sppnet.data.files import list_images, writable_name
-    from sppnet.errors import ImageError
     from sppnet.nn.device import find_device
 
     listed = list_images(images)
     check_file(csv_file, "--csv", listed.paths)
     classifier = Classifier.load(model, find_device(device))
     overrides = _testing(views, scale, size)
-    found: list[tuple[str, Prediction]] = []
-    reasons = []
-    for path, prediction in each_image(
-        "predicting", listed.paths, lambda path: classifier(path, top, **overrides)
-    ):
-        if isinstance(prediction, ImageError):
-            reasons.append(str(prediction))
-        else:
-            found.append((writable_name(path), prediction))
-    tell_left_out(len(found), reasons, listed.omitted)
-    skipped = [*(omission.reason for omission in listed.omitted), *reasons]
+    read, reasons = work_on("predicting", listed.paths, lambda path: classifier(path, top, **overrides))
+    found = [(writable_name(path), prediction) for path, prediction in read.items()]
+    skipped = tell_skipped(listed, reasons.values())
     if csv_file:
         _write_csv(csv_file, found)
     if as_json:
@@ -175,7 +169,6 @@ def predict(
 
 
 def _write_csv(path: Path, found: "list[tuple[str, Prediction]]") -> None:
-    from sppnet.cli.destinations import write_csv
 
     rows = (
         [image, rank, label, f"{score:.6f}"]
@@ -186,7 +179,6 @@ def _write_csv(path: Path, found: "list[tuple[str, Prediction]]") -> None:
 
 
 def _with_one_size(given: dict[str, Any], size: int | None, size_range: str | None) -> dict[str, Any]:
-    from sppnet.errors import ConfigError
 
     sizes = [str(each) for each in (size, given.pop("sizes", None), size_range) if each is not None]
     if len(sizes) > 1:
@@ -197,8 +189,3 @@ def _with_one_size(given: dict[str, Any], size: int | None, size_range: str | No
 def _testing(views: str | None, scale: int | None, size: int | None) -> dict[str, Any]:
     given = {"views": views, "scale_px": scale, "size_px": size}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _share(value: float | None) -> str:
-    """None for a class without images."""
-    return "–" if value is None else f"{value:.1%}"

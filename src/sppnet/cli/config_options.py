@@ -6,12 +6,12 @@ that adding an option is adding a field. Sources are read as text: their imports
 
 import ast
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from importlib.abc import InspectLoader
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,10 +96,13 @@ def _source(module: str) -> str:
 
 
 def _definition(source: str, name: str) -> ast.stmt:
-    """A class or function out of the lines of a module. Only these are parsed: help may not wait."""
-    lines = re.search(rf"^(class|def) {name}\b.*?(?=^[^\s)]|\Z)", source, re.DOTALL | re.MULTILINE)
-    assert lines is not None
-    return ast.parse(lines[0]).body[0]
+    """A class, or a function without its body, out of a module. Only that is parsed: help may not wait."""
+    lines = source.splitlines()
+    begins = (f"class {name}:", f"class {name}(", f"def {name}(")
+    start = next(index for index, line in enumerate(lines) if line.startswith(begins))
+    rest = takewhile(lambda line: line[:1] in ("", " "), lines[start + 1 :])
+    end = "): ..." if lines[start].startswith("def") else ""
+    return ast.parse("\n".join([lines[start], *rest, end])).body[0]
 
 
 def _literal(default: ast.expr | None) -> Any:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from sppnet.cli.reports import tell_report
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where images, the run and the pictures go.")] = Path("demo"),
@@ -14,7 +16,6 @@ def demo(
 ) -> None:
     """Draw images of many sizes, train on two, test at sizes never trained on, and find objects."""
     from sppnet.cli.output import Bars, print_table
-    from sppnet.cli.reports import tell_report
     from sppnet.demo import run
 
     with Bars() as bars:

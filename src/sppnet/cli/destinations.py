@@ -1,11 +1,12 @@
 """Where commands write: places are checked before the work, and tables are written in one step."""
 
-import csv
-import io
 import os
 from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+from sppnet.errors import ConfigError
 
 
 def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> None:
@@ -14,8 +15,6 @@ def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> N
     Raises ConfigError where a folder lies at `path`, nothing can be written there, or it is one of the
     files that are read.
     """
-    from sppnet.errors import ConfigError
-
     if path is None:
         return
     if path.is_dir():
@@ -40,7 +39,6 @@ def check_folder(path: Path | None, option: str) -> None:
 
 
 def _check_can_be_made(folder: Path, option: str) -> None:
-    from sppnet.errors import ConfigError
 
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not there.is_dir():
@@ -51,8 +49,25 @@ def _check_can_be_made(folder: Path, option: str) -> None:
         raise ConfigError(f"{option}: nothing may be written to the folder {there}; choose another place")
 
 
+def drawing_files(images: Iterable[Path], folder: Path) -> dict[Path, Path]:
+    """FOLDER/name.png for each image; name-2.png, … where that is taken by another or by an image itself."""
+    images = list(images)
+    taken = {image.resolve() for image in images}
+    files: dict[Path, Path] = {}
+    for image in images:
+        ends = (f"-{number}" if number > 1 else "" for number in count(1))
+        choices = ((folder / f"{image.stem}{end}.png").resolve() for end in ends)
+        chosen = next(choice for choice in choices if choice not in taken)
+        taken.add(chosen)
+        files[image] = folder / chosen.name
+    return files
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table in UTF-8, its names of columns first; file names go through `writable_name` before."""
+    import csv
+    import io
+
     from sppnet.nn.model_file import write_file
 
     text = io.StringIO()

@@ -1,14 +1,16 @@
 """sppnet detect …"""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sppnet.cli.config_options import options_of, read_fields
-from sppnet.cli.engines import Engine, EngineOption
-from sppnet.cli.options import Json, NoReport, Report, parse_integers
+from sppnet.cli.destinations import check_file
+from sppnet.cli.images import skipped_in_words, tell_left_out, tell_problems, tell_skipped
+from sppnet.cli.options import EngineOption, Json, NoReport, Report, parse_integers
+from sppnet.cli.reports import command, report_evaluation, tell_report
+from sppnet.progress import Timed
 
 if TYPE_CHECKING:
     from sppnet.detect.detector import Detector
@@ -23,13 +25,7 @@ NAMED_IN_LINES = 5
 """Detections that a line of text names before it counts the rest."""
 
 
-class Metric(StrEnum):
-    """How average precision is counted."""
-
-    voc07 = "voc07"
-    voc = "voc"
-    coco = "coco"
-
+Metric = Literal["voc07", "voc", "coco"]
 
 Data = Annotated[Path, typer.Argument(help="Annotated images: a VOC, COCO or YOLO folder or file.")]
 Models = Annotated[
@@ -57,9 +53,7 @@ def train(
     no_report: NoReport = False,
 ) -> None:
     """Train a detector on annotated images."""
-    from sppnet.cli.images import tell_left_out, tell_problems
     from sppnet.cli.output import Bars
-    from sppnet.cli.reports import command, tell_report
     from sppnet.detect.config import DetectorConfig
     from sppnet.training import train_detector
 
@@ -82,7 +76,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Default: test or val, if there.")] = None,
     metric: Annotated[
         Metric, typer.Option(help="voc07: 11 points. voc: area, 2010 on. coco: ten overlaps.")
-    ] = Metric.voc07,
+    ] = "voc07",
     proposals: Proposals = None,
     device: Device = None,
     as_json: Json = False,
@@ -90,13 +84,10 @@ def evaluate(
     no_report: NoReport = False,
 ) -> None:
     """Measure a detector, or two as one, on annotated images."""
-    from sppnet.cli.destinations import check_file
-    from sppnet.cli.images import tell_left_out, tell_problems
     from sppnet.cli.output import Bars, print_json
-    from sppnet.cli.reports import report_detector_evaluation
     from sppnet.data.detection_dataset import default_split, open_annotated
     from sppnet.detect.evaluate import evaluate_detector, match_classes
-    from sppnet.progress import Timed
+    from sppnet.report.detection import evaluation_page
 
     check_file(report, "--report")
     detector = _open(model, device, proposals)
@@ -105,7 +96,7 @@ def evaluate(
     images = match_classes(opened, detector.classes)
     with Bars() as bars:
         watch = Timed(bars)
-        result = evaluate_detector(detector, images, metric.value, watch)
+        result = evaluate_detector(detector, images, metric, watch)
         seconds = watch.seconds
     tell_problems(opened.problems)  # what the classes leave out is logged
     tell_left_out(result.images, result.skipped)
@@ -114,8 +105,11 @@ def evaluate(
     else:
         _print_result(result, metric)
     if not no_report:
-        asked = {"data": data, "split": split or "all", "metric": metric.value}
-        report_detector_evaluation(report, model, asked, result, seconds, images.problems)
+        report_evaluation(
+            report, model,
+            lambda name, said, shown: evaluation_page(name, said, shown, result, seconds, images.problems),
+            {"data": data, "split": split or "all", "metric": metric},
+        )  # fmt: skip
 
 
 @app.command()
@@ -133,24 +127,22 @@ def predict(
     parquet: Annotated[
         Path | None, typer.Option(help="Write Parquet to this file; with --engine ray, to this folder.")
     ] = None,
-    engine: EngineOption = Engine.local,
+    engine: EngineOption = "local",
 ) -> None:
     """Find objects in images. Exits with 1 if an image could not be read, after all others."""
     from sppnet.cli import predictions
-    from sppnet.cli.images import tell_left_out
     from sppnet.data.files import list_images
 
     predictions.check_engine(engine, parquet, out, proposals)
     listed = list_images(images)
-    predictions.check_places(csv_file, out, parquet if engine is Engine.local else None, listed.paths)
-    if parquet and engine is Engine.ray:
+    predictions.check_places(csv_file, out, parquet if engine == "local" else None, listed.paths)
+    if parquet and engine == "ray":
         read_back = bool(csv_file or as_json)
         found, reasons = predictions.find_on_ray(model, device, listed.paths, min_score, parquet, read_back)
     else:
         detector = _open(model, device, proposals)
         found, reasons = predictions.find_here(detector, listed.paths, min_score, out, parquet)
-    tell_left_out(len(listed.paths) - len(reasons), reasons, listed.omitted)
-    skipped = [*(omission.reason for omission in listed.omitted), *reasons]
+    skipped = tell_skipped(listed, reasons)
     if csv_file:
         predictions.write_found(csv_file, found)
     if as_json:
@@ -173,7 +165,6 @@ def compress(
     ] = "128,0",
 ) -> None:
     """Make a detector faster: fc layers of low rank. Evaluate it again; --ranks trades precision for time."""
-    from sppnet.cli.destinations import check_file
     from sppnet.cli.output import notes
     from sppnet.detect.detector import Detector
 
@@ -214,8 +205,7 @@ def _tell_times(seconds: dict[str, float], images: int) -> None:
 
 
 def _print_result(result: "DetectionResult | CocoResult", metric: Metric) -> None:
-    from sppnet.cli.images import skipped_in_words
-    from sppnet.cli.output import print_table
+    from sppnet.cli.output import percent, print_table
     from sppnet.metrics.coco import CocoResult
 
     columns: dict[str, Any] = {"AP": result.per_class}
@@ -225,11 +215,7 @@ def _print_result(result: "DetectionResult | CocoResult", metric: Metric) -> Non
         columns |= {"F1": result.f1(), "best F1": result.best_f1()}
     skipped = skipped_in_words(result.skipped)
     print_table(
-        f"mAP {result.map:.1%} ({metric.value}) of {result.images} images; {skipped}",
+        f"mAP {result.map:.1%} ({metric}) of {result.images} images; {skipped}",
         ["class", *columns],
-        [[name, *(_share(values[name]) for values in columns.values())] for name in result.per_class],
+        [[name, *(percent(values[name]) for values in columns.values())] for name in result.per_class],
     )
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"

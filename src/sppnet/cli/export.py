@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from sppnet.cli.destinations import check_file
+
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 
@@ -19,7 +21,6 @@ def onnx(
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
 ) -> None:
     """Write a model as ONNX, for images of any size, once it has been found to agree with PyTorch."""
-    from sppnet.cli.destinations import check_file
     from sppnet.cli.models import open_model
     from sppnet.cli.output import Bars
     from sppnet.export.onnx import export_model

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sppnet.cli.engines import Engine, EngineOption
-from sppnet.cli.options import Device, parse_integers
+from sppnet.cli.destinations import check_file
+from sppnet.cli.images import tell_skipped, work_on
+from sppnet.cli.options import Device, EngineOption, parse_integers
 
 if TYPE_CHECKING:
-    from sppnet.classify.features import SPPFeatures, Vectors
+    from sppnet.classify.features import SPPFeatures
 
 
 def features(
@@ -30,16 +31,14 @@ def features(
         Path | None, typer.Option(help="Classifier or detector whose trunk is taken, as it was used.")
     ] = None,
     device: Device = "auto",
-    engine: EngineOption = Engine.local,
+    engine: EngineOption = "local",
 ) -> None:
     """Write a vector for each image. Exits with 1 if an image could not be read, after all others."""
     from sppnet.classify.features import SPPFeatures
-    from sppnet.cli.destinations import check_file
-    from sppnet.cli.images import tell_left_out
     from sppnet.cli.vectors import check_suffix, write_vectors
     from sppnet.data.files import list_images
 
-    on_ray = engine is Engine.ray
+    on_ray = engine == "ray"
     check_suffix(out, folder=on_ray)  # before the work, not after it
     listed = list_images(images)
     if not on_ray:
@@ -49,32 +48,13 @@ def features(
     if on_ray:
         reasons = _extract_on_ray(extractor, listed.paths, out)
     else:
-        vectors, why = _extract(extractor, listed.paths)
+        vectors, why = work_on("features", listed.paths, extractor.vector)
         write_vectors(out, listed.paths, vectors, why, extractor.n_features_out_, _described(extractor))
-        reasons = [reason for reason in why if reason is not None]
-    tell_left_out(len(listed.paths) - len(reasons), reasons, listed.omitted)
+        reasons = list(why.values())
+    skipped = tell_skipped(listed, reasons)
     typer.echo(out)
-    if reasons or listed.omitted:
+    if skipped:
         raise typer.Exit(1)
-
-
-def _extract(
-    extractor: "SPPFeatures", paths: Sequence[Path]
-) -> "tuple[list[Vectors | None], list[str | None]]":
-    """The vector of each image, and why there is none."""
-    from sppnet.cli.images import each_image
-    from sppnet.errors import ImageError
-
-    vectors: list[Vectors | None] = []
-    reasons: list[str | None] = []
-    for _, vector in each_image("features", paths, extractor.vector):
-        if isinstance(vector, ImageError):
-            vectors.append(None)
-            reasons.append(str(vector))
-        else:
-            vectors.append(vector)
-            reasons.append(None)
-    return vectors, reasons
 
 
 def _extract_on_ray(extractor: "SPPFeatures", paths: Sequence[Path], out: Path) -> list[str]:

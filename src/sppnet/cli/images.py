@@ -3,23 +3,23 @@
 And what commands say of the images that they left out: the same lines, whatever the command.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sppnet.errors import ImageError
+from sppnet.errors import ImageError, printable
 from sppnet.threads import ordered_map
 
 if TYPE_CHECKING:
-    from sppnet.data.files import Omission
+    from sppnet.data.files import ImageList, Omission
 
 Result = TypeVar("Result")
 
 
-def each_image(
+def work_on(
     stage: str, paths: Sequence[Path], work: Callable[[Path], Result]
-) -> Iterator[tuple[Path, Result | ImageError]]:
-    """work(path) of every file, in order; in its place the error of a file that cannot be read."""
+) -> tuple[dict[Path, Result], dict[Path, str]]:
+    """work(path) of every file, in order, and why some files cannot be read."""
     from sppnet.cli.output import Bars
 
     def attempt(path: Path) -> Result | ImageError:
@@ -28,11 +28,24 @@ def each_image(
         except ImageError as error:
             return error
 
+    found: dict[Path, Result] = {}
+    reasons: dict[Path, str] = {}
     with Bars() as bars:
         bars.begin(stage, len(paths))
         for path, result in zip(paths, ordered_map(attempt, paths), strict=True):
             bars.advance()
-            yield path, result
+            if isinstance(result, ImageError):
+                reasons[path] = str(result)
+            else:
+                found[path] = result
+    return found, reasons
+
+
+def tell_skipped(listed: "ImageList", reasons: Iterable[str]) -> list[str]:
+    """Which of the listed images were left out; returns why, one reason each."""
+    reasons = list(reasons)
+    tell_left_out(len(listed.paths) - len(reasons), reasons, listed.omitted)
+    return [*(omission.reason for omission in listed.omitted), *reasons]
 
 
 def tell_left_out(used: int, reasons: Sequence[str], omitted: "Sequence[Omission]" = ()) -> None:
@@ -41,7 +54,6 @@ def tell_left_out(used: int, reasons: Sequence[str], omitted: "Sequence[Omission
     reasons: of the files that could not be read, one each. omitted: what the listing left out before.
     """
     from sppnet.cli.output import notes
-    from sppnet.errors import printable
 
     said = [*dict.fromkeys(omission.reason for omission in omitted), *reasons]
     for reason in said:

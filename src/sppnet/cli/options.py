@@ -1,9 +1,11 @@
 """Options that several commands have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from sppnet.errors import ConfigError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
@@ -11,6 +13,12 @@ Report = Annotated[
     Path | None, typer.Option("--report", help="The report. Default: evaluation.html beside the model.")
 ]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
+
+Engine = Literal["local", "ray"]
+EngineOption = Annotated[
+    Engine, typer.Option(help="local, or ray: all cores, or the machines of RAY_ADDRESS (docs/cluster.md).")
+]
+"""Who does the work on many images: this process, or those of a Ray."""
 
 
 def parse_integers(
@@ -24,8 +32,6 @@ def parse_numbers(
     option: str, text: str, expected: str, count: int | None = None, kind: type[float] = float
 ) -> tuple[float, ...]:
     """Numbers between commas, as `parse_integers`."""
-    from sppnet.errors import ConfigError
-
     try:
         numbers = tuple(kind(part) for part in text.split(","))
     except ValueError:

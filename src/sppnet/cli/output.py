@@ -73,6 +73,11 @@ def print_json(data: Any) -> None:
     sys.stdout.flush()  # a full disk is told here, not when nobody listens any more
 
 
+def percent(value: float | None) -> str:
+    """97.4%; a dash for a class without images."""
+    return "–" if value is None else f"{value:.1%}"
+
+
 def print_table(title: str, columns: list[str], rows: list[list[str]], words: Collection[str] = ()) -> None:
     """A table on standard output; the first column and those named `words` are text, the others numbers."""
     table = Table(box=None, pad_edge=False)

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sppnet.cli.engines import Engine
+from sppnet.cli.destinations import check_file, check_folder, drawing_files, write_csv
+from sppnet.cli.images import work_on
+from sppnet.cli.options import Engine
+from sppnet.errors import ConfigError
 
 if TYPE_CHECKING:
     from sppnet.detect.detector import Detector
@@ -23,13 +26,12 @@ def check_engine(
 ) -> None:
     """Raises ConfigError for what an engine cannot do, MissingExtraError without pyarrow; before the work."""
     from sppnet.engine.tables import import_pyarrow
-    from sppnet.errors import ConfigError
 
-    if engine is Engine.ray and not parquet:
+    if engine == "ray" and not parquet:
         raise ConfigError("--engine ray writes a folder of Parquet files; name it with --parquet")
-    if engine is Engine.ray and drawings:
+    if engine == "ray" and drawings:
         raise ConfigError("--engine ray draws nothing; leave out --out, or use --engine local")
-    if engine is Engine.ray and proposals:
+    if engine == "ray" and proposals:
         raise ConfigError("--engine ray takes no --proposals; leave it out, or use --engine local")
     if parquet:
         import_pyarrow()
@@ -39,8 +41,6 @@ def check_places(
     csv_file: Path | None, drawings: Path | None, parquet: Path | None, images: Sequence[Path]
 ) -> None:
     """Raises ConfigError for a place where nothing can be written; before the work."""
-    from sppnet.cli.destinations import check_file, check_folder
-
     check_file(csv_file, "--csv", images)
     check_file(parquet, "--parquet", images)
     check_folder(drawings, "--out")
@@ -54,13 +54,10 @@ def find_here(
     parquet: Path | None,
 ) -> "tuple[Found, list[str]]":
     """What is in each image, drawn and written on the way, and why some could not be read."""
-    from sppnet.cli.drawings import drawing_files
-    from sppnet.cli.images import each_image
     from sppnet.data.files import writable_name
     from sppnet.data.image import read_image
     from sppnet.engine.shards import write_table
     from sppnet.engine.tables import detections_table
-    from sppnet.errors import ImageError
 
     drawings = drawing_files(paths, out) if out else {}
 
@@ -70,18 +67,14 @@ def find_here(
             seen.draw(read_image(path)).save(drawings[path], compress_level=QUICK)
         return seen
 
-    found: Found = {}
-    reasons: dict[str, str] = {}
-    for path, seen in each_image("detecting", paths, look):
-        if isinstance(seen, ImageError):
-            reasons[writable_name(path)] = str(seen)
-        else:
-            found[writable_name(path)] = seen
+    found, reasons = work_on("detecting", paths, look)
     if parquet:
         names = [writable_name(path) for path in paths]
-        table = detections_table(names, [found.get(name) for name in names], [reasons.get(n) for n in names])
+        table = detections_table(
+            names, [found.get(path) for path in paths], [reasons.get(path) for path in paths]
+        )
         write_table(parquet, table)
-    return found, list(reasons.values())
+    return {writable_name(path): seen for path, seen in found.items()}, list(reasons.values())
 
 
 def find_on_ray(
@@ -112,8 +105,6 @@ def find_on_ray(
 
 def write_found(path: Path, found: "Found") -> None:
     """CSV, a line an object."""
-    from sppnet.cli.destinations import write_csv
-
     rows = (
         [image, name, f"{score:.6f}", *(f"{side:.2f}" for side in box)]
         for image, each in found.items()

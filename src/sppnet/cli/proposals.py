@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sppnet.cli.destinations import check_file, check_folder, drawing_files
+from sppnet.cli.images import tell_skipped, work_on
 from sppnet.cli.options import Json
+from sppnet.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
     from sppnet.data.detection_dataset import AnnotatedImages
@@ -18,29 +20,18 @@ DRAWN = 20
 """Boxes on a drawing: of more, none can be told from another."""
 
 
-class Method(StrEnum):
-    """What proposes."""
-
-    search = "selective-search"
-    opencv = "opencv"
-    learned = "learned"
-
-
-class Mode(StrEnum):
-    """How many ways of grouping are tried."""
-
-    fast = "fast"
-    quality = "quality"
+Method = Literal["selective-search", "opencv", "learned"]
+Mode = Literal["fast", "quality"]
 
 
 def proposals(
     images: Annotated[list[str], typer.Argument(help="Images, folders of images, or patterns.")],
     out: Annotated[Path, typer.Option(help="File of boxes to write: .json or .csv.")],
-    method: Annotated[Method, typer.Option(help="What proposes.")] = Method.search,
+    method: Annotated[Method, typer.Option(help="What proposes.")] = "selective-search",
     model: Annotated[
         Path | None, typer.Option(help="With --method learned: a detector, whose windows are taken.")
     ] = None,
-    mode: Annotated[Mode, typer.Option(help="8 or 80 ways of grouping.")] = Mode.fast,
+    mode: Annotated[Mode, typer.Option(help="8 or 80 ways of grouping.")] = "fast",
     max_proposals: Annotated[
         int | None,
         typer.Option(min=1, help="Boxes an image, the best. Default: all, or the detector's number."),
@@ -54,8 +45,6 @@ def proposals(
     as_json: Json = False,
 ) -> None:
     """Write boxes that may hold an object. Exits with 1 if an image cannot be read."""
-    from sppnet.cli.destinations import check_file, check_folder
-    from sppnet.cli.images import tell_left_out
     from sppnet.cli.output import print_json
     from sppnet.data.files import list_images, writable_name
     from sppnet.proposals.precomputed import check_format, write_boxes
@@ -68,8 +57,7 @@ def proposals(
     marked = _open_truth(annotations)
     found, reasons = _propose(listed.paths, propose, draw)
     write_boxes(out, {writable_name(path): boxes for path, boxes in found.items()})
-    tell_left_out(len(found), reasons, listed.omitted)
-    skipped = [*(omission.reason for omission in listed.omitted), *reasons]
+    skipped = tell_skipped(listed, reasons.values())
     curve = None if marked is None else _measure(found, marked)
     if as_json:
         recall = None if curve is None else {**asdict(curve), "recall": curve.recall.tolist()}
@@ -86,24 +74,21 @@ def _proposer(
     method: Method, model: Path | None, mode: Mode, max_proposals: int | None
 ) -> Callable[[Any], Any]:
     """From an image (h, w, 3) to its boxes. Further kinds get a branch here, and their options above."""
-    from sppnet.errors import ConfigError
-
-    if (method is Method.learned) != (model is not None):
+    if (method == "learned") != (model is not None):
         raise ConfigError("--method learned and --model go together: learned windows are part of a detector")
     if model is not None:
         return _learned_windows(model, max_proposals)
-    if method is Method.opencv:
+    if method == "opencv":
         from sppnet.proposals.opencv import opencv_search
 
-        return lambda image: opencv_search(image, mode.value, max_proposals=max_proposals)
+        return lambda image: opencv_search(image, mode, max_proposals=max_proposals)
     from sppnet.proposals.selective_search.search import selective_search
 
-    return lambda image: selective_search(image, mode.value, max_proposals=max_proposals)
+    return lambda image: selective_search(image, mode, max_proposals=max_proposals)
 
 
 def _learned_windows(model: Path, max_proposals: int | None) -> Callable[[Any], Any]:
     from sppnet.detect.detector import Detector
-    from sppnet.errors import ModelError
     from sppnet.features.lazy_image import LazyImage
 
     detector = Detector.load(model)
@@ -118,12 +103,9 @@ def _learned_windows(model: Path, max_proposals: int | None) -> Callable[[Any], 
 
 def _propose(
     paths: Sequence[Path], propose: Callable[[Any], Any], draw: Path | None
-) -> tuple[dict[Path, Any], list[str]]:
+) -> tuple[dict[Path, Any], dict[Path, str]]:
     """The boxes of each image, and why some have none."""
-    from sppnet.cli.drawings import drawing_files
-    from sppnet.cli.images import each_image
     from sppnet.data.image import read_image
-    from sppnet.errors import ImageError
 
     drawings = drawing_files(paths, draw) if draw else {}
 
@@ -134,14 +116,7 @@ def _propose(
             _draw(drawings[path], image, boxes)
         return boxes
 
-    found: dict[Path, Any] = {}
-    skipped = []
-    for path, boxes in each_image("proposing", paths, work):
-        if isinstance(boxes, ImageError):
-            skipped.append(str(boxes))
-        else:
-            found[path] = boxes
-    return found, skipped
+    return work_on("proposing", paths, work)
 
 
 def _draw(file: Path, image: Any, boxes: Any) -> None:
@@ -166,7 +141,6 @@ def _open_truth(data: Path | None) -> "AnnotatedImages | None":
 
 def _measure(found: dict[Path, Any], marked: "AnnotatedImages") -> "RecallCurve":
     """Recall on those of the images that the data set knows."""
-    from sppnet.errors import DataError
     from sppnet.metrics.recall import recall_curve
 
     truths = {

@@ -2,19 +2,11 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sppnet.classify.classifier import Classifier
-    from sppnet.metrics.classification import ClassificationResult
-    from sppnet.metrics.coco import CocoResult
-    from sppnet.metrics.detection import DetectionResult
+from typing import Any
 
 EVALUATION = "evaluation.html"
-
-Seconds = Mapping[str, float]
 
 
 def tell_report(page: Path | None) -> None:
@@ -27,57 +19,29 @@ def tell_report(page: Path | None) -> None:
 
 def report_evaluation(
     file: Path | None,
-    model: Path,
-    classifier: "Classifier",
-    asked: Mapping[str, Any],
-    views: Mapping[str, Any],
-    result: "ClassificationResult",
-    seconds: Seconds,
-) -> None:
-    """views: what the command said of them; the classifier's own defaults fill the rest."""
-    from sppnet.report.classification import evaluation_page
-    from sppnet.report.page import name_of
-
-    shown = classifier.testing.asked(**views).in_words()
-    settings = {"model": model, **asked, **shown}
-    if result.found > result.images:
-        settings["images used"] = f"{result.images:,} of {result.found:,}"
-    html = evaluation_page(name_of(model), command(), settings, result, seconds)
-    _write(file or model.parent / EVALUATION, html, by_default=file is None)
-
-
-def report_detector_evaluation(
-    file: Path | None,
     models: Sequence[Path],
-    asked: Mapping[str, Any],
-    result: "DetectionResult | CocoResult",
-    seconds: Seconds,
-    problems: Sequence[str] = (),
+    page: Callable[[str, str, dict[str, Any]], str],
+    settings: Mapping[str, Any],
 ) -> None:
-    """Beside the first of the models, unless a file is named."""
-    from sppnet.report.detection import evaluation_page
-    from sppnet.report.page import name_of
-
-    settings = {"model": [str(model) for model in models], **asked}
-    html = evaluation_page(" and ".join(map(name_of, models)), command(), settings, result, seconds, problems)
-    _write(file or models[0].parent / EVALUATION, html, by_default=file is None)
-
-
-def _write(file: Path, html: str, by_default: bool = False) -> None:
-    """A place nobody named may be read-only; the figures were printed, so that is no error."""
+    """Beside the first of the models, unless a file is named. page: of a name, a command and settings."""
     from sppnet.cli.output import notes
     from sppnet.nn.model_file import write_file
+    from sppnet.report.page import name_of
 
+    place = file or models[0].parent / EVALUATION
+    shown = {"model": models, **settings}
+    html = page(" and ".join(map(name_of, models)), command(), shown)
     try:
-        write_file(file, html.encode("utf-8", "replace"))
+        write_file(place, html.encode("utf-8", "replace"))
     except OSError as error:
-        if not by_default:
+        if file is not None:
             raise
+        # A place nobody named may be read-only; the figures were printed, so that is no error.
         notes.print(
-            f"no report: {file}: {error.strerror}; name a --report FILE", soft_wrap=True, markup=False
+            f"no report: {place}: {error.strerror}; name a --report FILE", soft_wrap=True, markup=False
         )
     else:
-        tell_report(file)
+        tell_report(place)
 
 
 def command() -> str:

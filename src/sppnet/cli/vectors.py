@@ -1,9 +1,11 @@
 """Files of vectors: safetensors, or Parquet for tables."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sppnet.errors import ConfigError
 
 if TYPE_CHECKING:
     from sppnet.classify.features import Vectors
@@ -17,8 +19,6 @@ def check_suffix(path: Path, folder: bool = False) -> None:
 
     folder: whether it is to be a folder of files, as --engine ray writes them.
     """
-    from sppnet.errors import ConfigError
-
     if folder and path.suffix != ".parquet":
         raise ConfigError(
             f"--engine ray writes a folder of Parquet files, as vectors.parquet; got {path.name!r}"
@@ -34,12 +34,12 @@ def check_suffix(path: Path, folder: bool = False) -> None:
 def write_vectors(
     path: Path,
     images: Sequence[Path],
-    vectors: "Sequence[Vectors | None]",
-    reasons: Sequence[str | None],
+    vectors: "Mapping[Path, Vectors]",
+    reasons: Mapping[Path, str],
     length: int,
     described: dict[str, Any],
 ) -> None:
-    """Write the vector (length,) of each image, None where a reason says why there is none, in one step.
+    """Write the vector (length,) of each image, or the reason why there is none, in one step.
 
     described: how the vectors were made.
     safetensors: the tensor "vectors" of the images that could be read, and under "sppnet" in its metadata
@@ -54,15 +54,15 @@ def write_vectors(
         from sppnet.engine.shards import write_table
         from sppnet.engine.tables import vectors_table
 
+        rows, why = [vectors.get(image) for image in images], [reasons.get(image) for image in images]
         header = json.dumps({"kind": KIND, **described})
-        write_table(path, vectors_table(names, vectors, reasons, length, described=header))
+        write_table(path, vectors_table(names, rows, why, length, described=header))
         return
     import numpy as np
     import torch
 
     from sppnet.nn.model_file import save_model
 
-    pairs = zip(names, vectors, strict=True)
-    read = {name: vector for name, vector in pairs if vector is not None}
-    rows = np.stack(list(read.values())) if read else np.empty((0, length), np.float32)
-    save_model(path, KIND, {**described, "names": list(read)}, {"vectors": torch.from_numpy(rows)})
+    stacked = np.stack(list(vectors.values())) if vectors else np.empty((0, length), np.float32)
+    read = [writable_name(image) for image in vectors]
+    save_model(path, KIND, {**described, "names": read}, {"vectors": torch.from_numpy(stacked)})

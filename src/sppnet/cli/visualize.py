@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sppnet.cli.destinations import check_file, check_folder
+from sppnet.cli.images import tell_left_out
 from sppnet.cli.options import Device, parse_integers, parse_numbers
 
 if TYPE_CHECKING:
@@ -34,8 +36,6 @@ def filters(
     device: Device = "auto",
 ) -> None:
     """Draw what excites filters of the last convolution: the paper's Figure 2."""
-    from sppnet.cli.destinations import check_folder
-    from sppnet.cli.images import tell_left_out
     from sppnet.cli.output import Bars
     from sppnet.data.files import list_images
     from sppnet.report.filters import check_filters, choose_filters, draw_filter, find_peaks
@@ -73,7 +73,6 @@ def pyramid(
     device: Device = "auto",
 ) -> None:
     """Draw the feature cells of a window, the bins of each level, and which cells won them."""
-    from sppnet.cli.destinations import check_file
     from sppnet.data.image import read_image
     from sppnet.report.pyramid import draw_pyramid
 
@@ -94,7 +93,6 @@ def bins(
     out: Annotated[Path, typer.Option(help="The picture.")] = Path("bins.png"),
 ) -> None:
     """Draw the bins of the paper's training rule beside the exact ones."""
-    from sppnet.cli.destinations import check_file
     from sppnet.report.bins import draw_bins
 
     check_file(out, "--out")

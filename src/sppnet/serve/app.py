@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Query, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from jinja2 import Template
 
 from sppnet import __version__
 from sppnet.classify.classifier import Classifier
@@ -19,7 +20,6 @@ from sppnet.serve.feature_cache import FeatureCache
 from sppnet.serve.limits import Limits, Refusal
 from sppnet.serve.metrics import Counts
 from sppnet.serve.predictor import Predictor, Question, ServedClassifier, ServedDetector, read_fields
-from sppnet.serve.reference import reference_page
 from sppnet.serve.request_body import read_images, read_windows
 from sppnet.serve.worker import Worker
 
@@ -99,12 +99,13 @@ def create_app(
         lifespan=server.lifespan,
     )
     app.state.server = server
+    reference = Template((PAGE / "reference.html").read_text("utf-8"), autoescape=True)
     app.middleware("http")(server.watch)
     app.exception_handler(Refusal)(_refuse)
     app.exception_handler(ImageError)(_refuse_image)
     for path, name in FILES.items():
         _get(app, path, partial(_send_file, PAGE / name), include_in_schema=False)
-    _get(app, "/docs", lambda: HTMLResponse(reference_page(app.openapi())), include_in_schema=False)
+    _get(app, "/docs", lambda: HTMLResponse(reference.render(app.openapi())), include_in_schema=False)
     _get(app, "/health", server.health)
     _get(app, "/metrics", server.metrics, response_class=PlainTextResponse)
     _get(app, "/v1/model", server.describe)

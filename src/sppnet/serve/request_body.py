@@ -30,22 +30,22 @@ Fields = dict[str, str]
 async def read_images(request: Request, limits: Limits) -> tuple[list[bytes] | bytes, Fields]:
     """One image file as the body itself, or several as the parts of a form; its fields. Raises Refusal."""
     is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
-    _bound(request, limits)
+    bounded = _bounded(request, limits)
     try:
         async with asyncio.timeout(limits.upload_seconds):
             if is_form:
-                return await _read_form(request, limits)
-            return _not_empty(await request.body()), {}
+                return await _read_form(bounded, limits)
+            return _not_empty(await bounded.body()), {}
     except TimeoutError as error:
         raise Refusal(408, f"the body did not arrive within {limits.upload_seconds:g} seconds") from error
 
 
 async def read_windows(request: Request, limits: Limits) -> tuple[str, Floats]:
     """{"id": …, "boxes": [[x0, y0, x1, y1], …]}. Raises Refusal."""
-    _bound(request, limits)
+    bounded = _bounded(request, limits)
     try:
         async with asyncio.timeout(limits.upload_seconds):
-            asked: Any = await request.json()
+            asked: Any = await bounded.json()
         key, corners = asked["id"], np.asarray(asked["boxes"], np.float64)
         boxes = check_boxes(corners.clip(-MAX_PX, MAX_PX))
     except TimeoutError as error:
@@ -64,17 +64,16 @@ async def read_windows(request: Request, limits: Limits) -> tuple[str, Floats]:
 
 async def _read_form(request: Request, limits: Limits) -> tuple[list[bytes], Fields]:
     try:
-        form = await request.form(max_files=limits.images, max_fields=MAX_FIELDS)
+        async with request.form(max_files=limits.images, max_fields=MAX_FIELDS) as form:
+            items = form.multi_items()
+            parts = [await part.read() for _, part in items if isinstance(part, UploadFile)]
     except HTTPException as error:
         raise Refusal(
             400,
             f"the form cannot be read: {error.detail} A form of at most {limits.images} files and "
             f"{MAX_FIELDS} fields was expected",
         ) from error
-    async with form_closed(form):
-        items = form.multi_items()
-        parts = [await part.read() for _, part in items if isinstance(part, UploadFile)]
-        fields = {name: value for name, value in items if isinstance(value, str)}
+    fields = {name: value for name, value in items if isinstance(value, str)}
     if not parts:
         text = f"; {', '.join(fields)} came as text" if fields else ""
         raise Refusal(
@@ -84,25 +83,14 @@ async def _read_form(request: Request, limits: Limits) -> tuple[list[bytes], Fie
     return parts, fields
 
 
-class form_closed:
-    """Closes a form's temporary files, whatever happens."""
-
-    def __init__(self, form: Any) -> None:
-        self.form = form
-
-    async def __aenter__(self) -> None: ...
-    async def __aexit__(self, *error: object) -> None:
-        await self.form.close()
-
-
 def _not_empty(content: bytes) -> bytes:
     if not content:
         raise Refusal(400, "the body is empty; send the bytes of an image file")
     return content
 
 
-def _bound(request: Request, limits: Limits) -> None:
-    """Makes the request's stream raise Refusal beyond the limit, or at once if it says it is longer.
+def _bounded(request: Request, limits: Limits) -> Request:
+    """The request, whose body raises Refusal beyond the limit; raises it at once if it says it is longer.
 
     The same where the client goes away, which is no failure of ours.
     """
@@ -110,11 +98,11 @@ def _bound(request: Request, limits: Limits) -> None:
     announced = request.headers.get("content-length", "0")
     if not announced.isdecimal() or int(announced) > limits.max_bytes:
         raise Refusal(413, message)
-    receive, seen = request._receive, 0
+    seen = 0
 
     async def receive_counted() -> Any:
         nonlocal seen
-        event = await receive()
+        event = await request.receive()
         if event["type"] == "http.disconnect":
             raise Refusal(400, "the client went away before its body had arrived")
         seen += len(event.get("body", b""))
@@ -122,4 +110,4 @@ def _bound(request: Request, limits: Limits) -> None:
             raise Refusal(413, message)
         return event
 
-    request._receive = receive_counted
+    return Request(request.scope, receive_counted)
