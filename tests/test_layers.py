@@ -18,7 +18,7 @@ LAYERS = {
     "run_lock": 3,
     "classify": 4, "detect": 4,
     "serve": 5, "export": 5, "engine": 5, "report": 5, "benchmark": 5,
-    "training": 5, "evaluation": 5, "demo": 5,
+    "training": 5, "evaluation": 5, "demo": 5, "image_vectors": 5,
     "cli": 6, "__main__": 6,
 }  # fmt: skip
 PACKAGE_LAYER = 5
@@ -29,7 +29,7 @@ DOORS = {
 }
 """Imports that point up and stay: `Classifier.train` and `Detector.train` are short for `sppnet.train` and
 `sppnet.train_detector`, which write the report as well. They import when they are called."""
-STRANGERS = {frozenset({"nn", "data"})}
+STRANGERS = {frozenset({"nn", "data"}), frozenset({"classify", "detect"})}
 """Packages of one layer that must not know each other."""
 
 Sources = dict[str, str]

@@ -10,7 +10,7 @@ from sppnet.cli.engines import Engine, EngineOption
 from sppnet.cli.options import Device
 
 if TYPE_CHECKING:
-    from sppnet.classify.features import SPPFeatures, Vectors
+    from sppnet.image_vectors import SPPFeatures, Vectors
 
 
 def features(
@@ -33,11 +33,11 @@ def features(
     engine: EngineOption = Engine.local,
 ) -> None:
     """Write a vector for each image. Exits with 1 if an image could not be read, after all others."""
-    from sppnet.classify.features import SPPFeatures
     from sppnet.cli.destinations import check_file
     from sppnet.cli.images import tell_left_out
     from sppnet.cli.vectors import check_suffix, write_vectors
     from sppnet.data.files import list_images
+    from sppnet.image_vectors import SPPFeatures
 
     on_ray = engine is Engine.ray
     check_suffix(out, folder=on_ray)  # before the work, not after it

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sppnet.classify.features import Vectors
+    from sppnet.image_vectors import Vectors
 
 KIND = "vectors"
 SUFFIXES = (".safetensors", ".parquet")
