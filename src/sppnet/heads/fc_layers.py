@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sppnet.errors import ConfigError, DataError, ModelError, SppnetError
 from sppnet.nn.network import build_head
 from sppnet.progress import NullProgress, Progress
+from sppnet.rng import torch_seed
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]
 """Of a step: vectors (m, d), and labels (m,) from 0, where the number of classes stands for background."""
@@ -229,7 +229,7 @@ class _Run:
         rate = self.options.rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["multiple"]
-        torch.manual_seed(_stream(self.options.seed, step))  # for dropout, and for what draw does
+        torch.manual_seed(torch_seed(self.options.seed, step))  # for dropout, and for what draw does
         self.head.train()
         vectors, labels = draw(step)
         if len(vectors) == 0 or len(vectors) != len(labels):
@@ -314,8 +314,3 @@ class _Run:
                     f"the state is of another head or other extra parameters: {name} should have shape "
                     f"{known.get(name)}; got {got.get(name)}"
                 )
-
-
-def _stream(seed: int, step: int) -> int:
-    """A seed for torch that no two steps share."""
-    return int(np.random.SeedSequence(seed, spawn_key=(step,)).generate_state(1, np.uint64)[0] >> 1)

@@ -17,6 +17,7 @@ from torch import Tensor
 from sppnet.arrays import Array, Flags, Ints, Signs
 from sppnet.errors import ConfigError, DataError
 from sppnet.progress import NullProgress, Progress, track
+from sppnet.rng import Stream, generator
 from sppnet.svm.linear_svm import LinearSVM, fit_svm
 from sppnet.svm.objective import Loss
 from sppnet.threads import ordered_map
@@ -36,9 +37,6 @@ class LabelledVectors:
 
 
 VectorSource = Callable[[int], LabelledVectors]
-
-FOLD_STREAM = 13
-"""Keeps the dealing of images to folds apart from other draws of the same seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +143,7 @@ def deal_folds(images: int, folds: int, seed: int) -> Ints:
     """(images,) the fold of each image, equally many in each; empty for fewer than two folds or images."""
     if min(folds, images) < 2:
         return np.zeros(0, np.int64)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(FOLD_STREAM,)))
-    return rng.permutation(images) % folds
+    return generator(seed, Stream.FOLDS).permutation(images) % folds
 
 
 def first_folds(fold_of: Ints, held_out: int | None = None) -> list[int]:
