@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from sppnet.arrays import Array
 from sppnet.errors import ConfigError, GeometryError
-from sppnet.jit import jit
+from sppnet.jit import compiled
 
 SIGMA = 0.8
 """Of the smoothing, in pixels."""
@@ -29,8 +29,6 @@ UNITS = 64
 
 _HEAVIEST = math.ceil(255 * math.sqrt(3) * UNITS)
 _NO_EDGE = _HEAVIEST + 1
-
-_compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +91,7 @@ def join_edges(sorted_edges: SortedEdges, k: float, min_size: int) -> tuple[Arra
 # --- compiled ------------------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def _smooth(planes: Array, half: Array, smoothed: Array) -> None:
     channels, height, width = planes.shape
     reach = len(half) - 1
@@ -119,7 +117,7 @@ def _smooth(planes: Array, half: Array, smoothed: Array) -> None:
                     row[x] += half[i] * (left[x] + right[x])
 
 
-@_compiled
+@compiled
 def _weigh(smoothed: Array, weights: Array) -> None:
     """weights[direction, pixel], where the edge exists."""
     _, height, width = smoothed.shape
@@ -138,7 +136,7 @@ def _weigh(smoothed: Array, weights: Array) -> None:
                 row[x] = np.uint16(distance * np.float32(UNITS) + np.float32(0.5))
 
 
-@_compiled
+@compiled
 def _sort(weights: Array) -> tuple[Array, Array]:
     """A counting sort; stable."""
     directions, pixels = weights.shape
@@ -159,7 +157,7 @@ def _sort(weights: Array) -> tuple[Array, Array]:
     return edges, starts[: _NO_EDGE + 1]
 
 
-@_compiled
+@compiled
 def _join(edges: Array, starts: Array, width: int, k: float, min_size: int, labels: Array) -> int:
     """Every pixel knows its region's name, so that to look at an edge costs two reads; see _unite."""
     pixels = len(labels)
@@ -193,7 +191,7 @@ def _join(edges: Array, starts: Array, width: int, k: float, min_size: int, labe
     return _number(names, labels)
 
 
-@_compiled
+@compiled
 def _unite(names: Array, following: Array, sizes: Array, a: Any, b: Any) -> Any:
     """The pixels of the smaller region take the larger one's name; each region is a ring of pixels.
 
@@ -209,7 +207,7 @@ def _unite(names: Array, following: Array, sizes: Array, a: Any, b: Any) -> Any:
     return root
 
 
-@_compiled
+@compiled
 def _number(names: Array, labels: Array) -> int:
     """Labels from 0, in order of each region's first pixel."""
     numbers = np.full(len(names), -1, np.int32)
