@@ -15,10 +15,11 @@ from torch import Tensor
 from sppnet.arrays import Array
 from sppnet.geometry.grid import bin_edges
 from sppnet.jit import compiled
-from sppnet.ops.llvm import LINE_BYTES, SQUARE
 from sppnet.ops.plan import filling_order, plan_levels
 from sppnet.ops.simd import (
     LANES,
+    LINE_BYTES,
+    SQUARE,
     larger_of_four,
     rank_lanes,
     rank_square,
