@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sppnet.arrays import Array
-from sppnet.errors import ConfigError, GeometryError
+from sppnet.errors import ConfigError
 from sppnet.jit import compiled
 
 SIGMA = 0.8
@@ -42,27 +41,10 @@ class SortedEdges:
     size_hw: tuple[int, int]
 
 
-def segment(image: npt.ArrayLike, k: float, min_size: int, sigma: float = SIGMA) -> Array:
-    """Regions of an image (h, w, 3), values 0..255 → (h, w) int32, numbered in order of their first pixel.
-
-    k: the larger, the larger the regions.
-    min_size: pixels; the whole image is one region if it has fewer.
-    Raises GeometryError for another shape, ConfigError for k < 0 or sigma < 0.
-    """
-    planes = np.moveaxis(np.asarray(image, np.float32), -1, 0)
-    if planes.ndim != 3 or planes.shape[0] != 3 or 0 in planes.shape:
-        raise GeometryError(f"an image to segment has shape (h, w, 3); got {np.shape(image)}")
-    return join_edges(sort_edges(smooth(np.ascontiguousarray(planes), sigma)), k, min_size)[0]
-
-
-def smooth(planes: Array, sigma: float = SIGMA) -> Array:
+def smooth(planes: Array) -> Array:
     """Planes (c, h, w) float32 convolved with a Gaussian; the border pixel continues outside."""
-    if not sigma >= 0:
-        raise ConfigError(f"sigma must be at least 0 pixels; got {sigma}")
-    if sigma == 0:
-        return planes
-    offsets = np.arange(math.ceil(4 * sigma) + 1)
-    half = np.exp(-0.5 * (offsets / sigma) ** 2)
+    offsets = np.arange(math.ceil(4 * SIGMA) + 1)
+    half = np.exp(-0.5 * (offsets / SIGMA) ** 2)
     half /= 2 * half.sum() - half[0]
     smoothed = np.empty_like(planes)
     _smooth(planes, half.astype(np.float32), smoothed)
@@ -79,7 +61,11 @@ def sort_edges(smoothed: Array) -> SortedEdges:
 
 
 def join_edges(sorted_edges: SortedEdges, k: float, min_size: int) -> tuple[Array, int]:
-    """Labels (h, w) int32 as of `segment`, and how many there are."""
+    """Regions as labels (h, w) int32, numbered in order of their first pixel, and how many there are.
+
+    k: the larger, the larger the regions.
+    min_size: pixels; the whole image is one region if it has fewer.
+    """
     if not k >= 0:
         raise ConfigError(f"k of a segmentation must be at least 0; got {k}")
     height, width = sorted_edges.size_hw
