@@ -1,4 +1,4 @@
-"""The C of linear SVMs, chosen by how well they label vectors they have not seen."""
+"""Images and vectors dealt to folds; the C of linear SVMs, chosen by how well they label what is held out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sppnet.arrays import Array
+from sppnet.arrays import Array, Ints
 from sppnet.errors import ConfigError, DataError
 from sppnet.progress import NullProgress, Progress
+from sppnet.rng import Stream, generator
 from sppnet.svm import gram as gram_
 from sppnet.svm.gram import checked_gram, gram_matrix, one_thread
 from sppnet.svm.linear_svm import solve_by_gram, solve_by_rows, weigh
@@ -73,6 +74,20 @@ def choose_C(
     few = f", in {dealt} folds for want of images" if dealt < folds else ""
     progress.advance(0, note=f"C = {best:g}{few}")
     return ChosenC(best, dict(zip(tried, accuracy.tolist(), strict=True)))
+
+
+def deal_folds(images: int, folds: int, seed: int) -> Ints:
+    """(images,) the fold of each image, equally many in each; empty for fewer than two folds or images."""
+    if min(folds, images) < 2:
+        return np.zeros(0, np.int64)
+    return generator(seed, Stream.FOLDS).permutation(images) % folds
+
+
+def first_folds(fold_of: Ints, held_out: int | None = None) -> list[int]:
+    """The first folds, as many as hold `held_out` images; all for None. fold_of: (n,), of `deal_folds`."""
+    sizes = np.bincount(fold_of)
+    before = np.cumsum(sizes) - sizes
+    return [fold for fold in range(len(sizes)) if held_out is None or before[fold] < held_out]
 
 
 def _deal(labels: Array, folds: int, seed: int) -> Array:
