@@ -19,8 +19,9 @@ from sppnet.features.cache import MapCache
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.metrics.detection import Curve
 from sppnet.progress import NullProgress
+from sppnet.svm.cross_validation import deal_folds
 from sppnet.svm.linear_svm import LinearSVM
-from sppnet.svm.mining import MinedSVMs, deal_folds
+from sppnet.svm.mining import MinedSVMs
 
 
 def curve_of(scores, right, objects):

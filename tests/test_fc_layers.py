@@ -10,6 +10,7 @@ from torch import nn
 
 from recording_progress import RecordingProgress
 from sppnet.errors import ConfigError, DataError, ModelError, SppnetError
+from sppnet.heads import fc_layers
 from sppnet.heads.fc_layers import BIAS_RATE, FinetuneState, best_row, detection_head, finetune
 
 D, K = 12, 3
@@ -92,11 +93,10 @@ def fixed(step):
     return CENTRES[labels] + torch.randn(32, D, generator=generator), labels
 
 
-def test_updates_are_those_of_the_rule():
+def test_updates_are_those_of_the_rule(monkeypatch):
+    monkeypatch.setattr(fc_layers, "WEIGHT_DECAY", 0.1)
     ours, plain = head(dropout=0.0), head(dropout=0.0)
-    rows = finetune(
-        ours, fixed, steps=20, learning_rate=0.02, weight_decay=0.1, drops=(0.5, 0.75), validate_every=5
-    )
+    rows = finetune(ours, fixed, steps=20, learning_rate=0.02, validate_every=5)
     plain_sgd(plain, 20, lambda step: 0.02 * 0.1 ** ((step >= 10) + (step >= 15)), 0.9, 0.1)
     assert BIAS_RATE == 2
     assert [row.step for row in rows] == [5, 10, 15, 20]
@@ -143,7 +143,7 @@ def test_the_loss_of_a_row_is_the_mean_of_its_steps():
     assert [row.loss for row in rows] == pytest.approx(expected)
 
 
-def test_a_trunk_learns_along_at_its_own_rate():
+def test_a_trunk_learns_along_at_its_own_rate(monkeypatch):
     torch.manual_seed(0)
     trunk, module = nn.Linear(D, D), head()
     frozen = nn.Parameter(torch.ones(3), requires_grad=False)
@@ -159,7 +159,9 @@ def test_a_trunk_learns_along_at_its_own_rate():
         steps.append((before[0] - trunk.weight.detach(), before[1] - trunk.bias.detach()))
 
     extra = [*trunk.parameters(), frozen, seldom]
-    options = {"learning_rate": 0.01, "weight_decay": 0.0, "extra_rate": 0.2, "validate_every": 1}
+    monkeypatch.setattr(fc_layers, "WEIGHT_DECAY", 0.0)
+    monkeypatch.setattr(fc_layers, "EXTRA_RATE", 0.2)
+    options = {"learning_rate": 0.01, "validate_every": 1}
     finetune(module, pooled, steps=1, extra_parameters=extra, save=after_one, **options)
     weight_moved, bias_moved = steps[0]
     torch.testing.assert_close(weight_moved, 0.01 * 0.2 * trunk.weight.grad, rtol=1e-3, atol=1e-7)
@@ -266,10 +268,9 @@ class Odd(nn.Module):
     "make",
     [pytest.param(head, id="a head with dropout"), pytest.param(lambda seed=0: Odd(), id="an odd head")],
 )
-@pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_a_resumed_training_ends_with_the_same_bits(stopped_after, make, momentum, tmp_path):
+def test_a_resumed_training_ends_with_the_same_bits(stopped_after, make, tmp_path):
     states = {}
-    options = {"steps": 14, "learning_rate": 0.1, "momentum": momentum, "validate_every": 4, "seed": 5}
+    options = {"steps": 14, "learning_rate": 0.1, "validate_every": 4, "seed": 5}
 
     def train(module, trunk, start=None, save=None):
         def pooled(step):
@@ -383,9 +384,6 @@ def diverging(step):
         pytest.param(draw, {"steps": 0}, ConfigError, "1 or more; got 0 and 1", id="no steps"),
         pytest.param(draw, {"validate_every": 0}, ConfigError, "1 or more", id="never validated"),
         pytest.param(draw, {"learning_rate": 0.0}, ConfigError, "learning_rate above 0", id="no rate"),
-        pytest.param(draw, {"momentum": 1.0}, ConfigError, "momentum in 0..1", id="momentum of 1"),
-        pytest.param(draw, {"weight_decay": -1.0}, ConfigError, "weight_decay of 0 or more", id="growth"),
-        pytest.param(draw, {"drops": (0.5, 20_000)}, ConfigError, "shares of all steps", id="drops in steps"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(given, options, error, message):

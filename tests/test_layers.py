@@ -11,14 +11,14 @@ ROOT = Path(sppnet.__file__).parent
 
 LAYERS = {
     "errors": 0, "geometry": 0, "progress": 0, "drawing": 0, "malloc": 0, "threads": 0, "arrays": 0,
-    "jit": 0,
+    "jit": 0, "rng": 0,
     "ops": 1, "boxes": 1, "structures": 1,
     "nn": 2, "data": 2,
     "features": 3, "proposals": 3, "svm": 3, "heads": 3, "metrics": 3,
     "run_lock": 3,
     "classify": 4, "detect": 4,
     "serve": 5, "export": 5, "engine": 5, "report": 5, "benchmark": 5,
-    "training": 5, "evaluation": 5, "demo": 5,
+    "training": 5, "evaluation": 5, "demo": 5, "image_vectors": 5,
     "cli": 6, "__main__": 6,
 }  # fmt: skip
 PACKAGE_LAYER = 5
@@ -29,7 +29,7 @@ DOORS = {
 }
 """Imports that point up and stay: `Classifier.train` and `Detector.train` are short for `sppnet.train` and
 `sppnet.train_detector`, which write the report as well. They import when they are called."""
-STRANGERS = {frozenset({"nn", "data"})}
+STRANGERS = {frozenset({"nn", "data"}), frozenset({"classify", "detect"})}
 """Packages of one layer that must not know each other."""
 
 Sources = dict[str, str]

@@ -8,8 +8,9 @@ import torch
 
 from sppnet.errors import ConfigError, DataError
 from sppnet.svm import mining
+from sppnet.svm.cross_validation import deal_folds, first_folds
 from sppnet.svm.linear_svm import fit_svm
-from sppnet.svm.mining import LabelledVectors, MiningConfig, deal_folds, first_folds, mine_svms
+from sppnet.svm.mining import LabelledVectors, MiningConfig, mine_svms
 
 LENGTH = 5.0
 """Of every vector, so that the scale is known: 20 / 5."""

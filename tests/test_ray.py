@@ -18,11 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sppnet.classify.features import SPPFeatures
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector, DetectorComponents
 from sppnet.engine.tables import read_detections
 from sppnet.heads.ridge import BoxRegressor
+from sppnet.image_vectors import SPPFeatures
 from sppnet.nn.trunks import load_trunk
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from sppnet.boxes import box_iou
-from sppnet.errors import ConfigError, GeometryError
+from sppnet.errors import ConfigError
 from sppnet.proposals.selective_search import search as search_module
 from sppnet.proposals.selective_search.colour import to_planes
 from sppnet.proposals.selective_search.grouping import Similarity, group
 from sppnet.proposals.selective_search.regions import code_pixels, describe
 from sppnet.proposals.selective_search.search import STRATEGIES, rank, selective_search
-from sppnet.proposals.selective_search.segmentation import join_edges, segment, smooth, sort_edges
+from sppnet.proposals.selective_search.segmentation import join_edges, smooth, sort_edges
 
 ALL = Similarity(colour=True, texture=True, size=True, fill=True)
 
@@ -143,7 +143,9 @@ def test_regions_are_those_of_the_definition(k, min_size):
     image = np.kron(rng.integers(0, 200, (4, 5, 3)), np.ones((5, 5, 1), int)) + rng.integers(
         0, 30, (20, 25, 3)
     )
-    labels = segment(image, k, min_size, sigma=0)
+    planes = np.moveaxis(image, -1, 0).astype(np.float32)
+    labels, count = join_edges(sort_edges(np.ascontiguousarray(planes)), k, min_size)
+    assert count == labels.max() + 1
     np.testing.assert_array_equal(labels, plain_segment(image.astype(np.uint8), k, min_size))
     assert labels.dtype == np.int32
     if min_size > 1:
@@ -165,11 +167,10 @@ def test_smoothing_is_a_gaussian_that_repeats_the_border():
     ("call", "error", "message"),
     [
         pytest.param(
-            lambda: segment(np.zeros((4, 4)), 50, 5), GeometryError, "got \\(4, 4\\)", id="no colours"
-        ),
-        pytest.param(lambda: segment(np.zeros((4, 4, 3)), -1, 5), ConfigError, "at least 0", id="k below 0"),
-        pytest.param(
-            lambda: segment(np.zeros((4, 4, 3)), 1, 5, -1), ConfigError, "sigma", id="sigma below 0"
+            lambda: join_edges(sort_edges(np.zeros((3, 4, 4), np.float32)), -1, 5),
+            ConfigError,
+            "at least 0",
+            id="k below 0",
         ),
         pytest.param(
             lambda: selective_search(scene(), "fsat"), ConfigError, "did you mean fast", id="a mode misspelt"

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sppnet.classify.classifier import Classifier as Classifier
     from sppnet.classify.classifier import Prediction as Prediction
     from sppnet.classify.config import TrainingConfig as TrainingConfig
-    from sppnet.classify.features import SPPFeatures as SPPFeatures
     from sppnet.data.detection_dataset import open_annotated as open_annotated
     from sppnet.data.image import read_image as read_image
     from sppnet.detect.config import DetectorConfig as DetectorConfig
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from sppnet.geometry.grid import CellGrid as CellGrid
     from sppnet.geometry.grid import bin_edges as bin_edges
     from sppnet.geometry.grid import boxes_to_cells as boxes_to_cells
+    from sppnet.image_vectors import SPPFeatures as SPPFeatures
     from sppnet.malloc import keep_memory as keep_memory
     from sppnet.nn.network import SPPNet as SPPNet
     from sppnet.nn.network import warm_start_fc6 as warm_start_fc6
@@ -49,7 +49,6 @@ _HOMES = {
     "Classifier": "sppnet.classify.classifier",
     "Prediction": "sppnet.classify.classifier",
     "TrainingConfig": "sppnet.classify.config",
-    "SPPFeatures": "sppnet.classify.features",
     "open_annotated": "sppnet.data.detection_dataset",
     "read_image": "sppnet.data.image",
     "DetectorConfig": "sppnet.detect.config",
@@ -62,6 +61,7 @@ _HOMES = {
     "CellGrid": "sppnet.geometry.grid",
     "bin_edges": "sppnet.geometry.grid",
     "boxes_to_cells": "sppnet.geometry.grid",
+    "SPPFeatures": "sppnet.image_vectors",
     "keep_memory": "sppnet.malloc",
     "SPPNet": "sppnet.nn.network",
     "warm_start_fc6": "sppnet.nn.network",

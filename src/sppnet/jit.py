@@ -28,17 +28,23 @@ except Exception as error:  # ImportError, or a numpy or LLVM that does not fit,
 
 
 def jit(**options: Any) -> Callable[[Any], Any]:
-    """A decorator: `numba.njit(**options)`, cached where a folder for it can be written."""
-    if problem():
-        return lambda function: function
+    """A decorator: numba's `njit`, cached where a folder for it can be written. Indices are not checked."""
 
     def decorate(function: Any) -> Any:
-        compiled = nb.njit(**options)(function)
+        if problem():
+            return function
+        compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", **options)(function)
         with contextlib.suppress(Exception):  # what numba keeps its cache in is not public
             compiled._cache = _cache_class()(function)
         return compiled
 
     return decorate
+
+
+compiled = jit()
+compiled_parallel = jit(parallel=True)
+compiled_sum = jit(fastmath={"reassoc", "contract", "nsz"})
+"""Sums may be added up in any order, a few numbers at a time: always the same one on one machine."""
 
 
 def problem() -> str | None:

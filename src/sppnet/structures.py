@@ -5,7 +5,6 @@ Boxes are (n, 4) float32 xyxy in pixels, 0-based and half-open: a box of the who
 """
 
 import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from sppnet.arrays import Array, Flags, Floats, Ints
+from sppnet.arrays import Flags, Floats, Ints
 from sppnet.boxes import check_boxes, to_xywh
 from sppnet.drawing import draw_boxes
 from sppnet.errors import DataError, ImageError, MissingExtraError
@@ -37,12 +36,7 @@ class GroundTruth:
     """(n,) boxes around many objects (COCO); never trained on."""
 
     def __post_init__(self) -> None:
-        boxes = check_boxes(self.boxes)
-        n = len(boxes)
-        object.__setattr__(self, "boxes", boxes)
-        object.__setattr__(self, "labels", _column("labels", self.labels, np.int64, n))
-        object.__setattr__(self, "difficult", _column("difficult", self.difficult, np.bool_, n))
-        object.__setattr__(self, "crowd", _column("crowd", self.crowd, np.bool_, n))
+        _check_columns(self, labels=np.int64, difficult=np.bool_, crowd=np.bool_)
 
     @staticmethod
     def of(boxes: npt.ArrayLike, labels: npt.ArrayLike) -> "GroundTruth":
@@ -76,9 +70,7 @@ class Proposals:
     """(n,) falling; zeros where boxes come without."""
 
     def __post_init__(self) -> None:
-        boxes = check_boxes(self.boxes)
-        object.__setattr__(self, "boxes", boxes)
-        object.__setattr__(self, "scores", _column("scores", self.scores, np.float32, len(boxes)))
+        _check_columns(self, scores=np.float32)
 
     @staticmethod
     def of(boxes: npt.ArrayLike) -> "Proposals":
@@ -103,14 +95,10 @@ class Detections:
     classes: tuple[str, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
-        boxes = check_boxes(self.boxes)
-        n = len(boxes)
-        labels = _column("labels", self.labels, np.int64, n)
-        if n and not 0 <= labels.min() <= labels.max() < len(self.classes):
+        _check_columns(self, labels=np.int64, scores=np.float32)
+        labels = self.labels
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
             raise DataError(f"labels must be 0..{len(self.classes) - 1}; got {labels.min()}..{labels.max()}")
-        object.__setattr__(self, "boxes", boxes)
-        object.__setattr__(self, "scores", _column("scores", self.scores, np.float32, n))
-        object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "classes", tuple(self.classes))
 
     def __len__(self) -> int:
@@ -173,12 +161,16 @@ def _rows(index: Any) -> Any:
     return [int(index)] if isinstance(index, int | np.integer) else index
 
 
-def _column(name: str, values: Sequence[Any] | Array, kind: Any, n: int) -> Any:
-    array = np.array(values, dtype=kind)
-    if array.shape != (n,):
-        raise DataError(f"{n} boxes need {name} of shape ({n},); got {array.shape}")
-    array.setflags(write=False)
-    return array
+def _check_columns(table: Any, **kinds: Any) -> None:
+    """Put checked, read-only arrays in place of the boxes of a table and of its columns of these kinds."""
+    boxes = check_boxes(table.boxes)
+    object.__setattr__(table, "boxes", boxes)
+    for name, kind in kinds.items():
+        array = np.array(getattr(table, name), dtype=kind)
+        if array.shape != (len(boxes),):
+            raise DataError(f"{len(boxes)} boxes need {name} of shape ({len(boxes)},); got {array.shape}")
+        array.setflags(write=False)
+        object.__setattr__(table, name, array)
 
 
 def _import_extra(package: str) -> Any:

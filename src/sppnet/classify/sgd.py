@@ -25,6 +25,7 @@ from sppnet.data.loader import Batch, Damaged, ImageCache, batches, bucket_by_si
 from sppnet.errors import DataError, ImageError, SppnetError
 from sppnet.nn.network import SPPNet
 from sppnet.progress import Progress
+from sppnet.rng import Stream, torch_seed
 
 CACHE_BYTES = 2 << 30
 """Memory for decoded images; a thousand photographs at a shorter side of 256 take 0.3 GB."""
@@ -100,7 +101,9 @@ class Trainer:
 
     def train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
         """One pass over the images; loss and accuracy on them as they were met."""
-        torch.manual_seed(_stream(self.config.seed, epoch, self.workers.rank))  # for dropout
+        torch.manual_seed(
+            torch_seed(self.config.seed, Stream.DROPOUT, epoch, self.workers.rank)
+        )  # for dropout
         self.network.train()
         if self.config.freeze_trunk:
             self.network.trunk.eval()
@@ -277,11 +280,6 @@ class Trainer:
 def _learned_parameters(network: SPPNet, freeze_trunk: bool) -> list[nn.Parameter]:
     network.trunk.requires_grad_(not freeze_trunk)
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def _stream(seed: int, epoch: int, rank: int) -> int:
-    """A seed for torch that no two epochs and processes share."""
-    return int(np.random.SeedSequence(seed, spawn_key=(3, epoch, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _precision(device: torch.device) -> AbstractContextManager[Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from sppnet.data import transforms
 from sppnet.data.image import ImageArray
 from sppnet.errors import ConfigError
-from sppnet.geometry.grid import VIEW_PX, BoxMapping, boxes_to_cells, view_boxes
+from sppnet.geometry.grid import VIEW_PX, boxes_to_cells, view_boxes
 from sppnet.nn.network import SPPNet
 
 Views = Literal["crop", "full", "warp", "10", "96"]
@@ -32,7 +32,6 @@ def score_images(
     views: Views,
     scale_px: int = transforms.SCALE_PX,
     size_px: int = VIEW_PX,
-    rule: BoxMapping = "paper",
 ) -> Tensor:
     """Images (h, w, 3) uint8 → (n, num_classes): means over the views of the softmax, or of the SVMs' scores.
 
@@ -40,7 +39,7 @@ def score_images(
     size_px: side that the view of "crop" and "warp" is resized to.
     """
     if views in ("10", "96"):
-        return torch.stack([_score_many_views(network, image, views, scale_px, rule) for image in images])
+        return torch.stack([_score_many_views(network, image, views, scale_px) for image in images])
     one = cast(transforms.ViewRule, views)
     shown = [transforms.test_view(image, one, scale_px=scale_px, size_px=size_px) for image in images]
     if views == "full":  # each has its own size
@@ -48,12 +47,10 @@ def score_images(
     return probabilities(network, network(_as_batch(network, shown)))
 
 
-def _score_many_views(
-    network: SPPNet, image: ImageArray, views: Views, scale_px: int, rule: BoxMapping
-) -> Tensor:
+def _score_many_views(network: SPPNet, image: ImageArray, views: Views, scale_px: int) -> Tensor:
     scales, positions = ((scale_px,), 5) if views == "10" else (SCALES_96, 9)
     score = _score_crops if network.fixed else _score_windows
-    scores = torch.cat([score(network, image, scale, positions, rule) for scale in scales])
+    scores = torch.cat([score(network, image, scale, positions) for scale in scales])
     return probabilities(network, scores).mean(0)
 
 
@@ -62,22 +59,18 @@ def probabilities(network: SPPNet, scores: Tensor) -> Tensor:
     return scores.softmax(1) if network.head_kind == "fc" else scores
 
 
-def _score_windows(
-    network: SPPNet, image: ImageArray, scale_px: int, positions: int, rule: BoxMapping
-) -> Tensor:
+def _score_windows(network: SPPNet, image: ImageArray, scale_px: int, positions: int) -> Tensor:
     """The scaled image and its mirror image are convolved once each, and every view pooled from the maps."""
     scaled = transforms.resize_shorter(image, scale_px)
     features = network.trunk(_as_batch(network, [scaled, scaled[:, ::-1]]))
     boxes = np.array(view_boxes(scaled.shape[:2], positions))
     height, width = features.shape[-2:]
-    cells = torch.from_numpy(boxes_to_cells(boxes, network.trunk.grid, (height, width), rule))
+    cells = torch.from_numpy(boxes_to_cells(boxes, network.trunk.grid, (height, width)))
     scores: Tensor = network.head(network.pyramid(features, [cells, cells]))
     return scores
 
 
-def _score_crops(
-    network: SPPNet, image: ImageArray, scale_px: int, positions: int, rule: BoxMapping
-) -> Tensor:
+def _score_crops(network: SPPNet, image: ImageArray, scale_px: int, positions: int) -> Tensor:
     """For a network of one input size every view is cut from the image, resized and convolved by itself."""
     scaled = transforms.resize_shorter(image, scale_px)
     crops = [transforms.crop(scaled, box) for box in view_boxes(scaled.shape[:2], positions)]

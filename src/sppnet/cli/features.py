@@ -11,7 +11,7 @@ from sppnet.cli.images import tell_skipped, work_on
 from sppnet.cli.options import Device, EngineOption, parse_integers
 
 if TYPE_CHECKING:
-    from sppnet.classify.features import SPPFeatures
+    from sppnet.image_vectors import SPPFeatures
 
 
 def features(
@@ -34,9 +34,9 @@ def features(
     engine: EngineOption = "local",
 ) -> None:
     """Write a vector for each image. Exits with 1 if an image could not be read, after all others."""
-    from sppnet.classify.features import SPPFeatures
     from sppnet.cli.vectors import check_suffix, write_vectors
     from sppnet.data.files import list_images
+    from sppnet.image_vectors import SPPFeatures
 
     on_ray = engine == "ray"
     check_suffix(out, folder=on_ray)  # before the work, not after it

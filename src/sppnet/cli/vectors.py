@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sppnet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sppnet.classify.features import Vectors
+    from sppnet.image_vectors import Vectors
 
 KIND = "vectors"
 SUFFIXES = (".safetensors", ".parquet")

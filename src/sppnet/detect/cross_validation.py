@@ -16,13 +16,12 @@ from sppnet.detect.finetune import FinetuneSamples, finetune_layers
 from sppnet.detect.label_assignment import TrainingImages, assign_distinct_labels, training_boxes
 from sppnet.detect.roi_features import RoIFeatureExtractor
 from sppnet.progress import Progress
+from sppnet.svm.cross_validation import deal_folds, first_folds
 from sppnet.svm.mining import (
     LabelledVectors,
     MinedSVMs,
     MiningConfig,
     MiningRound,
-    deal_folds,
-    first_folds,
     mine_svms,
 )
 

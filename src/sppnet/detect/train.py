@@ -41,8 +41,9 @@ from sppnet.progress import NullProgress, Progress
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead
 from sppnet.run_lock import lock_run
+from sppnet.svm.cross_validation import deal_folds
 from sppnet.svm.linear_svm import LinearSVM
-from sppnet.svm.mining import MinedSVMs, MiningRound, deal_folds
+from sppnet.svm.mining import MinedSVMs, MiningRound
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sppnet.classify.features import SPPFeatures
 from sppnet.detect.detector import Detector
 from sppnet.detect.ensemble import Ensemble
 from sppnet.engine.tables import detections_table, vectors_table
 from sppnet.errors import ImageError, printable
+from sppnet.image_vectors import SPPFeatures
 from sppnet.nn.device import find_device
 
 Found = TypeVar("Found")

@@ -6,17 +6,17 @@ released code kept the weights that did best on the test set; here nothing but `
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sppnet.errors import ConfigError, DataError, ModelError, SppnetError
 from sppnet.nn.network import build_head
 from sppnet.progress import NullProgress, Progress
+from sppnet.rng import torch_seed
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]
 """Of a step: vectors (m, d), and labels (m,) from 0, where the number of classes stands for background."""
@@ -30,6 +30,14 @@ MIN_DEVIATION = 1e-4
 
 BIAS_RATE = 2.0
 """Biases learn at twice the rate, without weight decay, as in the released prototxt."""
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+
+DROPS = (0.5, 0.75)
+"""After each of these shares of the steps the rate is a tenth of what it was."""
+
+EXTRA_RATE = 0.1
+"""Of the trunk, as a share of the head's rate: it was trained before."""
 
 
 @dataclass(frozen=True)
@@ -71,33 +79,6 @@ class FinetuneState:
 def best_row(rows: Iterable[Measured]) -> Measured | None:
     """The one with the lowest error, of equal ones the first; None where nothing was validated."""
     return min((row for row in rows if row.error is not None), key=lambda row: row.error or 0, default=None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Options:
-    steps: int
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    drops: Sequence[float]
-    validate_every: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.validate_every) < 1:
-            raise ConfigError(
-                f"steps and validate_every must be 1 or more; got {self.steps} and {self.validate_every}"
-            )
-        if not 0 < self.learning_rate < math.inf or not 0 <= self.momentum < 1 or self.weight_decay < 0:
-            raise ConfigError(
-                "needs learning_rate above 0, momentum in 0..1 and weight_decay of 0 or more; "
-                f"got {self.learning_rate}, {self.momentum} and {self.weight_decay}"
-            )
-        if not all(0 < share <= 1 for share in self.drops):
-            raise ConfigError(f"drops are shares of all steps, above 0 and up to 1; got {tuple(self.drops)}")
-
-    def rate(self, step: int) -> float:
-        return self.learning_rate * 0.1 ** sum(step >= share * self.steps for share in self.drops)
 
 
 class Standardise(nn.Module):
@@ -147,11 +128,7 @@ def finetune(
     *,
     steps: int,
     learning_rate: float = 1e-3,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    drops: Sequence[float] = (0.5, 0.75),
     extra_parameters: Iterable[nn.Parameter] = (),
-    extra_rate: float = 0.1,
     validate: Callable[[], float] | None = None,
     validate_every: int = 500,
     validate_first: bool = False,
@@ -165,8 +142,7 @@ def finetune(
     Returns a row for every validation (see `best_row`); the head is left in evaluation mode.
 
     draw: called with the step, from 0, after torch was seeded for it; the vectors may carry a graph.
-    drops: after each of these shares of the steps the rate is a tenth of what it was.
-    extra_parameters: of the trunk that `draw` pools from, at `extra_rate` times the learning rate.
+    extra_parameters: of the trunk that `draw` pools from, at EXTRA_RATE times the learning rate.
     validate: the share of held-out windows that the head gets wrong, or any error; the lowest is best. It
         is called every `validate_every` steps and after the last, with the head in evaluation mode.
     validate_first: before the first step too, so that what was given stays if nothing is better.
@@ -175,11 +151,11 @@ def finetune(
     progress: told of every step, of a stage that the caller began.
     Raises SppnetError where the loss or the error is no number, and ModelError for a state of another head.
     """
-    options = _Options(
-        steps=steps, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay,
-        drops=drops, validate_every=validate_every, seed=seed,
-    )  # fmt: skip
-    run = _Run(head, list(extra_parameters), extra_rate, options)
+    if min(steps, validate_every) < 1:
+        raise ConfigError(f"steps and validate_every must be 1 or more; got {steps} and {validate_every}")
+    if not 0 < learning_rate < math.inf:
+        raise ConfigError(f"needs a learning_rate above 0; got {learning_rate}")
+    run = _Run(head, list(extra_parameters), steps, learning_rate, seed)
     if start is not None:
         run.load(start)
     elif validate_first:
@@ -201,9 +177,9 @@ class _Run:
     """One training: parameters by name, their optimizer, and the state."""
 
     def __init__(
-        self, head: nn.Module, extra: list[nn.Parameter], extra_rate: float, options: _Options
+        self, head: nn.Module, extra: list[nn.Parameter], steps: int, learning_rate: float, seed: int
     ) -> None:
-        self.head, self.options = head, options
+        self.head, self.steps, self.learning_rate, self.seed = head, steps, learning_rate, seed
         named = {f"head.{name}": one for name, one in head.named_parameters()}
         named |= {f"extra.{i}": one for i, one in enumerate(extra)}
         self.learned = {name: one for name, one in named.items() if one.requires_grad}
@@ -214,22 +190,25 @@ class _Run:
         groups = [
             {
                 "params": [one],
-                "multiple": (extra_rate if name.startswith("extra.") else 1)
+                "multiple": (EXTRA_RATE if name.startswith("extra.") else 1)
                 * (BIAS_RATE if one.ndim < 2 else 1),
-                "weight_decay": 0.0 if one.ndim < 2 else options.weight_decay,
+                "weight_decay": 0.0 if one.ndim < 2 else WEIGHT_DECAY,
             }
             for name, one in self.learned.items()
         ]
         # Fused, one pass over weights, gradient and momentum: 30 million take 0.06 s, 0.17 by foreach.
-        self.optimizer = torch.optim.SGD(groups, options.learning_rate, options.momentum, fused=True)
+        self.optimizer = torch.optim.SGD(groups, learning_rate, MOMENTUM, fused=True)
         self.state = FinetuneState((), {f"weights.{name}": one for name, one in self.weights.items()})
+
+    def rate(self, step: int) -> float:
+        return self.learning_rate * 0.1 ** sum(step >= share * self.steps for share in DROPS)
 
     def learn(self, step: int, draw: Draw) -> float:
         """One update; the loss before it."""
-        rate = self.options.rate(step)
+        rate = self.rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["multiple"]
-        torch.manual_seed(_stream(self.options.seed, step))  # for dropout, and for what draw does
+        torch.manual_seed(torch_seed(self.seed, step))  # for dropout, and for what draw does
         self.head.train()
         vectors, labels = draw(step)
         if len(vectors) == 0 or len(vectors) != len(labels):
@@ -258,13 +237,13 @@ class _Run:
                     f"the validation error after {step + 1} steps is no number; check what measures it"
                 )
         since = step + 1 - self.state.step
-        row = Measured(step + 1, self.options.rate(max(step, 0)), total / since if since else None, error)
+        row = Measured(step + 1, self.rate(max(step, 0)), total / since if since else None, error)
         self.state = FinetuneState((*self.state.rows, row), self.state.tensors)
         if best_row(self.state.rows) is row:
             self._keep_best()
         for name, one in self.learned.items():
             buffer = self.optimizer.state[one].get("momentum_buffer")
-            if buffer is not None:  # none without momentum, nor before a parameter's first gradient
+            if buffer is not None:  # none before a parameter's first gradient
                 self.state.tensors[f"momentum.{name}"] = buffer
 
     def _keep_best(self) -> None:
@@ -285,10 +264,8 @@ class _Run:
     @torch.no_grad()
     def load(self, start: FinetuneState) -> None:
         """Go on from a state, which is left as it is."""
-        if start.step > self.options.steps:
-            raise ConfigError(
-                f"the state has {start.step} steps behind it; ask for more than {self.options.steps}"
-            )
+        if start.step > self.steps:
+            raise ConfigError(f"the state has {start.step} steps behind it; ask for more than {self.steps}")
         self._check(start)
         for name, one in start.tensors.items():
             kind, _, rest = name.partition(".")
@@ -314,8 +291,3 @@ class _Run:
                     f"the state is of another head or other extra parameters: {name} should have shape "
                     f"{known.get(name)}; got {got.get(name)}"
                 )
-
-
-def _stream(seed: int, step: int) -> int:
-    """A seed for torch that no two steps share."""
-    return int(np.random.SeedSequence(seed, spawn_key=(step,)).generate_state(1, np.uint64)[0] >> 1)

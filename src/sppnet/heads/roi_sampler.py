@@ -12,14 +12,12 @@ import numpy.typing as npt
 
 from sppnet.arrays import Ints
 from sppnet.errors import ConfigError, DataError
+from sppnet.rng import Stream, generator
 
 Range = tuple[float, float]
 
 UNUSED = -1
 """The label of a window that is neither positive nor negative."""
-
-ORDER, WINDOWS = 0, 1
-"""Streams of random numbers: of the images, and of the windows."""
 
 
 class SampledRoIs(NamedTuple):
@@ -87,7 +85,7 @@ class RoISampler:
         positives = self._pool(images, background=False)
         negatives = self._pool(images, background=True)
         wanted = min(len(positives), max(self.positives, self.batch_size - len(negatives)))
-        rng = self._random(WINDOWS, step)
+        rng = generator(self.seed, Stream.ROI_WINDOWS, step)
         some, rest = (
             rng.permutation(positives)[:wanted],
             rng.permutation(negatives)[: self.batch_size - wanted],
@@ -97,7 +95,7 @@ class RoISampler:
 
     def _images_of(self, step: int) -> Ints:
         epoch, part = divmod(step, self.steps_per_epoch)
-        order = self._random(ORDER, epoch).permutation(self.images)
+        order = generator(self.seed, Stream.ROI_IMAGES, epoch).permutation(self.images)
         return np.array_split(order, self.steps_per_epoch)[part]
 
     def _pool(self, images: Ints, background: bool) -> Ints:
@@ -113,9 +111,6 @@ class RoISampler:
     def _of_image(self, image: int, drawn: Ints) -> SampledRoIs:
         windows = np.sort(drawn[drawn[:, 0] == image, 1])
         return SampledRoIs(image, windows, self._labels[image][windows])
-
-    def _random(self, stream: int, place: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(stream, place)))
 
 
 def _label_windows(

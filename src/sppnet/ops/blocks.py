@@ -14,11 +14,12 @@ from torch import Tensor
 
 from sppnet.arrays import Array
 from sppnet.geometry.grid import bin_edges
-from sppnet.jit import jit
-from sppnet.ops.llvm import LINE_BYTES, SQUARE
+from sppnet.jit import compiled
 from sppnet.ops.plan import filling_order, plan_levels
 from sppnet.ops.simd import (
     LANES,
+    LINE_BYTES,
+    SQUARE,
     larger_of_four,
     rank_lanes,
     rank_square,
@@ -36,10 +37,6 @@ BITS = {
 
 SIZES_AT_ONCE = 64
 """Sizes of windows are tabled in so many steps, so that most maps share a table."""
-
-
-compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
-compiled_parallel = jit(parallel=True, nogil=True, boundscheck=False, error_model="numpy")
 
 
 # --- in Python, before the kernel ----------------------------------------------------------------

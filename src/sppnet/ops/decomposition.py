@@ -1,4 +1,4 @@
-"""Pyramid pooling in torch's own operations, for tools that cannot use the custom operator.
+"""Pyramid pooling in torch's own operations: averages, and for tools that cannot use the custom operator.
 
 `torch.onnx` has a translation of each of them, and `torch.func` differentiates and maps them.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sppnet.errors import GeometryError
 from sppnet.ops.plan import filling_order, plan_levels
+from sppnet.ops.windows import bin_edges
 
 _kept: ContextVar[bool] = ContextVar("operator kept in ONNX exports", default=False)
 
@@ -92,3 +93,27 @@ def pool_each(features: Tensor, cells: Tensor | None, levels: tuple[int, ...]) -
 
 def _pool_levels(features: Tensor, levels: tuple[int, ...]) -> Tensor:
     return torch.cat([F.adaptive_max_pool2d(features, n).flatten(1) for n in levels], 1)
+
+
+def average_each(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """As `pool_each`, by averages: the sum over any rectangle is four reads of the integral image.
+
+    It is summed in float64 (float32 where the device has no float64): equal to `adaptive_avg_pool2d` up to
+    rounding.
+    """
+    kind = torch.float32 if features.device.type == "mps" else torch.float64
+    rows = features.permute(0, 2, 3, 1).to(kind)
+    integral = F.pad(rows.cumsum(1).cumsum(2), (0, 0, 1, 0, 1, 0))  # (b, h + 1, w + 1, c)
+    return torch.cat([_average_level(integral, cells, n) for n in levels], 1).to(features.dtype)
+
+
+def _average_level(integral: Tensor, cells: Tensor, n: int) -> Tensor:
+    """The n×n bins of windows (k, 5): (k, c × n²)."""
+    which = cells[:, 0, None, None]
+    left, right = bin_edges(cells[:, 1], cells[:, 3], n)
+    top, bottom = bin_edges(cells[:, 2], cells[:, 4], n)
+    left, right, top, bottom = left[:, None, :], right[:, None, :], top[:, :, None], bottom[:, :, None]
+    total = integral[which, bottom, right] - integral[which, top, right]
+    total = total - integral[which, bottom, left] + integral[which, top, left]  # (k, n, n, c)
+    count = (bottom - top) * (right - left)
+    return (total / count[..., None]).permute(0, 3, 1, 2).flatten(1)

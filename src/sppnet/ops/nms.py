@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sppnet.arrays import Ints, Reals
-from sppnet.jit import jit
+from sppnet.jit import compiled
 
 _AT_ONCE = 32
 """Kept boxes that a box is compared with before it is asked whether one of them suppresses it."""
@@ -26,7 +26,7 @@ def nms(boxes: Reals, scores: Reals, iou_threshold: float, max_kept: int) -> Int
     return kept
 
 
-@jit(nogil=True, error_model="numpy")
+@compiled
 def _nms(boxes: Any, iou_threshold: float, max_kept: int) -> Any:
     """boxes (4, n), the surest first → the numbers of those that stay."""
     count = boxes.shape[1]

@@ -7,8 +7,8 @@ same cell, and sums have one order on any number of threads.
 """
 
 from sppnet.arrays import Array
-from sppnet.jit import nb
-from sppnet.ops.blocks import aligned, compiled, compiled_parallel, lay_out, turn_level
+from sppnet.jit import compiled, compiled_parallel, nb
+from sppnet.ops.blocks import aligned, lay_out, turn_level
 from sppnet.ops.simd import LANES, add_at, copy_lanes, fill_lanes, keep_earlier, keep_larger
 
 WINDOWS_AT_ONCE = 8

@@ -17,13 +17,11 @@ from torch import Tensor
 
 from sppnet.arrays import Array
 from sppnet.geometry.grid import count_bins
-from sppnet.jit import kernel_running, nb, thread_count
+from sppnet.jit import compiled, compiled_parallel, kernel_running, nb, thread_count
 from sppnet.ops import buffer_pool
 from sppnet.ops.blocks import (
     BITS,
     aligned,
-    compiled,
-    compiled_parallel,
     edge_table,
     flat_bits,
     infinity_bits,

@@ -7,7 +7,7 @@ order of the floats say neither: where a map holds such numbers, the bins in que
 import numpy as np
 
 from sppnet.arrays import Array
-from sppnet.ops.blocks import compiled
+from sppnet.jit import compiled
 from sppnet.ops.simd import LANES
 
 BFLOAT16_INFINITY, BFLOAT16_NAN = 0x7F80, 0x7FC0

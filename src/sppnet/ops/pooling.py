@@ -15,7 +15,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from sppnet.errors import GeometryError
 from sppnet.geometry.grid import check_levels, count_bins
-from sppnet.ops import average_pooling, decomposition
+from sppnet.ops import decomposition
 from sppnet.ops.dispatch import choose, load_chosen
 from sppnet.ops.windows import Cells, RoICells, as_indices, check_cells, list_windows
 
@@ -54,7 +54,7 @@ def pyramid_pool(
     if windows is None and decomposition.is_wanted():
         return decomposition.pool_whole(features, checked, pooling)
     if pooling == "average":
-        return average_pooling.pool(features, check_cells(features, windows), checked)
+        return decomposition.average_each(features, check_cells(features, windows), checked)
     if torch._C._are_functorch_transforms_active():  # torch.func: the custom op has no rules for it
         return decomposition.pool_each(features, windows, checked)
     return cast(Tensor, torch.ops.sppnet.pyramid_pool(features, windows, list(checked)))

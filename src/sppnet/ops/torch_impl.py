@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sppnet.ops.plan import filling_order, plan_levels
 from sppnet.ops.reference import accumulator, one_nan
+from sppnet.ops.windows import bin_edges
 
 WINDOWS_AT_ONCE = 512  # bounds the memory: 4 rows × 512 windows × 36 bins × 256 channels are 75 MB
 
@@ -169,10 +170,7 @@ def _look_up(table: tuple[Entry, int], shape: torch.Size, cells: Tensor, n: int,
 
 def _spans(low: Tensor, high: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """For n bins of each side [low, high): where two spans of 2^power cells that cover it begin; (k, n)."""
-    steps = torch.arange(n, device=low.device)
-    sides = (high - low)[:, None]
-    start = low[:, None] + steps * sides // n
-    end = low[:, None] + ((steps + 1) * sides + n - 1) // n
+    start, end = bin_edges(low, high, n)
     power = (end - start >= 2).long()
     for exponent in range(2, 32):
         longer = end - start >= 1 << exponent

@@ -15,6 +15,13 @@ Cells = Tensor | npt.NDArray[np.integer]
 RoICells = Cells | Sequence[Cells] | None
 
 
+def bin_edges(low: Tensor, high: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """First cell and end of n bins of each side [low, high), as `geometry.grid` has them; (k, n) each."""
+    steps = torch.arange(n, device=low.device)
+    size = (high - low)[:, None]
+    return low[:, None] + steps * size // n, low[:, None] + ((steps + 1) * size + n - 1) // n
+
+
 def list_windows(features: Tensor, cells: RoICells) -> Tensor | None:
     """(n, 5) int64 on the features' device, or None for the whole maps."""
     if cells is None:

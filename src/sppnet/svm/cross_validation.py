@@ -1,4 +1,4 @@
-"""The C of linear SVMs, chosen by how well they label vectors they have not seen."""
+"""Images and vectors dealt to folds; the C of linear SVMs, chosen by how well they label what is held out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sppnet.arrays import Array
+from sppnet.arrays import Array, Ints
 from sppnet.errors import ConfigError, DataError
 from sppnet.progress import NullProgress, Progress
+from sppnet.rng import Stream, generator
 from sppnet.svm import gram as gram_
 from sppnet.svm.gram import checked_gram, gram_matrix, one_thread
 from sppnet.svm.linear_svm import solve_by_gram, solve_by_rows, weigh
-from sppnet.svm.objective import FitOptions, Loss
+from sppnet.svm.objective import FitOptions
 from sppnet.svm.svm_inputs import Vectors, as_rows, as_signs, check_sides
 
 C_VALUES = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -37,19 +38,15 @@ def choose_C(
     *,
     folds: int = 5,
     seed: int = 0,
-    loss: Loss = "squared_hinge",
-    class_weight: float | Sequence[float] = 1.0,
-    intercept_scaling: float = 1.0,
     tolerance: float = 1e-2,
-    max_iter: int = 1000,
     gram: Tensor | None = None,
     progress: Progress | None = None,
 ) -> ChosenC:
     """The C that labels held-out vectors best; of equally good ones the smallest.
 
     Every class is dealt out evenly to `folds` parts, or as many as there are vectors to hold out, if that
-    is less; each is held out once. A class of one vector is never held out. The other parameters are those
-    of `fit_svm`; progress is told of every fit, and of the number of folds where it is smaller.
+    is less; each is held out once. A class of one vector is never held out. tolerance, gram: as of `fit_svm`,
+    whose other options have their defaults. progress: told of every fit, and of fewer folds.
     """
     rows = as_rows(vectors)
     names, signs = as_signs(labels, len(rows), None)
@@ -57,7 +54,7 @@ def choose_C(
         raise DataError("to choose C give labels (n,) of two classes or more")
     check_sides(names, signs)
     tried = sorted(set(values))
-    options = [FitOptions(C, loss, class_weight, intercept_scaling, tolerance, max_iter, seed) for C in tried]
+    options = [FitOptions(C, tolerance=tolerance, seed=seed) for C in tried]
     if not options:
         raise ConfigError("give one value of C or more to choose from")
     if gram is None and len(rows) <= gram_.GRAM_ROWS:  # it serves every fit
@@ -77,6 +74,20 @@ def choose_C(
     few = f", in {dealt} folds for want of images" if dealt < folds else ""
     progress.advance(0, note=f"C = {best:g}{few}")
     return ChosenC(best, dict(zip(tried, accuracy.tolist(), strict=True)))
+
+
+def deal_folds(images: int, folds: int, seed: int) -> Ints:
+    """(images,) the fold of each image, equally many in each; empty for fewer than two folds or images."""
+    if min(folds, images) < 2:
+        return np.zeros(0, np.int64)
+    return generator(seed, Stream.FOLDS).permutation(images) % folds
+
+
+def first_folds(fold_of: Ints, held_out: int | None = None) -> list[int]:
+    """The first folds, as many as hold `held_out` images; all for None. fold_of: (n,), of `deal_folds`."""
+    sizes = np.bincount(fold_of)
+    before = np.cumsum(sizes) - sizes
+    return [fold for fold in range(len(sizes)) if held_out is None or before[fold] < held_out]
 
 
 def _deal(labels: Array, folds: int, seed: int) -> Array:

@@ -8,7 +8,7 @@ that of alpha·sign·intercept_scaling.
 import numpy as np
 
 from sppnet.arrays import Array
-from sppnet.jit import jit, nb
+from sppnet.jit import compiled, compiled_parallel, compiled_sum, nb
 
 FIRST_SPREAD = 0.1
 """The first spread of projected gradients that is small enough to look at the duality gap."""
@@ -16,20 +16,14 @@ FIRST_SPREAD = 0.1
 SPREAD_FACTOR = 0.3
 """By how much the spread must fall before the gap is looked at again."""
 
-_FAST = {"reassoc", "contract", "nsz"}
 
-_compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
-_compiled_parallel = jit(parallel=True, nogil=True, boundscheck=False, error_model="numpy")
-_compiled_sum = jit(nogil=True, boundscheck=False, error_model="numpy", fastmath=_FAST)
-
-
-@_compiled_sum
+@compiled_sum
 def _add(row: Array, step: float, state: Array) -> None:
     for j in range(len(row)):
         state[j] += step * np.float64(row[j])
 
 
-@_compiled_sum
+@compiled_sum
 def _square(row: Array) -> float:
     total = 0.0
     for j in range(len(row)):
@@ -37,7 +31,7 @@ def _square(row: Array) -> float:
     return total
 
 
-@_compiled_parallel
+@compiled_parallel
 def squares_of(rows: Array) -> Array:
     squares = np.empty(len(rows))
     for i in nb.prange(len(rows)):
@@ -45,7 +39,7 @@ def squares_of(rows: Array) -> Array:
     return squares
 
 
-@_compiled_parallel
+@compiled_parallel
 def solve(
     table: Array, signs: Array, costs: Array, squared: bool, bias: float,
     dual: Array, seed: int, tolerance: float, max_iter: int, report: Array,
@@ -58,7 +52,7 @@ def solve(
         )  # fmt: skip
 
 
-@_compiled
+@compiled
 def _solve_class(
     table: Array, sign: Array, costs: Array, squared: bool, bias: float,
     alpha: Array, seed: int, tolerance: float, max_iter: int, report: Array,
@@ -89,18 +83,18 @@ def _solve_class(
     report[0], report[1], report[2] = objective, gap / objective if objective > 0 else 0.0, sweeps
 
 
-@_compiled
+@compiled
 def _step(table: Array, i: int, step: float, bias: float, state: Array) -> None:
     _add(table[i], step, state)
     state[-1] += step * bias
 
 
-@_compiled
+@compiled
 def _score(i: int, bias: float, state: Array) -> float:
     return float(state[i]) + bias * float(state[-1])
 
 
-@_compiled
+@compiled
 def _descend(
     table: Array, sign: Array, used: Array, caps: Array, ridge: Array,
     bias: float, alpha: Array, state: Array, random: Array, spread: float, sweeps: int, max_iter: int,
@@ -142,7 +136,7 @@ def _descend(
     return sweeps
 
 
-@_compiled
+@compiled
 def _measure(
     table: Array, sign: Array, used: Array, caps: Array, ridge: Array, bias: float,
     alpha: Array, state: Array,
@@ -159,7 +153,7 @@ def _measure(
     return objective, objective - (dual - 0.5 * length)
 
 
-@_compiled
+@compiled
 def shuffle(order: Array, count: int, random: Array) -> None:
     """The first `count` in a new order; `random` is the state of a splitmix64 generator."""
     for last in range(count - 1, 0, -1):

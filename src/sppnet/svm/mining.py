@@ -17,6 +17,7 @@ from torch import Tensor
 from sppnet.arrays import Array, Flags, Ints, Signs
 from sppnet.errors import ConfigError, DataError
 from sppnet.progress import NullProgress, Progress, track
+from sppnet.svm.cross_validation import deal_folds, first_folds
 from sppnet.svm.linear_svm import LinearSVM, fit_svm
 from sppnet.svm.objective import Loss
 from sppnet.threads import ordered_map
@@ -36,9 +37,6 @@ class LabelledVectors:
 
 
 VectorSource = Callable[[int], LabelledVectors]
-
-FOLD_STREAM = 13
-"""Keeps the dealing of images to folds apart from other draws of the same seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,21 +143,6 @@ def mine_svms(
     fold_of = dealt[groups] if len(dealt) else dealt
     folds = _fit_folds(store, fold_of, chosen, classes, config, progress)
     return MinedSVMs(store.unscaled(svm), folds, fold_of)
-
-
-def deal_folds(images: int, folds: int, seed: int) -> Ints:
-    """(images,) the fold of each image, equally many in each; empty for fewer than two folds or images."""
-    if min(folds, images) < 2:
-        return np.zeros(0, np.int64)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(FOLD_STREAM,)))
-    return rng.permutation(images) % folds
-
-
-def first_folds(fold_of: Ints, held_out: int | None = None) -> list[int]:
-    """The first folds, as many as hold `held_out` images; all for None. fold_of: (n,), of `deal_folds`."""
-    sizes = np.bincount(fold_of)
-    before = np.cumsum(sizes) - sizes
-    return [fold for fold in range(len(sizes)) if held_out is None or before[fold] < held_out]
 
 
 def _fit_folds(

@@ -17,12 +17,12 @@ class FitOptions:
     """What `fit_svm` was asked for; its docstring says what each means."""
 
     C: float
-    loss: Loss
-    class_weight: float | Sequence[float]
-    intercept_scaling: float
-    tolerance: float
-    max_iter: int
-    seed: int
+    loss: Loss = "squared_hinge"
+    class_weight: float | Sequence[float] = 1.0
+    intercept_scaling: float = 1.0
+    tolerance: float = 1e-3
+    max_iter: int = 1000
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.loss not in get_args(Loss):

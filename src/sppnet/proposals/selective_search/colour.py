@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sppnet.arrays import Array
-from sppnet.jit import jit
+from sppnet.jit import compiled
 
 ColourSpace = Literal["hsv", "lab", "rgi", "h", "i"]
 
-_compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
 
 _LINEAR = np.arange(256) / 255
 _LINEAR = np.where(_LINEAR <= 0.04045, _LINEAR / 12.92, ((_LINEAR + 0.055) / 1.055) ** 2.4).astype(np.float32)
@@ -51,7 +50,7 @@ def to_planes(image: npt.NDArray[np.uint8], space: ColourSpace) -> Array:
     return planes
 
 
-@_compiled
+@compiled
 def _to_hsv(image: Array, planes: Array) -> None:
     height, width, _ = image.shape
     for y in range(height):
@@ -73,7 +72,7 @@ def _to_hsv(image: Array, planes: Array) -> None:
                 planes[1, y, x] = np.float32(255) * chroma / value
 
 
-@_compiled
+@compiled
 def _to_lab(image: Array, linear: Array, curve: Array, to_xyz: Array, planes: Array) -> None:
     height, width, _ = image.shape
     for y in range(height):
@@ -87,14 +86,14 @@ def _to_lab(image: Array, linear: Array, curve: Array, to_xyz: Array, planes: Ar
             planes[2, y, x] = np.float32(200) * (fy - fz) + np.float32(128)
 
 
-@_compiled
+@compiled
 def _bend(light: Any, curve: Array) -> Any:
     place = light * np.float32(_STEPS)
     step = np.int32(place)  # white is 1, or 1 + 1e-7: the table has a step to spare
     return curve[step] + (place - np.float32(step)) * (curve[step + 1] - curve[step])
 
 
-@_compiled
+@compiled
 def _to_rgi(image: Array, planes: Array) -> None:
     height, width, _ = image.shape
     for y in range(height):

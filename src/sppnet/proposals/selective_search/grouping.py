@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sppnet.arrays import Array
-from sppnet.jit import jit
+from sppnet.jit import compiled, jit
 from sppnet.proposals.selective_search.regions import COLOURS, Regions
 
 _ENTRY_BITS = 30
@@ -23,10 +23,6 @@ _LAST_ENTRY = (1 << _ENTRY_BITS) - 1
 
 _PRECISION = 1 << 30
 """Similarities are compared in these parts of 1; the largest is 4."""
-
-_compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
-_FAST = {"reassoc", "contract", "nnan", "nsz"}
-_compiled_sum = jit(nogil=True, boundscheck=False, error_model="numpy", fastmath=_FAST)
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def group(regions: Regions, similarity: Similarity) -> Array:
 #     leads from the first of a pair of neighbours to the second, 2 · pair + 1 back.
 
 
-@_compiled
+@compiled
 def _group(tree: Any, neighbours: Array, flags: tuple[bool, ...], pixels: int) -> None:
     total = len(tree[0])
     n = (total + 1) // 2
@@ -90,7 +86,7 @@ def _group(tree: Any, neighbours: Array, flags: tuple[bool, ...], pixels: int) -
             link = following[link]
 
 
-@_compiled
+@compiled
 def _unite(a: int, b: int, union: int, tree: Any) -> None:
     boxes, sizes, histograms, rows, parents = tree
     parents[a] = parents[b] = union
@@ -104,7 +100,7 @@ def _unite(a: int, b: int, union: int, tree: Any) -> None:
         mean[i] = share * mean[i] + (np.float32(1) - share) * other[i]
 
 
-@_compiled
+@compiled
 def _similarity(a: int, b: int, tree: Any, flags: tuple[bool, ...], pixels: int) -> float:
     boxes, sizes, histograms, rows, _ = tree
     first, second = histograms[rows[a]], histograms[rows[b]]
@@ -123,7 +119,7 @@ def _similarity(a: int, b: int, tree: Any, flags: tuple[bool, ...], pixels: int)
     return value
 
 
-@_compiled_sum
+@jit(fastmath={"reassoc", "contract", "nnan", "nsz"})
 def _shared(first: Array, second: Array) -> Any:
     total = np.float32(0)
     for i in range(len(first)):
@@ -134,7 +130,7 @@ def _shared(first: Array, second: Array) -> Any:
 # --- neighbours ----------------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def _chain(neighbours: Array, total: int) -> tuple[Array, Array]:
     chains = np.full(total, -1, np.int64)
     following = np.empty(2 * len(neighbours), np.int64)
@@ -145,7 +141,7 @@ def _chain(neighbours: Array, total: int) -> tuple[Array, Array]:
     return chains, following
 
 
-@_compiled
+@compiled
 def _join_chains(
     a: int,
     b: int,
@@ -174,7 +170,7 @@ def _join_chains(
             link = after
 
 
-@_compiled
+@compiled
 def _root(parents: Array, region: int) -> int:
     """The union that holds a region; the way there is halved."""
     while parents[region] != region:
@@ -188,7 +184,7 @@ def _root(parents: Array, region: int) -> int:
 # A key is the similarity, then the entry, earlier ones larger: one integer, so keys never tie.
 
 
-@_compiled
+@compiled
 def _enter(
     a: Any, b: Any, entry: int, pairs: Array, heap: Array, used: int, tree: Any, flags: tuple[bool, ...],
     pixels: int,
@@ -205,7 +201,7 @@ def _enter(
     return used + 1
 
 
-@_compiled
+@compiled
 def _pop_living(heap: Array, used: int, pairs: Array, parents: Array) -> tuple[Any, Any, int]:
     """The most similar two that are regions still, and the number of keys left."""
     while True:
@@ -216,7 +212,7 @@ def _pop_living(heap: Array, used: int, pairs: Array, parents: Array) -> tuple[A
             return np.int64(pair[0]), np.int64(pair[1]), used
 
 
-@_compiled
+@compiled
 def _sink(heap: Array, used: int, key: int) -> None:
     """Puts a key in the place of the first."""
     place, child = 0, 1

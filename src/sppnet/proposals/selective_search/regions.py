@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sppnet.arrays import Array
-from sppnet.jit import jit
+from sppnet.jit import compiled
 
 COLOUR_BINS = 25
 TEXTURE_BINS = 10
@@ -25,8 +25,6 @@ training images of VOC 2007's 5 classes, recall at IoU 0.7 of all boxes: 24 gave
 COLOURS = 3 * COLOUR_BINS
 """Where the texture bins begin."""
 BINS = COLOURS + 3 * 4 * 2 * TEXTURE_BINS
-
-_compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +68,7 @@ def describe(labels: Array, count: int, codes: Array) -> Regions:
 # --- compiled ------------------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def _code_pixels(planes: Array, smoothed: Array, reach: float, codes: Array) -> None:
     _, height, width = planes.shape
     bins = np.float32(TEXTURE_BINS / reach)
@@ -89,7 +87,7 @@ def _code_pixels(planes: Array, smoothed: Array, reach: float, codes: Array) -> 
                 row[6 + 4 * c] = _texture_bin((down - across) * np.float32(0.70710678), bins)
 
 
-@_compiled
+@compiled
 def _texture_bin(slope: Any, bins: Any) -> Any:
     """0..9 for a positive slope, 10..19 for a negative one."""
     size: Any = np.int32(abs(slope) * bins)
@@ -97,7 +95,7 @@ def _texture_bin(slope: Any, bins: Any) -> Any:
     return size if slope >= 0 else size + TEXTURE_BINS
 
 
-@_compiled
+@compiled
 def _count(labels: Array, codes: Array, sizes: Array, boxes: Array, counts: Array) -> None:
     height, width = labels.shape
     boxes[:, :2], boxes[:, 2:] = max(height, width), 0
@@ -114,7 +112,7 @@ def _count(labels: Array, codes: Array, sizes: Array, boxes: Array, counts: Arra
                 row[np.uint64(COLOURS + t * 2 * TEXTURE_BINS + code[3 + t])] += 1
 
 
-@_compiled
+@compiled
 def _share(sizes: Array, counts: Array, histograms: Array) -> None:
     """Counts as shares of their sums: a pixel counts once for each plane, direction and sign."""
     for region in range(len(sizes)):
@@ -134,7 +132,7 @@ def _find_neighbours(labels: Array, count: int) -> Array:
     return np.stack([keys // count, keys % count], axis=1).astype(np.int32)
 
 
-@_compiled
+@compiled
 def _border_keys(labels: Array, count: int) -> Array:
     """lower · count + higher of neighbouring pixels' regions, runs of the same shortened."""
     height, width = labels.shape

@@ -137,7 +137,7 @@ def _without_copies(boxes: Array) -> Array:
     return boxes[np.sort(order[new])]
 
 
-@jit(nogil=True, boundscheck=False, error_model="numpy", fastmath={"nnan", "nsz"})
+@jit(fastmath={"nnan", "nsz"})
 def _find_repeated(sides: Array, max_proposals: float, repeated: Array) -> None:
     """Sets 1 for boxes that overlap an earlier one, itself 0, by more than `max_proposals`.
 

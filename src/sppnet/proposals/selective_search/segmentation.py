@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sppnet.arrays import Array
-from sppnet.errors import ConfigError, GeometryError
-from sppnet.jit import jit
+from sppnet.errors import ConfigError
+from sppnet.jit import compiled
 
 SIGMA = 0.8
 """Of the smoothing, in pixels."""
@@ -29,8 +28,6 @@ UNITS = 64
 
 _HEAVIEST = math.ceil(255 * math.sqrt(3) * UNITS)
 _NO_EDGE = _HEAVIEST + 1
-
-_compiled = jit(nogil=True, boundscheck=False, error_model="numpy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,27 +41,10 @@ class SortedEdges:
     size_hw: tuple[int, int]
 
 
-def segment(image: npt.ArrayLike, k: float, min_size: int, sigma: float = SIGMA) -> Array:
-    """Regions of an image (h, w, 3), values 0..255 → (h, w) int32, numbered in order of their first pixel.
-
-    k: the larger, the larger the regions.
-    min_size: pixels; the whole image is one region if it has fewer.
-    Raises GeometryError for another shape, ConfigError for k < 0 or sigma < 0.
-    """
-    planes = np.moveaxis(np.asarray(image, np.float32), -1, 0)
-    if planes.ndim != 3 or planes.shape[0] != 3 or 0 in planes.shape:
-        raise GeometryError(f"an image to segment has shape (h, w, 3); got {np.shape(image)}")
-    return join_edges(sort_edges(smooth(np.ascontiguousarray(planes), sigma)), k, min_size)[0]
-
-
-def smooth(planes: Array, sigma: float = SIGMA) -> Array:
+def smooth(planes: Array) -> Array:
     """Planes (c, h, w) float32 convolved with a Gaussian; the border pixel continues outside."""
-    if not sigma >= 0:
-        raise ConfigError(f"sigma must be at least 0 pixels; got {sigma}")
-    if sigma == 0:
-        return planes
-    offsets = np.arange(math.ceil(4 * sigma) + 1)
-    half = np.exp(-0.5 * (offsets / sigma) ** 2)
+    offsets = np.arange(math.ceil(4 * SIGMA) + 1)
+    half = np.exp(-0.5 * (offsets / SIGMA) ** 2)
     half /= 2 * half.sum() - half[0]
     smoothed = np.empty_like(planes)
     _smooth(planes, half.astype(np.float32), smoothed)
@@ -81,7 +61,11 @@ def sort_edges(smoothed: Array) -> SortedEdges:
 
 
 def join_edges(sorted_edges: SortedEdges, k: float, min_size: int) -> tuple[Array, int]:
-    """Labels (h, w) int32 as of `segment`, and how many there are."""
+    """Regions as labels (h, w) int32, numbered in order of their first pixel, and how many there are.
+
+    k: the larger, the larger the regions.
+    min_size: pixels; the whole image is one region if it has fewer.
+    """
     if not k >= 0:
         raise ConfigError(f"k of a segmentation must be at least 0; got {k}")
     height, width = sorted_edges.size_hw
@@ -93,7 +77,7 @@ def join_edges(sorted_edges: SortedEdges, k: float, min_size: int) -> tuple[Arra
 # --- compiled ------------------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def _smooth(planes: Array, half: Array, smoothed: Array) -> None:
     channels, height, width = planes.shape
     reach = len(half) - 1
@@ -119,7 +103,7 @@ def _smooth(planes: Array, half: Array, smoothed: Array) -> None:
                     row[x] += half[i] * (left[x] + right[x])
 
 
-@_compiled
+@compiled
 def _weigh(smoothed: Array, weights: Array) -> None:
     """weights[direction, pixel], where the edge exists."""
     _, height, width = smoothed.shape
@@ -138,7 +122,7 @@ def _weigh(smoothed: Array, weights: Array) -> None:
                 row[x] = np.uint16(distance * np.float32(UNITS) + np.float32(0.5))
 
 
-@_compiled
+@compiled
 def _sort(weights: Array) -> tuple[Array, Array]:
     """A counting sort; stable."""
     directions, pixels = weights.shape
@@ -159,7 +143,7 @@ def _sort(weights: Array) -> tuple[Array, Array]:
     return edges, starts[: _NO_EDGE + 1]
 
 
-@_compiled
+@compiled
 def _join(edges: Array, starts: Array, width: int, k: float, min_size: int, labels: Array) -> int:
     """Every pixel knows its region's name, so that to look at an edge costs two reads; see _unite."""
     pixels = len(labels)
@@ -193,7 +177,7 @@ def _join(edges: Array, starts: Array, width: int, k: float, min_size: int, labe
     return _number(names, labels)
 
 
-@_compiled
+@compiled
 def _unite(names: Array, following: Array, sizes: Array, a: Any, b: Any) -> Any:
     """The pixels of the smaller region take the larger one's name; each region is a ring of pixels.
 
@@ -209,7 +193,7 @@ def _unite(names: Array, following: Array, sizes: Array, a: Any, b: Any) -> Any:
     return root
 
 
-@_compiled
+@compiled
 def _number(names: Array, labels: Array) -> int:
     """Labels from 0, in order of each region's first pixel."""
     numbers = np.full(len(names), -1, np.int32)

@@ -3,23 +3,24 @@
 It follows scikit-learn's conventions without its base classes, so that the package does not depend on it.
 """
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import nn
 
-from sppnet.arrays import Floats
+from sppnet.arrays import Array, Floats
 from sppnet.classify.classifier import KIND as CLASSIFIER
 from sppnet.classify.classifier import Classifier
-from sppnet.classify.tables import OUTPUTS, as_output, list_images, wanted_output
 from sppnet.data.image import ImageSource, read_image
 from sppnet.data.transforms import resize_shorter, to_tensor
 from sppnet.detect.detector import Detector
-from sppnet.errors import ConfigError, ModelError, did_you_mean
+from sppnet.errors import ConfigError, MissingExtraError, ModelError, did_you_mean
 from sppnet.geometry.grid import VIEW_PX
 from sppnet.nn.device import find_device
 from sppnet.nn.model_file import read_header
@@ -28,6 +29,8 @@ from sppnet.nn.trunks import Trunk, load_trunk
 
 TRUNK = "mobilenet_v2:18"
 LEVELS = (1, 2, 3, 6)
+OUTPUTS = ("default", "pandas", "polars")
+"""Kinds of table that `set_output` takes: an array, or a data frame."""
 PARAMETERS = ("trunk", "weights", "levels", "scale_px", "model", "device")
 
 Vectors: TypeAlias = Floats
@@ -84,10 +87,10 @@ class SPPFeatures:
         images: a list, a column or a table of one column; or one image, which gives one row.
         What is returned is an array, or the table that `set_output` asked for.
         """
-        rows = [self.vector(image) for image in list_images(images)]
+        rows = [self.vector(image) for image in _list_images(images)]
         stacked = np.stack(rows) if rows else np.empty((0, self._fitted().n_features_out_), np.float32)
-        return as_output(
-            stacked, wanted_output(self._sklearn_output_config), self.get_feature_names_out(), images
+        return _as_output(
+            stacked, _wanted_output(self._sklearn_output_config), self.get_feature_names_out(), images
         )
 
     def fit_transform(self, images: Images, y: Any = None) -> Any:
@@ -177,3 +180,69 @@ class SPPFeatures:
             return network.trunk, levels, classifier.testing.whole_px
         detector = Detector.load(path)
         return detector.parts.trunk, detector.config.levels, detector.config.scales[0]
+
+
+# --- what scikit-learn's users pass for images, and the tables that they ask for in return ----------
+
+
+def _list_images(images: Any) -> list[Any]:
+    """Images one by one: of a list or column of them, of a table of one column, or of one image alone.
+
+    Raises ConfigError for a table of several columns.
+    """
+    if isinstance(images, (str, Path, bytes, Image.Image)) or _is_one_array(images):
+        return [images]
+    columns = getattr(images, "columns", None)
+    if columns is not None and hasattr(images, "to_numpy"):
+        if len(columns) != 1:
+            raise ConfigError(
+                f"a column of images was expected; got a table of {len(columns)} columns "
+                f"({', '.join(map(str, columns))}). Choose the one with the paths, as table['path']"
+            )
+        images = images.to_numpy().ravel()
+    return [_only(image) for image in images]
+
+
+def _is_one_array(images: Any) -> bool:
+    if isinstance(images, torch.Tensor):
+        return images.ndim == 3
+    if not isinstance(images, np.ndarray) or images.dtype.kind not in "uif":
+        return False
+    return images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
+
+
+def _only(image: Any) -> Any:
+    """The one cell of a row of a table; anything else as it is."""
+    strings = isinstance(image, np.ndarray) and image.dtype.kind in "OUST"
+    if not strings and not isinstance(image, (list, tuple)):
+        return image
+    if len(image) != 1:
+        raise ConfigError(
+            f"a column of images was expected; got a row of {len(image)} cells: {list(image)!r}"
+        )
+    return image[0]
+
+
+def _wanted_output(config: dict[str, str]) -> str:
+    """What `set_output` chose, or scikit-learn's own setting where it is in use."""
+    if "transform" in config:
+        return config["transform"]
+    sklearn: Any = sys.modules.get("sklearn")
+    return "default" if sklearn is None else str(sklearn.get_config()["transform_output"])
+
+
+def _as_output(rows: Floats, kind: str, names: Sequence[str] | Array, images: Any) -> Any:
+    """Rows as an array or a table, which has the index of the images' own table if they had one."""
+    if kind == "default":
+        return rows
+    try:
+        if kind == "pandas":
+            import pandas
+
+            index = images.index if hasattr(images, "iloc") else None
+            return pandas.DataFrame(rows, index=index, columns=list(names))
+        import polars
+
+        return polars.DataFrame(rows, schema=list(names), orient="row")
+    except ImportError as error:
+        raise MissingExtraError(kind, kind) from error
