@@ -535,6 +535,15 @@ def test_a_damaged_heic_is_named(tmp_path, encode_heic, kept):
         read_image(content, max_pixels=100)
 
 
+@pytest.mark.parametrize("name", ["IMG_1.HEIC", "x.avif"])
+def test_what_is_only_called_so_needs_no_plugin(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(image_formats, "reads_avif", lambda: True)
+    monkeypatch.setattr(image_formats, "reads_heic", lambda: True)
+    (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(ImageError, match=f"{name} is not an image of a known format .*: check the file"):
+        read_image(tmp_path / name)
+
+
 def test_avif_without_its_codec_says_so(monkeypatch):
     monkeypatch.setattr("sppnet.data.image.reads_avif", lambda: False)
     with pytest.raises(ImageError, match="built without AVIF: install Pillow"):

@@ -26,6 +26,7 @@ from sppnet.data.image_formats import (
     readable_formats,
     reads_avif,
     reads_heic,
+    unreadable_hint,
 )
 from sppnet.data.image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from sppnet.data.image_formats import readable_suffixes as readable_suffixes
@@ -176,7 +177,7 @@ def _naming(name: str) -> Iterator[None]:
             "max_pixels and PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         ) from error
     except UnidentifiedImageError as error:
-        hint = UNREADABLE_HINTS.get(Path(name).suffix.lower(), "check the file, or convert it to JPEG or PNG")
+        hint = unreadable_hint(Path(name).suffix) or "check the file, or convert it to JPEG or PNG"
         known = ", ".join(readable_formats())
         raise ImageError(f"{name} is not an image of a known format ({known}): {hint}") from error
     except FileNotFoundError as error:
