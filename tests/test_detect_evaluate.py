@@ -11,9 +11,10 @@ from PIL import Image
 from recording_progress import RecordingProgress
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.detect import evaluate as evaluating
-from sppnet.detect.detector import Detector, ScoredBoxes
+from sppnet.detect.detector import Detector
 from sppnet.detect.ensemble import Ensemble
 from sppnet.detect.evaluate import evaluate_detector, match_classes
+from sppnet.detect.postprocess import ScoredBoxes
 from sppnet.errors import ConfigError, DataError, MissingExtraError
 from sppnet.structures import Detections, GroundTruth
 

@@ -14,7 +14,7 @@ from sppnet.boxes import box_area
 from sppnet.data.transforms import to_tensor
 from sppnet.detect import detector as detector_module
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, DetectorComponents, ScoredBoxes, make_roi_extractor
+from sppnet.detect.detector import Detector, DetectorComponents, make_roi_extractor
 from sppnet.detect.label_assignment import (
     assign_distinct_labels,
     assign_labels,
@@ -23,6 +23,7 @@ from sppnet.detect.label_assignment import (
     split_boxes,
     training_boxes,
 )
+from sppnet.detect.postprocess import ScoredBoxes
 from sppnet.detect.roi_features import (
     CONTEXT_PX,
     CROP_PX,

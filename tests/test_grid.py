@@ -443,3 +443,28 @@ def test_views_stand_where_they_are_said_to():
 def test_views_that_cannot_be_are_refused(size_hw, positions, message):
     with pytest.raises(GeometryError, match=message):
         view_boxes(size_hw, positions)
+
+
+# --- cells to boxes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("center0", [-4.0, 0.0, 7.5, 15.0])
+def test_boxes_of_cells_are_centred_on_what_the_cells_see(center0):
+    """The middle of a cell's box is `center0 + i · stride`, and boxes touch."""
+    grid = CellGrid(stride=16, center0=center0, receptive_field=99)
+    for i in range(3):
+        ((x0, y0, x1, y1),) = grid.cells_to_boxes([[i, 2 * i, i + 1, 2 * i + 3]])
+        assert (x0 + x1) / 2 == center0 + 16 * i
+        assert (y0 + y1) / 2 == center0 + 16 * (2 * i + 1)
+        assert (x1 - x0, y1 - y0) == (16, 48)
+    assert grid.cells_to_boxes(np.empty((0, 4), np.int64)).shape == (0, 4)
+
+
+@given(
+    st.tuples(*[st.integers(0, 30)] * 4), st.sampled_from([-4.0, 0.0, 7.5, 20.0]), st.sampled_from([1, 7, 16])
+)
+def test_boxes_of_cells_cover_these_cells(corners, center0, stride):
+    grid = CellGrid(stride=stride, center0=center0, receptive_field=99)
+    x0, x1, y0, y1 = *sorted(corners[:2]), *sorted(corners[2:])
+    cells = np.array([[x0, y0, x1 + 1, y1 + 1]])
+    assert np.array_equal(boxes_to_cells(grid.cells_to_boxes(cells), grid, (40, 40)), cells)

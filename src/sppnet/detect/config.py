@@ -79,7 +79,7 @@ class DetectorConfig:
     """Weight of the errors in the objective of the SVMs."""
     class_weight: float = 2.0
     """Factor of C for the positives of a class."""
-    positive_iou: float = 1.0
+    positive_iou: float = 0.6
     """Minimum IoU of extra positives beside the objects' own boxes; 1 takes the objects alone, as the
     paper does."""
     negative_iou: float = 0.3
@@ -92,6 +92,9 @@ class DetectorConfig:
     """Regularisation of the ridge regression of boxes."""
     nms_iou: float = 0.3
     """IoU above which the lower-scoring of two detections of a class is removed."""
+    voting_iou: float = 0.5
+    """IoU from which on windows of the class vote on a detection's box, weighted by score; 1 leaves boxes as
+    they are, as the paper does."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "auto"
@@ -125,7 +128,7 @@ class DetectorConfig:
         for name in ("max_proposals", "steps", "trunk_steps", "rounds", "hidden"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more; got {getattr(self, name)}")
-        for name in ("positive_iou", "negative_iou", "negative_nms", "nms_iou"):
+        for name in ("positive_iou", "negative_iou", "negative_nms", "nms_iou", "voting_iou"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is an IoU above 0 and up to 1; got {getattr(self, name)}")
 
@@ -136,4 +139,5 @@ class DetectorConfig:
     def from_json(data: dict[str, Any]) -> "DetectorConfig":
         given = {NAMES_OF_0_1.get(name, name): value for name, value in data.items()}
         given.setdefault("scale_rule", given.get("box_mapping", "paper"))  # it was one choice in 0.1.0
+        given.setdefault("voting_iou", 1.0)
         return DetectorConfig(**{**given, "scales": tuple(given["scales"]), "levels": tuple(given["levels"])})

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sppnet.arrays import Floats, Ints
+from sppnet.arrays import Floats
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.data.image import ImageSource
 from sppnet.detect.config import DetectorConfig
+from sppnet.detect.postprocess import VOTE_MARGIN, ScoredBoxes, suppress
 from sppnet.detect.roi_features import (
     RcnnRoIFeatureExtractor,
     RoIFeatureExtractor,
@@ -30,7 +31,6 @@ from sppnet.heads.svd_compression import compress_head, ranks_of, split_head
 from sppnet.nn.model_file import check_settings, load_model, save_model
 from sppnet.nn.trunks import Trunk, empty_trunk
 from sppnet.nn.weights import load_weights
-from sppnet.ops.nms import nms
 from sppnet.progress import Progress
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead, current_names
@@ -45,8 +45,6 @@ MIN_SCORE = -1.5
 
 MAX_CORRECTED = 300
 """Windows of a class in an image whose boxes are corrected."""
-
-MAX_PER_CLASS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,23 +93,26 @@ class Detector:
 
     def detect(self, photo: LazyImage, min_score: float = MIN_SCORE) -> Detections:
         """Objects in a photograph whose maps may be there already."""
-        return self.postprocess([self.candidates(photo, min_score)])
+        return self.postprocess([self.candidates(photo, min_score)], min_score=min_score)
 
-    def candidates(self, photo: LazyImage, min_score: float = MIN_SCORE) -> "ScoredBoxes":
-        """The windows that score best, and at least `min_score`, for each class, corrected."""
+    def candidates(self, photo: LazyImage, min_score: float = MIN_SCORE) -> ScoredBoxes:
+        """The windows that score best for each class, corrected: all that detections may need."""
         boxes = self.proposer(photo).boxes
         vectors = self.roi_extractor(photo, boxes)
         return self.score_and_refine(boxes, vectors, photo.size_hw, min_score)
 
     def score_and_refine(
         self, boxes: Floats, vectors: RoIFeatures, size_hw: tuple[int, int], min_score: float
-    ) -> "ScoredBoxes":
+    ) -> ScoredBoxes:
         """Scores for every class, and box regression of the best (paper section 4.1).
 
-        The released code suppresses neighbours before it corrects boxes, here that comes after: corrected
-        boxes agree on an object better. Of eleven comparisons nine were for it, by 0.8 points on average.
+        min_score: of detections; windows a little below it vote on their boxes (`vote_boxes`). The released
+        code suppresses neighbours before it corrects boxes, here that comes after: corrected boxes agree on
+        an object better. Of eleven comparisons nine were for it, by 0.8 points on average.
         """
         scores = self.parts.svm.scores(vectors.distinct).numpy()[vectors.roi_of_box]
+        if self.config.voting_iou < 1:
+            min_score -= VOTE_MARGIN
         found = []
         for label in range(len(self.classes)):
             own = np.flatnonzero(scores[:, label] >= min_score)
@@ -121,20 +122,19 @@ class Detector:
             found.append(ScoredBoxes(moved, scores[own, label], labels))
         return ScoredBoxes.joined(found)
 
-    def postprocess(self, several: Sequence["ScoredBoxes"], iou_threshold: float | None = None) -> Detections:
+    def postprocess(
+        self,
+        several: Sequence[ScoredBoxes],
+        iou_threshold: float | None = None,
+        min_score: float = MIN_SCORE,
+    ) -> Detections:
         """Detections out of the candidates of one detector, or of several for the same classes.
 
-        overlap: above which, of two of a class, the surer one stays; None for the configuration's.
+        iou_threshold: above which, of two of a class, the surer one stays; None for the configuration's.
         """
         iou_threshold = self.config.nms_iou if iou_threshold is None else iou_threshold
-        every = ScoredBoxes.joined(several)
-        kept = []
-        for label in range(len(self.classes)):
-            own = np.flatnonzero(every.labels == label)
-            kept.append(own[nms(every.boxes[own], every.scores[own], iou_threshold, MAX_PER_CLASS)])
-        index = np.concatenate(kept) if kept else np.empty(0, np.int64)
-        index = index[np.argsort(-every.scores[index], kind="stable")]
-        return Detections(every.boxes[index], every.scores[index], every.labels[index], self.classes)
+        found = suppress(ScoredBoxes.joined(several), iou_threshold, self.config.voting_iou, min_score)
+        return Detections(found.boxes, found.scores, found.labels, self.classes)
 
     @classmethod
     def train(
@@ -283,29 +283,6 @@ def _floats(tensors: dict[str, Tensor], name: str) -> Tensor:
 def tensors_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """Those of one part, under the names it gives them."""
     return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
-
-
-# --- candidates ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredBoxes:
-    """Scored windows of one image, before the last suppression."""
-
-    boxes: Floats
-    """(n, 4)"""
-    scores: Floats
-    """(n,)"""
-    labels: Ints
-    """(n,)"""
-
-    @staticmethod
-    def joined(several: Sequence["ScoredBoxes"]) -> "ScoredBoxes":
-        return ScoredBoxes(
-            np.concatenate([np.empty((0, 4), np.float32), *(one.boxes for one in several)]),
-            np.concatenate([np.empty(0, np.float32), *(one.scores for one in several)]),
-            np.concatenate([np.empty(0, np.int64), *(one.labels for one in several)]),
-        )
 
 
 def make_roi_extractor(

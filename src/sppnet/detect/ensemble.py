@@ -39,4 +39,4 @@ class Ensemble:
             detector.candidates(photo, min_score)
             for detector, photo in zip(self.detectors, photos, strict=True)
         ]
-        return self.detectors[0].postprocess(scored)
+        return self.detectors[0].postprocess(scored, min_score=min_score)

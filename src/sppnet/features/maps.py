@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.arrays import Ints, Reals
+from sppnet.arrays import Doubles, Ints, Reals
 from sppnet.errors import GeometryError
 from sppnet.geometry.grid import (
     BoxMapping,
@@ -129,6 +129,13 @@ class FeatureMaps:
     def pool_windows(self, windows: RoIs, levels: Sequence[int] = (1, 2, 3, 6)) -> Tensor:
         """Vectors (u, c × bins), one a distinct window."""
         return self._pool_cells(windows.cells, levels)
+
+    def cells_to_boxes(self, index: int, cells: Ints) -> Doubles:
+        """(n, 4) xyxy in pixels of the image: what lies about cells (n, 4) of the finest tap at a scale."""
+        (height, width), (scaled_height, scaled_width) = self.size_hw, self.sizes_hw[index]
+        ratio = np.array([width / scaled_width, height / scaled_height] * 2)
+        boxes: Doubles = self.grid.cells_to_boxes(cells) * ratio
+        return boxes
 
     def _pool_cells(self, cells: Ints, levels: Sequence[int]) -> Tensor:
         if len(self.taps) == 1:

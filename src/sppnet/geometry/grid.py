@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sppnet.arrays import Ints, Reals
+from sppnet.arrays import Doubles, Ints, Reals
 from sppnet.errors import GeometryError
 
 SUBPIXELS = 64
@@ -107,6 +107,15 @@ class CellGrid:
             raise GeometryError(
                 f"a cell grid needs stride and receptive field ≥ 1 and a half-integer centre: {self}"
             )
+
+    def cells_to_boxes(self, cells: npt.ArrayLike) -> Doubles:
+        """Squares of one stride about the cells' centres, joined: (n, 4) xyxy in pixels.
+
+        cells: (n, 4) xyxy half-open. A centre lies where `boxes_to_cells` takes it to be, at its pixel's
+        index, so that these boxes cover these cells. At the map's border they may reach beyond the image.
+        """
+        boxes: Doubles = np.asarray(cells, np.float64) * self.stride + (self.center0 - self.stride / 2)
+        return boxes
 
 
 def boxes_to_cells(boxes: Boxes, grid: CellGrid, map_hw: tuple[int, int], rule: BoxMapping = "paper") -> Ints:

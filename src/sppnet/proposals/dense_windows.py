@@ -111,15 +111,14 @@ def windows_to_boxes(
     scaled_hw: tuple[int, int],
     size_hw: tuple[int, int],
 ) -> Floats:
-    """The image boxes (n, 4) of windows of cells: their centres, and half a cell around.
+    """The image boxes (n, 4) of windows of cells (`CellGrid.cells_to_boxes`).
 
     By rule "paper" these cells are the ones a box covers (`boxes_to_cells`), save that the first row and
     column are not where their centres lie on the image's border, as with pads of half a kernel: no box
     within the image has those strictly inside.
     """
-    corners = windows * float(grid.stride) + (grid.center0 - grid.stride / 2)
     (height, width), (scaled_height, scaled_width) = size_hw, scaled_hw
-    boxes = corners * np.array([width / scaled_width, height / scaled_height] * 2)
+    boxes = grid.cells_to_boxes(windows) * np.array([width / scaled_width, height / scaled_height] * 2)
     # What touches the map's border reaches to the image's.
     boxes[:, :2] = np.where(windows[:, :2] == 0, 0, boxes[:, :2])
     boxes[:, 2:] = np.where(windows[:, 2:] == map_hw[::-1], (width, height), boxes[:, 2:])

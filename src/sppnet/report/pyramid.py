@@ -88,7 +88,7 @@ def _check_box(box: npt.ArrayLike | None, image: ImageArray) -> Doubles:
 
 def _cells_of(maps: FeatureMaps, window: Doubles, rule: BoxMapping, whole: bool) -> tuple[int, Area]:
     """Which map, and which of its cells; of a whole image all, as a classifier pools them."""
-    index, x0, y0, x1, y1 = maps.windows(window[None], rule).cells[0].tolist()
+    index, x0, y0, x1, y1 = maps.windows(window[None], rule).cells[0, :5].tolist()  # of the finest tap
     if whole:
         height, width = maps.maps[index].shape[1:]
         return index, (0, 0, width, height)
@@ -97,11 +97,7 @@ def _cells_of(maps: FeatureMaps, window: Doubles, rule: BoxMapping, whole: bool)
 
 def _cell_box(maps: FeatureMaps, index: int, area: Area) -> Doubles:
     """xyxy in pixels of the image: squares of one stride around the cells' centres."""
-    grid = maps.grid
-    corner = grid.center0 + 0.5 - grid.stride / 2
-    height, width = maps.sizes_hw[index]
-    ratio = np.array([maps.size_hw[1] / width, maps.size_hw[0] / height] * 2)
-    box: Doubles = (corner + grid.stride * np.array(area, np.float64)) * ratio
+    box: Doubles = maps.cells_to_boxes(index, np.array([area]))[0]
     return box
 
 

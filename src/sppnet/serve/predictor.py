@@ -174,12 +174,9 @@ def raster_size(size_hw: tuple[int, int], scale_px: int) -> tuple[int, int]:
 
 def covered(maps: FeatureMaps, windows: RoIs) -> list[dict[str, Any]]:
     """For each box the cells it is pooled from, and the part of the image about their centres."""
-    rows, grid = windows.cells[windows.roi_of_box], maps.grid
     described = []
-    for which, *cells in rows[:, :5].tolist():  # of the finest tap
-        (height, width), (scaled_height, scaled_width) = maps.size_hw, maps.sizes_hw[which]
-        corners = np.array(cells) * float(grid.stride) + grid.center0 + 0.5 - grid.stride / 2
-        area = corners * np.array([width / scaled_width, height / scaled_height] * 2)
+    for which, *cells in windows.cells[windows.roi_of_box, :5].tolist():  # of the finest tap
+        area = maps.cells_to_boxes(which, np.array(cells))
         described.append({"cells": cells, "area": area.round(2).tolist(), "scale_px": maps.scales_px[which]})
     return described
 
@@ -265,7 +262,7 @@ class ServedDetector:
             vectors = detector.roi_extractor(photo, boxes)
             candidates = detector.score_and_refine(boxes, vectors, size_hw, question.min_score)
         with watch.stage("suppress"):
-            found = detector.postprocess([candidates], question.overlap)
+            found = detector.postprocess([candidates], question.overlap, question.min_score)
         return {"proposals": len(boxes), **found.to_json()}
 
     def windows(self, maps: FeatureMaps, boxes: Floats) -> RoIs:

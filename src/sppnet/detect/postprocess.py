@@ -1,0 +1,73 @@
+"""From scored windows to detections: non-maximum suppression, and boxes averaged over what it removes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sppnet.arrays import Floats, Ints
+from sppnet.boxes import box_iou
+from sppnet.ops.nms import nms
+
+VOTE_MARGIN = 1.5
+"""How far below a detection a window may score and still vote on its box."""
+
+VOTE_SHARPNESS = 2.0
+"""A vote weighs exp(this · the difference in score): 5 % at the margin."""
+
+MAX_PER_CLASS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredBoxes:
+    """Scored windows of one image, before the last suppression."""
+
+    boxes: Floats
+    """(n, 4)"""
+    scores: Floats
+    """(n,)"""
+    labels: Ints
+    """(n,)"""
+
+    @staticmethod
+    def joined(several: Sequence["ScoredBoxes"]) -> "ScoredBoxes":
+        return ScoredBoxes(
+            np.concatenate([np.empty((0, 4), np.float32), *(one.boxes for one in several)]),
+            np.concatenate([np.empty(0, np.float32), *(one.scores for one in several)]),
+            np.concatenate([np.empty(0, np.int64), *(one.labels for one in several)]),
+        )
+
+    def take(self, index: Ints) -> "ScoredBoxes":
+        return ScoredBoxes(self.boxes[index], self.scores[index], self.labels[index])
+
+
+def suppress(candidates: ScoredBoxes, nms_iou: float, voting_iou: float, min_score: float) -> ScoredBoxes:
+    """What stays of each class, at most MAX_PER_CLASS and at least `min_score`, the surest first.
+
+    nms_iou: above which, of two of a class, the surer one stays. voting_iou: see `vote_boxes`.
+    """
+    found = []
+    for label in np.unique(candidates.labels):
+        own = candidates.take(np.flatnonzero(candidates.labels == label))
+        kept = nms(own.boxes, own.scores, nms_iou, MAX_PER_CLASS)
+        kept = kept[own.scores[kept] >= min_score]
+        found.append(ScoredBoxes(vote_boxes(own, kept, voting_iou), own.scores[kept], own.labels[kept]))
+    every = ScoredBoxes.joined(found)
+    return every.take(np.argsort(-every.scores, kind="stable"))
+
+
+def vote_boxes(candidates: ScoredBoxes, kept: Ints, voting_iou: float) -> Floats:
+    """(m, 4) the boxes of the kept candidates (m,), each averaged with those that it suppressed.
+
+    Box voting (Gidaris and Komodakis 2015, section 4): the mean of all candidates of the class that overlap
+    by an IoU of `voting_iou` or more, weighted by score. At 1 boxes stay as they are.
+    """
+    boxes, scores = candidates.boxes, candidates.scores
+    if voting_iou >= 1 or not len(kept):
+        return boxes[kept]
+    lead = scores[None, :] - scores[kept, None]
+    votes = (box_iou(boxes[kept], boxes) >= voting_iou) & (lead >= -VOTE_MARGIN)
+    votes[np.arange(len(kept)), kept] = True
+    weights = np.where(votes, np.exp(VOTE_SHARPNESS * np.minimum(lead, 0), dtype=np.float64), 0)
+    mean: Floats = (weights @ boxes / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return mean
