@@ -31,6 +31,20 @@ class LazyImage:
         self.mirrored = mirrored
         self._source, self._extractor, self._cache = source, extractor, cache
 
+    @classmethod
+    def from_maps(
+        cls,
+        maps: FeatureMaps,
+        source: ImageSource,
+        extractor: FeatureExtractor,
+        pixels: ImageArray | None = None,
+    ) -> "LazyImage":
+        """An image whose maps are there already, and its pixels if they are given."""
+        image = cls(source, extractor)
+        known = {"maps": maps, "size_hw": maps.size_hw} | ({} if pixels is None else {"pixels": pixels})
+        vars(image).update(known)  # where cached properties look first
+        return image
+
     @cached_property
     def pixels(self) -> ImageArray:
         """(h, w, 3) uint8 RGB; raises ImageError."""

@@ -109,8 +109,8 @@ class Predictor:
     def warm_up(self) -> None:
         """Compile what compiles when it is first used, so that no user waits for it."""
         image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
-        photo = LazyImage(image, self.model.extractor)
-        photo.maps = replace(self.model.convolve(image), size_hw=(96, 128))
+        maps = replace(self.model.convolve(image), size_hw=(96, 128))
+        photo = LazyImage.from_maps(maps, image, self.model.extractor)
         self.model.answer(photo, Question(), Stopwatch())
         with torch.inference_mode():
             self.model.score(photo.maps, np.array([[8, 8, 90, 90]], np.float32))
@@ -145,18 +145,15 @@ class Predictor:
 
     def _photo(self, content: bytes, key: str, watch: Stopwatch) -> LazyImage:
         """Decoded and convolved, unless it was so lately."""
-        photo = LazyImage(content, self.model.extractor)
-        maps = self.cache.get(key)
+        maps, image = self.cache.get(key), None
         if maps is None:
             with watch.stage("read"):
                 self._check_size(content)
                 image = read_image(content, self.max_pixels)
             with watch.stage("convolve"):
                 maps = replace(self.model.convolve(image), size_hw=(image.shape[0], image.shape[1]))
-            photo.pixels = image
             self.cache.put(key, maps)
-        photo.maps, photo.size_hw = maps, maps.size_hw
-        return photo
+        return LazyImage.from_maps(maps, content, self.model.extractor, image)
 
     def _check_size(self, content: bytes) -> None:
         height, width = read_header(content).size_hw
@@ -269,8 +266,7 @@ class ServedDetector:
         return self.roi_extractor.windows(maps, boxes)
 
     def score(self, maps: FeatureMaps, boxes: Floats) -> tuple[Tensor, Floats]:
-        photo = LazyImage(b"", self.detector.extractor)
-        photo.maps = maps
+        photo = LazyImage.from_maps(maps, b"", self.detector.extractor)
         vectors = self.detector.roi_extractor(photo, boxes)
         scores = self.detector.parts.svm.scores(vectors.distinct)[torch.from_numpy(vectors.roi_of_box)]
         pooled, best = vectors.take_pooled(np.arange(len(boxes))), scores.argmax(1).numpy()
