@@ -249,7 +249,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("layout", HOSTILE)
-@pytest.mark.parametrize("command", ["check {data}", "detect train {data} --out {out}/run --device cpu"])
+@pytest.mark.parametrize("command", ["check {data}", "detect train {data} --out {out}/run --trunk zf5"])
 def test_commands_tell_it_in_lines(layout, command, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = HOSTILE[layout](tmp_path / "data")

@@ -82,7 +82,15 @@ def scenes(tmp_path_factory):
 def trained(scenes, tmp_path):
     """A detector with SVMs of chance whose boxes stay where they are, its photographs and proposals."""
     config = DetectorConfig(
-        trunk="zf5", width=0.0625, scales=(128,), levels=(1, 2), hidden=8, max_proposals=60, steps=8, rounds=1
+        trunk="zf5",
+        width=0.0625,
+        scales=(128,),
+        levels=(1, 2),
+        hidden=8,
+        max_proposals=60,
+        steps=8,
+        rounds=1,
+        finetune="fc",
     )
     detector = random_detector(config, seed=1)
     count, length = len(scenes.classes), detector.parts.regressor.weight.shape[2]
@@ -123,12 +131,12 @@ def test_folds_of_svms_hold_what_each_has_not_seen(trained):
     fold_of = deal_folds(len(photos), 3, seed=0)
     svms = tuple(replace(parts.svm, bias=parts.svm.bias + fold) for fold in range(3))
     roi_extractor = Detector(parts).roi_extractor
-    folds = svm_folds(parts, MinedSVMs(parts.svm, svms, fold_of), roi_extractor)
+    folds = svm_folds(parts, MinedSVMs(parts.svm, svms, fold_of), roi_extractor, len(photos))
     assert [fold.detector.parts.svm for fold in folds] == list(svms)
     assert [fold.photos.tolist() for fold in folds] == [
         np.flatnonzero(fold_of == one).tolist() for one in range(3)
     ]
-    assert svm_folds(parts, MinedSVMs(parts.svm), roi_extractor) == []
+    assert svm_folds(parts, MinedSVMs(parts.svm), roi_extractor, len(photos)) == []
 
 
 def test_folds_of_layers_learn_without_their_photographs(trained, monkeypatch):

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from sppnet.cli.app import main
+from sppnet.detect.config import DetectorConfig
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 _SMALL = "--width 0.0625 --hidden 16 --sizes 64,48 --scale 224 --batch-size 6 --learning-rate 0.02"
@@ -257,13 +258,14 @@ def test_doctor(inside):
     code, printed, told = inside("doctor", "--json")
     assert (code, told) == (0, "")
     report = json.loads(printed)
-    assert set(report) == {"versions", "devices", "kernels", "images"}
+    assert set(report) == {"versions", "devices", "kernels", "images", "training"}
     assert report["versions"]["torch"] == metadata.version("torch")
     assert report["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert "cpu" in report["devices"]
     assert all(": " in reason for reason in report["kernels"].values())
     assert report["kernels"]["compiled"].startswith("yes: kept in /")
     assert "AVIF" in report["images"]["read"]
+    assert report["training"]["trunk"].startswith(DetectorConfig().trunk)
     code, printed, _ = inside("doctor")
     assert code == 0
     assert "numba" in printed

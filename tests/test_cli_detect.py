@@ -329,7 +329,7 @@ def test_learned_windows_of_the_detector(command, model, data, tmp_path):
     ("arguments", "message"),
     [
         pytest.param("detect train {tmp}/no --out {tmp}/run", "no does not exist", id="no data"),
-        pytest.param("detect train {data} --out {tmp}/run", "give --weights imagenet", id="no weights"),
+        pytest.param("detect train {data} --out {tmp}/run --trunk zf5", "give --weights", id="no weights"),
         pytest.param("detect train {data} --out {tmp}/run --scales 1,b", "--scales .* got", id="no scales"),
         pytest.param("detect train {data} --out {tmp}/run --levels 0", "levels must", id="a level of 0"),
         pytest.param("detect train {data} --out {tmp}/run --method yolo", "one of spp, rcnn", id="a method"),

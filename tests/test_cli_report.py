@@ -133,6 +133,8 @@ def detector(tmp_path_factory) -> tuple[Path, Path, list[object]]:
         "96",
         "--max-proposals",
         "50",
+        "--finetune",
+        "fc",
         "--steps",
         "4",
         "--C",

@@ -153,7 +153,7 @@ class Scoring:
 
     windows: list[tuple[tuple[int, ...], int, float]]
     classes: tuple[str, ...] = ("cat", "dog")
-    config: object = field(default_factory=lambda: SimpleNamespace(nms_iou=0.3))
+    config: object = field(default_factory=lambda: SimpleNamespace(nms_iou=0.3, voting_iou=1.0))
     extractor: object = None
     postprocess = Detector.postprocess
 

@@ -155,7 +155,7 @@ def lay_out(home: Path) -> None:
     (home / "damaged.jpg").write_bytes((home / "photo.jpg").read_bytes()[:200])
     (home / "notes.txt").write_text("no image")
     (home / "docs").symlink_to(DOCS)
-    whole = DetectorConfig(trunk="zf5", width=0.125)
+    whole = DetectorConfig(trunk="zf5", width=0.125, finetune="fc")
     random_detector(whole).save(home / "runs" / "whole" / "detector.safetensors")
     for name, place in DEMO.items():
         (home / "demo" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -118,7 +118,7 @@ def pool_and_differentiate(made: dict[str, Any]) -> None:
 
 
 def pool_maps(made: dict[str, Any]) -> None:
-    maps = sppnet.FeatureMaps((36, 36), ((36, 36),), (torch.ones(70, 9, 9),), GRID)
+    maps = sppnet.FeatureMaps.of_one_tap((36, 36), ((36, 36),), (torch.ones(70, 9, 9),), GRID)
     maps.pool(BOXES)
 
 

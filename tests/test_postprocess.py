@@ -13,7 +13,7 @@ from sppnet.detect.postprocess import (
     VOTE_MARGIN,
     VOTE_SHARPNESS,
     ScoredBoxes,
-    suppress,
+    select_detections,
     vote_boxes,
 )
 
@@ -34,7 +34,7 @@ def test_without_votes_it_is_torchvisions_nms(seed):
         torch.from_numpy(candidates.labels), 0.3,
     ).numpy()  # fmt: skip
     kept = kept[candidates.scores[kept] >= -0.5]
-    found = suppress(candidates, 0.3, 1.0, -0.5)
+    found = select_detections(candidates, 0.3, 1.0, -0.5)
     assert np.array_equal(found.boxes, candidates.boxes[kept])
     assert np.array_equal(found.scores, candidates.scores[kept])
     assert np.array_equal(found.labels, candidates.labels[kept])
@@ -61,7 +61,7 @@ def test_a_box_is_the_weighted_mean_of_its_voters(voting_iou):
 
 def test_votes_move_boxes_and_neither_scores_nor_order():
     candidates = draw(120)
-    plain, voted = suppress(candidates, 0.3, 1.0, -9), suppress(candidates, 0.3, 0.5, -9)
+    plain, voted = select_detections(candidates, 0.3, 1.0, -9), select_detections(candidates, 0.3, 0.5, -9)
     assert np.array_equal(plain.scores, voted.scores)
     assert np.array_equal(plain.labels, voted.labels)
     assert not np.allclose(plain.boxes, voted.boxes)
@@ -70,8 +70,10 @@ def test_votes_move_boxes_and_neither_scores_nor_order():
 def test_a_higher_threshold_shows_some_of_the_same_detections():
     """Windows below the threshold vote all the same, as long as they are within the margin."""
     candidates = draw(200)
-    every = suppress(candidates, 0.3, 0.5, -1.0)
-    few = suppress(candidates.take(np.flatnonzero(candidates.scores >= 0.4 - VOTE_MARGIN)), 0.3, 0.5, 0.4)
+    every = select_detections(candidates, 0.3, 0.5, -1.0)
+    few = select_detections(
+        candidates.take(np.flatnonzero(candidates.scores >= 0.4 - VOTE_MARGIN)), 0.3, 0.5, 0.4
+    )
     shown = every.scores >= 0.4
     assert 0 < len(few.scores) < len(every.scores)
     assert np.array_equal(few.boxes, every.boxes[shown])
@@ -79,13 +81,13 @@ def test_a_higher_threshold_shows_some_of_the_same_detections():
 
 
 def test_nothing_gives_nothing():
-    found = suppress(ScoredBoxes.joined([]), 0.3, 0.5, 0.0)
+    found = select_detections(ScoredBoxes.joined([]), 0.3, 0.5, 0.0)
     assert (found.boxes.shape, found.scores.shape, found.labels.shape) == ((0, 4), (0,), (0,))
-    assert len(suppress(draw(30), 0.3, 0.5, 99.0).scores) == 0
+    assert len(select_detections(draw(30), 0.3, 0.5, 99.0).scores) == 0
 
 
 def test_no_class_has_more_than_the_most():
     boxes = np.array([[20 * i, 0, 20 * i + 9, 9] for i in range(150)], np.float32)
     scores = np.linspace(1, 0, 150, dtype=np.float32)
-    found = suppress(ScoredBoxes(boxes, scores, np.zeros(150, np.int64)), 0.3, 0.5, 0.0)
+    found = select_detections(ScoredBoxes(boxes, scores, np.zeros(150, np.int64)), 0.3, 0.5, 0.0)
     assert np.array_equal(found.scores, scores[:MAX_PER_CLASS])

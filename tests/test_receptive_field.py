@@ -178,7 +178,7 @@ REFUSED = {
     "a linear layer over columns": (nn.Linear(549, 549), "mixes the cells of a row"),
     "everything pooled": (nn.AdaptiveAvgPool2d(1), "pools the whole image"),
     "channels put last": (Function(lambda maps: maps.permute(0, 2, 3, 1)), "rows and columns elsewhere"),
-    "two results": (Function(lambda maps: (maps, maps)), "one tensor"),
+    "two results": (Function(lambda maps: (maps, maps)), "a stage must give one map; Function gave 2"),
     "other input channels": (nn.Conv2d(4, 4, 3), r"failed on shape \(1, 3, 512, 549\)"),
     "attention": (
         Function(lambda maps: maps @ maps.transpose(2, 3).softmax(-1) @ maps),

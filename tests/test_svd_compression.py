@@ -17,7 +17,7 @@ from sppnet.heads.svd_compression import compress_head, nearest_factors, ranks_o
 from sppnet.nn.model_file import read_header
 
 SMALL = DetectorConfig(
-    trunk="squeezenet1_1", stride=None, scales=(64,), levels=(1, 2), hidden=24, max_proposals=20
+    trunk="squeezenet1_1", scales=(64,), levels=(1, 2), hidden=24, max_proposals=20, finetune="fc"
 )
 
 

@@ -137,8 +137,8 @@ def test_an_evaluation_in_python_writes_the_page_that_is_asked_for(classifier, p
         ),
         pytest.param(in_python("f", Name("images")), "f(images)", id="a variable"),
         pytest.param(
-            in_python("f", sppnet.DetectorConfig(scales=(256,), weights="imagenet")),
-            "f(sppnet.DetectorConfig(weights='imagenet', scales=(256,)))",
+            in_python("f", sppnet.DetectorConfig(trunk="zf5", stride=16, scales=(256,), weights="imagenet")),
+            "f(sppnet.DetectorConfig(trunk='zf5', stride=16, weights='imagenet', scales=(256,)))",
             id="a configuration, without its defaults",
         ),
         pytest.param(

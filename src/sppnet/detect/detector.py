@@ -13,7 +13,7 @@ from sppnet.arrays import Floats
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.data.image import ImageSource
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.postprocess import VOTE_MARGIN, ScoredBoxes, suppress
+from sppnet.detect.postprocess import VOTE_MARGIN, ScoredBoxes, select_detections
 from sppnet.detect.roi_features import (
     RcnnRoIFeatureExtractor,
     RoIFeatureExtractor,
@@ -133,7 +133,9 @@ class Detector:
         iou_threshold: above which, of two of a class, the surer one stays; None for the configuration's.
         """
         iou_threshold = self.config.nms_iou if iou_threshold is None else iou_threshold
-        found = suppress(ScoredBoxes.joined(several), iou_threshold, self.config.voting_iou, min_score)
+        found = select_detections(
+            ScoredBoxes.joined(several), iou_threshold, self.config.voting_iou, min_score
+        )
         return Detections(found.boxes, found.scores, found.labels, self.classes)
 
     @classmethod

@@ -41,7 +41,9 @@ class ScoredBoxes:
         return ScoredBoxes(self.boxes[index], self.scores[index], self.labels[index])
 
 
-def suppress(candidates: ScoredBoxes, nms_iou: float, voting_iou: float, min_score: float) -> ScoredBoxes:
+def select_detections(
+    candidates: ScoredBoxes, nms_iou: float, voting_iou: float, min_score: float
+) -> ScoredBoxes:
     """What stays of each class, at most MAX_PER_CLASS and at least `min_score`, the surest first.
 
     nms_iou: above which, of two of a class, the surer one stays. voting_iou: see `vote_boxes`.

@@ -27,10 +27,12 @@ def _in_words(value: Any) -> str:
 
 
 def _changed(config: Any) -> dict[str, Any]:
-    """The fields of a configuration that are not its defaults."""
-    usual = type(config)()
+    """The fields that make this configuration again. One that is left open may depend on another."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
-    return {name: value for name, value in values.items() if value != getattr(usual, name)}
+    changed: dict[str, Any] = {}
+    while (made := type(config)(**changed)) != config:
+        changed |= {name: value for name, value in values.items() if value != getattr(made, name)}
+    return {name: value for name, value in values.items() if name in changed}
 
 
 def _named(values: dict[str, Any]) -> list[str]:
