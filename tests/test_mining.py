@@ -299,9 +299,22 @@ def test_positives_stay_whatever_leaves(watched):
     assert int((store.signs[: store.count] > 0).any(1).sum()) == positive
 
 
+def test_positives_beyond_an_images_share_are_drawn_at_random(watched):
+    mine_svms(watched, IMAGES, NAMES, MiningConfig(max_positives=3, rounds=1))
+    mine_svms(watched, IMAGES, NAMES, MiningConfig(max_positives=9, max_bytes=1, rounds=1))  # two of 64
+    for store, share in zip(watched.stores, (3, 2), strict=True):
+        positive = (store.signs[: store.count] > 0).any(axis=1)
+        of_image = np.bincount(store.origin[: store.count][positive, 0], minlength=IMAGES)
+        assert of_image.min() >= min(share, 2)
+        assert of_image.max() <= share + 1  # one of each class is kept at any rate
+        for image in range(IMAGES):
+            own = store.signs[: store.count][store.origin[: store.count, 0] == image]
+            assert (own > 0).any(axis=0).all()
+
+
 def test_positives_beyond_the_memory_are_told():
     with pytest.raises(DataError, match=r"64 vectors of 8 numbers fit .* raise max_bytes"):
-        mine_svms(windows_of, IMAGES, NAMES, MiningConfig(max_bytes=1))
+        mine_svms(lambda image: windows_of(image % IMAGES), 40, NAMES, MiningConfig(max_bytes=1))
 
 
 # --- what cannot be mined ------------------------------------------------------------------------

@@ -28,6 +28,9 @@ from sppnet.svm.mining import (
 MAX_IMAGES = 128
 """Photographs that suffice to calibrate on."""
 
+MAX_POSITIVES = 64
+"""Of a photograph, where windows near objects are positives too: a dozen objects would give hundreds."""
+
 SVM_FOLDS, LAYER_FOLDS = 5, 3
 """Folds at least; of many photographs there are more, of about MAX_IMAGES each."""
 
@@ -125,5 +128,6 @@ def mine_detector_svms(
     mining = MiningConfig(
         loss=config.loss, C=config.C, class_weight=config.class_weight,
         rounds=config.rounds, folds=folds, held_out=MAX_IMAGES, seed=config.seed,
+        max_positives=MAX_POSITIVES if config.positive_iou < 1 else None,
     )  # fmt: skip
     return mine_svms(source, photos.photograph_of, photos.classes, mining, progress, callback)

@@ -54,6 +54,9 @@ class MiningConfig:
     """Passes over the images, the first of which takes negatives at random."""
     random_negatives: int = 8
     """Negatives an image gives at random."""
+    max_positives: int | None = None
+    """Positives an image gives at most, drawn at random: fewer where half the store cannot hold as many of
+    all images. None: all, and an error where they do not fit."""
     max_hard_negatives: int = 20
     """New negatives an image gives for a class in a round, hardest first."""
     margin: float = -1.0
@@ -175,13 +178,27 @@ def _gather(
         positive = (candidates.signs > 0).any(axis=1)
         others = np.flatnonzero(~positive & (candidates.signs < 0).any(axis=1))
         drawn = rng.choice(others, min(config.random_negatives, len(others)), replace=False)
-        store.add_positives(image, candidates, np.flatnonzero(positive))
+        rows = np.flatnonzero(positive)
+        if config.max_positives is not None:
+            share = max(1, min(config.max_positives, store.limit // (2 * images)))
+            rows = _thin(candidates.signs, rows, share, rng)
+        store.add_positives(image, candidates, rows)
         if len(store) < store.limit // 2:  # the rest is for positives to come, and for hard negatives
             store.add(image, candidates, np.sort(drawn))
     if store is None:
         raise DataError("there are no images to train on")
     store.fix_scale()
     return store
+
+
+def _thin(signs: Signs, positive: Ints, share: int, rng: np.random.Generator) -> Ints:
+    """`share` positives of an image, drawn at random, and one of each class anyway."""
+    if len(positive) <= share:
+        return positive
+    shuffled = rng.permutation(positive)
+    of_class = signs[shuffled] > 0
+    first = of_class.argmax(axis=0)[of_class.any(axis=0)]
+    return np.unique(np.concatenate([shuffled[:share], shuffled[first]]))
 
 
 class _Store:
