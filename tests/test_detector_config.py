@@ -2,9 +2,9 @@
 
 import pytest
 
+from sppnet.detect import config as config_module
 from sppnet.detect.config import DetectorConfig
 from sppnet.errors import ConfigError
-from sppnet.nn import trunks
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from sppnet.nn import trunks
     ],
 )
 def test_the_trunk_is_the_best_of_what_is_installed(monkeypatch, installed, weights, expected):
-    monkeypatch.setattr(trunks, "has_lite_weights", lambda name: installed)
+    monkeypatch.setattr(config_module, "has_lite_weights", lambda name: installed)
     config = DetectorConfig(weights=weights)
     assert (config.trunk, config.weights) == expected
     assert DetectorConfig.from_json(config.to_json()) == config
@@ -32,6 +32,7 @@ def test_the_trunk_is_the_best_of_what_is_installed(monkeypatch, installed, weig
         ("mobilenet_v2:14+18", None, None),
         ("mobilenet_v2:14+18", 16, 16),
         ("vgg16", 8, 8),
+        ("overfeat5", None, None),  # whose stride is 12
     ],
 )
 def test_networks_named_without_stages_are_cut_at_stride_16(trunk, stride, expected):

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from sppnet import Classifier, SPPFeatures, SPPNet, pyramid_pool, read_image
+from sppnet import Classifier, SpatialPyramidPooling, SPPFeatures, SPPNet, pyramid_pool, read_image
 from sppnet.classify.classifier import Testing
 from sppnet.cli.app import main
 from sppnet.data.transforms import resize_shorter, to_tensor
@@ -317,3 +317,21 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
     with pytest.raises(MissingExtraError, match=r"pip install 'sppnet\[parquet\]'"):
         check_suffix(Path("vectors.parquet"))
+
+
+# --- a trunk with taps at several strides --------------------------------------------------------
+
+
+def test_a_vector_holds_what_every_tap_gives(photos, tmp_path):
+    torch.manual_seed(0)
+    weights = tmp_path / "trunk.pth"
+    torch.save(load_trunk("mobilenet_v2:3+5").body.state_dict(), weights)
+    levels = (1, 2)
+    both = SPPFeatures(trunk="mobilenet_v2:3+5", weights=weights, levels=levels).fit().vector(photos[0])
+    trunk = load_trunk("mobilenet_v2:3+5", weights=weights).eval()
+    shown = resize_shorter(read_image(photos[0]), 224)
+    with torch.no_grad():
+        maps = trunk.maps(to_tensor(shown, trunk.mean, trunk.std)[None])
+        assert len(maps) == 2
+        expected = torch.cat([SpatialPyramidPooling(levels)(features)[0] for features in maps])
+    np.testing.assert_allclose(both, expected.numpy(), rtol=1e-6)

@@ -162,3 +162,8 @@ def test_a_vector_holds_what_is_pooled_from_every_tap():
     windows = maps.windows(boxes, at=at)
     assert torch.equal(maps.pool_windows(windows, (1, 2, 3))[windows.roi_of_box], expected)
     assert maps.pool(boxes[:0], (1, 2)).shape == (0, 5 * 5)
+
+
+def test_maps_without_a_tap_are_refused():
+    with pytest.raises(GeometryError, match="one tap or more"):
+        FeatureMaps(SIZE_HW, SIZES_HW, ())

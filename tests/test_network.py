@@ -255,3 +255,10 @@ def test_a_new_network_prefers_no_class(levels):
     images = F.interpolate(torch.randn(8, 3, 14, 14), (224, 224), mode="bilinear")
     with torch.no_grad():
         assert 0.01 < network(images).std() < 1
+
+
+def test_a_trunk_of_several_maps_is_refused():
+    with pytest.raises(
+        ModelError, match=r"gives 2. Name one stage, such as mobilenet_v2:3"
+    ):
+        SPPNet(load_trunk("mobilenet_v2:3+5"), num_classes=2)

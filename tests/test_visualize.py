@@ -110,6 +110,23 @@ def test_a_sheet_shows_the_strongest_cell(extractor, peaks):
     assert below[20, 20].tolist() == [0, 0, 0]
 
 
+def test_of_several_taps_the_last_has_the_filters(tmp_path):
+    """And the window is drawn on the first, which is the finest, at the scale that the rule chooses."""
+    torch.manual_seed(0)
+    extractor = FeatureExtractor(load_trunk("mobilenet_v2:3+5").eval(), (96, 64))
+    path = paint(tmp_path / "a.png", {(1, 2): (100, 0, 0)})
+    peaks = find_peaks([path], extractor, NullProgress())
+    maps = extractor(read_image(path))
+    assert peaks.values.shape == (1, extractor.trunk.taps[-1].channels)
+    assert np.array_equal(peaks.values[0], maps.taps[-1].maps[0].flatten(1).amax(1).float().numpy())
+    draw_filter(peaks.values.shape[1] - 1, peaks, extractor)
+    pictures = {
+        rule: draw_pyramid(read_image(path), maps, [10, 10, 60, 50], (1, 2), scale_rule=rule).tobytes()
+        for rule in ("paper", "log")
+    }
+    assert pictures["paper"] == pictures["log"]  # small windows take the larger scale by either
+
+
 # --- pyramid -------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import nn
 
 from sppnet.arrays import Array, Floats
 from sppnet.classify.classifier import KIND as CLASSIFIER
@@ -78,7 +77,7 @@ class SPPFeatures:
         self.levels_ = pyramid.levels
         self.n_features_out_ = trunk.channels * pyramid.bins
         self.trunk_ = trunk.to(find_device(self.device)).eval()
-        self._network = nn.Sequential(self.trunk_, pyramid)
+        self._pyramid = pyramid
         return self
 
     def transform(self, images: Images) -> Any:
@@ -111,7 +110,8 @@ class SPPFeatures:
         shown = resize_shorter(read_image(image), self.scale_px_)
         pixels = to_tensor(shown, trunk.mean, trunk.std)[None].to(next(trunk.parameters()).device)
         with torch.inference_mode():
-            vector: Vectors = self._network(pixels)[0].float().cpu().numpy()
+            pooled = [self._pyramid(features)[0] for features in trunk.maps(pixels)]
+            vector: Vectors = torch.cat(pooled).float().cpu().numpy()
         return vector
 
     # --- what scikit-learn asks ------------------------------------------------------------------
@@ -132,7 +132,7 @@ class SPPFeatures:
         return np.array([f"spp{index}" for index in range(self._fitted().n_features_out_)], dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_network")
+        return hasattr(self, "_pyramid")
 
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags  # only it calls this

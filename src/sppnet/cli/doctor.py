@@ -68,7 +68,7 @@ def _examine() -> dict[str, dict[str, Any]]:
 
 def _training() -> dict[str, str]:
     """The trunk that detectors are trained on where none is named."""
-    from sppnet.nn.trunks import DEFAULT_LITE, default_trunk
+    from sppnet.detect.config import DEFAULT_LITE, default_trunk
 
     name, weights = default_trunk(None)
     if name == DEFAULT_LITE:

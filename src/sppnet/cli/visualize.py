@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sppnet.features.extractor import FeatureExtractor
-    from sppnet.geometry.grid import BoxMapping
+    from sppnet.geometry.grid import BoxMapping, ScaleRule
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
@@ -40,12 +40,12 @@ def filters(
     from sppnet.data.files import list_images
     from sppnet.report.filters import check_filters, choose_filters, draw_filter, find_peaks
 
-    extractor, _, _ = _open(model, scale, device)
+    extractor, *_ = _open(model, scale, device)
     chosen = None
     if numbers:
         chosen = list(dict.fromkeys(parse_integers("--filters", numbers, "integers such as 55,66,118")))
     if chosen is not None:
-        check_filters(chosen, extractor.trunk.channels)
+        check_filters(chosen, extractor.trunk.taps[-1].channels)
     listed = list_images(data)
     paths = list(listed.paths)
     check_folder(out, "--out")  # before the work, not after it
@@ -80,9 +80,9 @@ def pyramid(
     corners = None
     if box is not None:
         corners = parse_numbers("--box", box, "four numbers such as 100,50,300,200", 4)
-    extractor, levels, rule = _open(model, scale, device)
+    extractor, levels, rule, scale_rule = _open(model, scale, device)
     pixels = read_image(image)
-    picture = draw_pyramid(pixels, extractor(pixels), corners, levels, rule)
+    picture = draw_pyramid(pixels, extractor(pixels), corners, levels, rule, scale_rule)
     _save(picture, out)
 
 
@@ -101,8 +101,8 @@ def bins(
 
 def _open(
     path: Path, scale: int | None, device: str
-) -> "tuple[FeatureExtractor, tuple[int, ...], BoxMapping]":
-    """The trunk at the model's own scales or another one, its levels, and how it maps windows."""
+) -> "tuple[FeatureExtractor, tuple[int, ...], BoxMapping, ScaleRule]":
+    """The trunk at the model's own scales or another one, its levels, and how it maps windows and scales."""
     from sppnet.cli.models import open_model
     from sppnet.detect.detector import Detector
     from sppnet.features.extractor import FeatureExtractor
@@ -111,11 +111,13 @@ def _open(
     if isinstance(model, Detector):
         config = model.config
         scales = config.scales if scale is None else (scale,)
-        return FeatureExtractor(model.parts.trunk, scales), config.levels, config.box_mapping
+        extractor = FeatureExtractor(model.parts.trunk, scales)
+        return extractor, config.levels, config.box_mapping, config.scale_rule
     network = model.network
     return (
         FeatureExtractor(network.trunk, (scale or model.testing.whole_px,)),
         network.pyramid.levels,
+        "paper",
         "paper",
     )
 

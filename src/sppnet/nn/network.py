@@ -50,6 +50,12 @@ class SPPNet(nn.Module):
         if num_classes < 1 or head not in ("fc", "svm"):
             raise ModelError(f'needs num_classes ≥ 1 and head "fc" or "svm"; got {num_classes} and {head!r}')
         self.trunk = _as_trunk(trunk)
+        if len(self.trunk.taps) > 1:
+            name = self.trunk.name
+            raise ModelError(
+                f"a classifier needs a trunk of one feature map; {name} gives {len(self.trunk.taps)}. Name one "
+                f"stage, such as {name.partition('+')[0]}"
+            )
         self.num_classes, self.head_kind, self.size = num_classes, head, size
         self.fixed = levels is None
         if levels is None:

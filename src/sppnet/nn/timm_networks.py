@@ -25,6 +25,7 @@ class TimmBody(nn.Module):
 
 
 def timm_network(model: str, pretrained: bool) -> Any:
+    """A network that gives its intermediate maps; raises ModelError, or MissingExtraError without timm."""
     try:
         import timm  # slow to import, and an extra
     except ImportError as error:

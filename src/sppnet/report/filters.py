@@ -61,12 +61,15 @@ class Peaks:
 
 
 def find_peaks(paths: Sequence[Path], extractor: FeatureExtractor, progress: Progress) -> Peaks:
-    """Convolves every image, at the convolver's first scale; raises DataError if none can be read."""
+    """Convolves every image, at the first scale, for the filters of the last tap.
+
+    Raises DataError if none can be read.
+    """
     progress.begin("looking for what excites filters", len(paths))
     read, values, places, skipped = [], [], [], []
     for path in paths:
         try:
-            features = extractor(read_image(path)).maps[0].float().numpy()
+            features = extractor(read_image(path)).taps[-1].maps[0].float().numpy()
         except ImageError as error:
             skipped.append(str(error))
         else:
@@ -113,7 +116,7 @@ def draw_filter(channel: int, peaks: Peaks, extractor: FeatureExtractor) -> Imag
         panels.append(_panel(peaks.paths[index], channel, (row, column), highest, extractor, caption))
     trunk = extractor.trunk
     title = (
-        f"Filter {channel} of {trunk.name}: a cell sees {trunk.grid.receptive_field} pixels (green) "
+        f"Filter {channel} of {trunk.name}: a cell sees {trunk.taps[-1].grid.receptive_field} pixels (green) "
         f"at a shorter side of {extractor.scales[0]}"
     )
     return arrange(title, panels, COLUMNS)
@@ -135,14 +138,16 @@ def _panel(
 ) -> Panel:
     """A photograph over its map."""
     image = read_image(path)
-    maps, grid = extractor(image), extractor.trunk.grid
+    maps = extractor(image)
+    tap = maps.taps[-1]
+    grid = tap.grid
     photo = fit(Image.fromarray(image), WIDTH, HEIGHT)
     ratio = photo.width / image.shape[1]
     boxes = [seen_box(place, grid, maps, side) * ratio for side in (grid.receptive_field, grid.stride)]
     boxes[1] = _around(boxes[1])
     inside = np.clip(boxes, 0, [photo.width, photo.height] * 2)  # a frame that leaves the image is no frame
     drawn = Image.fromarray(draw_boxes(np.array(photo), inside, labels=[SEEN, CELL], width_px=2))
-    shown = _draw_map(maps.maps[0][channel].float().numpy(), highest, photo.size, place)
+    shown = _draw_map(tap.maps[0][channel].float().numpy(), highest, photo.size, place)
     both = Image.new("RGB", (photo.width, 2 * photo.height + 4), "white")
     both.paste(drawn, (0, 0))
     both.paste(shown, (0, photo.height + 4))

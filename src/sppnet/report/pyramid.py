@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from sppnet.arrays import Doubles, Floats
+from sppnet.arrays import Doubles, Floats, Ints
 from sppnet.data.image import ImageArray
 from sppnet.drawing import colour_of, draw_boxes
 from sppnet.errors import GeometryError
 from sppnet.features.maps import FeatureMaps
-from sppnet.geometry.grid import BoxMapping, bin_edges
+from sppnet.geometry.grid import BoxMapping, ScaleRule, bin_edges
 from sppnet.report.contact_sheet import Panel, arrange, fit
 
 Area = tuple[int, int, int, int]
@@ -34,13 +34,16 @@ def draw_pyramid(
     box: npt.ArrayLike | None,
     levels: Sequence[int],
     rule: BoxMapping = "paper",
+    scale_rule: ScaleRule = "paper",
 ) -> Image.Image:
     """image: (h, w, 3) RGB, the one of `maps`. box: xyxy in its pixels; None for all of it.
 
-    Raises GeometryError for a box that is empty or outside the image.
+    Of a trunk with several taps, the finest is drawn. Raises GeometryError for a box that is empty or outside
+    the image.
     """
     window = _check_box(box, image)
-    index, area = _cells_of(maps, window, rule, whole=box is None)
+    at = maps.choose_scales(window, scale_rule)
+    index, area = _cells_of(maps, window, rule, at, whole=box is None)
     x0, y0, x1, y1 = area
     features = maps.maps[index][:, y0:y1, x0:x1].float().numpy()
     height, width = y1 - y0, x1 - x0
@@ -86,9 +89,11 @@ def _check_box(box: npt.ArrayLike | None, image: ImageArray) -> Doubles:
     return clipped
 
 
-def _cells_of(maps: FeatureMaps, window: Doubles, rule: BoxMapping, whole: bool) -> tuple[int, Area]:
+def _cells_of(
+    maps: FeatureMaps, window: Doubles, rule: BoxMapping, at: Ints, whole: bool
+) -> tuple[int, Area]:
     """Which map, and which of its cells; of a whole image all, as a classifier pools them."""
-    index, x0, y0, x1, y1 = maps.windows(window[None], rule).cells[0, :5].tolist()  # of the finest tap
+    index, x0, y0, x1, y1 = maps.windows(window, rule, at).cells[0, :5].tolist()  # of the finest tap
     if whole:
         height, width = maps.maps[index].shape[1:]
         return index, (0, 0, width, height)
