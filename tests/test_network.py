@@ -258,7 +258,5 @@ def test_a_new_network_prefers_no_class(levels):
 
 
 def test_a_trunk_of_several_maps_is_refused():
-    with pytest.raises(
-        ModelError, match=r"gives 2. Name one stage, such as mobilenet_v2:3"
-    ):
+    with pytest.raises(ModelError, match=r"gives 2\. Name one stage, such as mobilenet_v2:3"):
         SPPNet(load_trunk("mobilenet_v2:3+5"), num_classes=2)

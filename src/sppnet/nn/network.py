@@ -53,8 +53,8 @@ class SPPNet(nn.Module):
         if len(self.trunk.taps) > 1:
             name = self.trunk.name
             raise ModelError(
-                f"a classifier needs a trunk of one feature map; {name} gives {len(self.trunk.taps)}. Name one "
-                f"stage, such as {name.partition('+')[0]}"
+                f"a classifier needs a trunk of one feature map; {name} gives {len(self.trunk.taps)}. Name "
+                f"one stage, such as {name.partition('+')[0]}"
             )
         self.num_classes, self.head_kind, self.size = num_classes, head, size
         self.fixed = levels is None
