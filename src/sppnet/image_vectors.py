@@ -179,6 +179,11 @@ class SPPFeatures:
             levels = None if network.fixed else network.pyramid.levels
             return network.trunk, levels, classifier.testing.whole_px
         detector = Detector.load(path)
+        if not isinstance(detector.parts.trunk, Trunk):
+            raise ConfigError(
+                f"{path} stands on {detector.parts.trunk.name}, an ONNX network, which gives no vectors of "
+                "whole images; give a classifier, or a detector with another trunk"
+            )
         return detector.parts.trunk, detector.config.levels, detector.config.scales[0]
 
 

@@ -12,7 +12,7 @@ from sppnet.cli.options import Device, parse_integers, parse_numbers
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sppnet.features.extractor import FeatureExtractor
+    from sppnet.features.onnx_extractor import AnyExtractor
     from sppnet.geometry.grid import BoxMapping, ScaleRule
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
@@ -101,17 +101,18 @@ def bins(
 
 def _open(
     path: Path, scale: int | None, device: str
-) -> "tuple[FeatureExtractor, tuple[int, ...], BoxMapping, ScaleRule]":
+) -> "tuple[AnyExtractor, tuple[int, ...], BoxMapping, ScaleRule]":
     """The trunk at the model's own scales or another one, its levels, and how it maps windows and scales."""
     from sppnet.cli.models import open_model
     from sppnet.detect.detector import Detector
     from sppnet.features.extractor import FeatureExtractor
+    from sppnet.features.onnx_extractor import make_extractor
 
     model = open_model(path, device)
     if isinstance(model, Detector):
         config = model.config
         scales = config.scales if scale is None else (scale,)
-        extractor = FeatureExtractor(model.parts.trunk, scales)
+        extractor = make_extractor(model.parts.trunk, scales)
         return extractor, config.levels, config.box_mapping, config.scale_rule
     network = model.network
     return (

@@ -7,16 +7,18 @@ from sppnet.errors import ConfigError, did_you_mean
 from sppnet.geometry.grid import BoxMapping, ScaleRule, check_levels
 from sppnet.nn.backbones import BACKBONES
 from sppnet.nn.efficientnet_lite import has_lite_weights
+from sppnet.nn.onnx_trunk import is_onnx
 from sppnet.nn.trunks import TIMM
 from sppnet.svm.objective import Loss
 
 Layer = Literal["auto", "pool", "fc6", "fc7"]
 Finetune = Literal["auto", "none", "fc", "all"]
 Method = Literal["spp", "rcnn"]
+VectorKind = Literal["auto", "pyramid", "head", "both"]
 
 CHOICES: tuple[tuple[str, Any], ...] = (
     ("method", Method), ("box_mapping", BoxMapping), ("scale_rule", ScaleRule), ("finetune", Finetune),
-    ("svm_layer", Layer), ("loss", Loss),
+    ("svm_layer", Layer), ("loss", Loss), ("vectors", VectorKind),
 )  # fmt: skip
 
 
@@ -28,6 +30,7 @@ NAMES_OF_0_1 = {
 """What fields are called in models of version 0.1.0."""
 
 
+DEFAULT_SCALES = (688, 400, 230)
 DEFAULT_LITE, DEFAULT_WITHOUT = "efficientnet_lite1:6+8", "mobilenet_v2:14+18"
 
 
@@ -36,9 +39,10 @@ class DetectorConfig:
     """How a detector is built and trained. Lengths are in pixels."""
 
     trunk: str = "auto"
-    """The convolutional network: efficientnet_lite0 to 2, a torchvision name, zf5 and others of the paper, or
-    timm:<name>; name:M+N takes the maps after stages M and N. auto: efficientnet_lite1:6+8 with its ImageNet
-    weights where the weights extra is installed, else mobilenet_v2:14+18."""
+    """The convolutional network: efficientnet_lite0 to 2, a torchvision name, zf5 and others of the paper,
+    timm:<name>, or the ONNX file of a detector like YOLOX; name:M+N takes the maps after stages M and N.
+    auto: efficientnet_lite1:6+8 with its ImageNet weights where the weights extra is installed, else
+    mobilenet_v2:14+18."""
     stride: int | None = None
     """Image pixels per cell, with later strides taken out by dilation. By default the stages' own, and 16 for
     a network of torchvision or timm named without stages."""
@@ -47,9 +51,9 @@ class DetectorConfig:
     weights: str | None = None
     """Trunk weights: a file (a classifier's too), or "imagenet", installed by the weights extra or downloaded
     once."""
-    scales: tuple[int, ...] = (688, 400, 230)
-    """Shorter sides at which an image is convolved; proposals are made on the first. The paper's are
-    480,576,688,864,1200."""
+    scales: tuple[int, ...] = ()
+    """Shorter sides at which an image is convolved; proposals are made on the first. By default 688,400,230;
+    the paper's are 480,576,688,864,1200. Of an ONNX file the longer sides, by default the size it has."""
     scale_rule: ScaleRule = "log"
     """At which scale a window is pooled: nearest to 224×224 pixels by the logarithm of its area (log), by its
     area (paper), or as in the authors' code (released)."""
@@ -62,13 +66,17 @@ class DetectorConfig:
     """How boxes map to cells: as in the paper, or released, as in the authors' code."""
     mirror: bool = True
     """Train on the mirror image of every photograph too."""
-    proposals: str = "learned"
-    """Where proposals come from: learned, selective-search, opencv, or a file of boxes."""
+    proposals: str = "auto"
+    """Where proposals come from: learned, selective-search, opencv, a file of boxes, or trunk, the boxes that
+    a detector's network finds by itself; auto is trunk for those networks, and learned for others."""
     max_proposals: int = 1000
     """Maximum number of proposals per image."""
     finetune: Finetune = "auto"
     """What is fine-tuned: none; fc, new layers on frozen maps; all, the trunk with them after that; auto,
     which is none."""
+    vectors: VectorKind = "auto"
+    """What stands for a window: pyramid, what is pooled from the maps; head, what a detector's network says
+    of its own box there; both; auto is pyramid, and both for a detector's network."""
     svm_layer: Layer = "auto"
     """Features that feed the SVMs: pool, fc6, fc7; auto is fc7, or pool without fc layers."""
     hidden: int = 512
@@ -119,8 +127,16 @@ class DetectorConfig:
             trunk, weights = default_trunk(self.weights)
             object.__setattr__(self, "trunk", trunk)
             object.__setattr__(self, "weights", weights)
-        if self.stride is None:
+        onnx = is_onnx(self.trunk)
+        if self.stride is None and not onnx:
             object.__setattr__(self, "stride", default_stride(self.trunk))
+        if not self.scales and not onnx:
+            object.__setattr__(self, "scales", DEFAULT_SCALES)
+        if self.proposals == "auto":
+            object.__setattr__(self, "proposals", "trunk" if onnx else "learned")
+        if self.vectors == "auto":
+            object.__setattr__(self, "vectors", "both" if onnx else "pyramid")
+        self._check_detector_trunk(onnx)
         if self.finetune == "auto":
             object.__setattr__(self, "finetune", "none")
         if self.svm_layer == "auto":
@@ -137,6 +153,23 @@ class DetectorConfig:
         for name in ("positive_iou", "negative_iou", "negative_nms", "nms_iou", "voting_iou"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is an IoU above 0 and up to 1; got {getattr(self, name)}")
+
+    def _check_detector_trunk(self, onnx: bool) -> None:
+        """What only the network of a detector, or only another one, can do."""
+        if onnx and (self.finetune not in ("auto", "none") or self.method == "rcnn"):
+            raise ConfigError(
+                "the network of an ONNX file stays as it is: leave --finetune and --method alone"
+            )
+        asked = [
+            f"{name} {value}"
+            for name, value in (("proposals", self.proposals), ("vectors", self.vectors))
+            if value in ("trunk", "head", "both")
+        ]
+        if asked and not onnx:
+            raise ConfigError(
+                f"{' and '.join(asked)} need a detector's network for a trunk (--trunk detector.onnx); got "
+                f"{self.trunk}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -15,6 +15,7 @@ from sppnet.data.image import ImageSource
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.postprocess import VOTE_MARGIN, ScoredBoxes, select_detections
 from sppnet.detect.roi_features import (
+    HeadRoIFeatureExtractor,
     RcnnRoIFeatureExtractor,
     RoIFeatureExtractor,
     RoIFeatures,
@@ -23,13 +24,15 @@ from sppnet.detect.roi_features import (
 )
 from sppnet.errors import ConfigError, MissingExtraError, ModelError
 from sppnet.features.extractor import FeatureExtractor
+from sppnet.features.head_boxes import VectorLayout
 from sppnet.features.lazy_image import LazyImage
+from sppnet.features.onnx_extractor import AnyExtractor, OnnxExtractor, make_extractor
 from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import detection_head
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.heads.svd_compression import compress_head, ranks_of, split_head
 from sppnet.nn.model_file import check_settings, load_model, save_model
-from sppnet.nn.trunks import Trunk, empty_trunk
+from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk, is_onnx, restore_trunk
 from sppnet.nn.weights import load_weights
 from sppnet.progress import Progress
 from sppnet.proposals.dense_windows import WindowConfig
@@ -53,7 +56,7 @@ class DetectorComponents:
 
     classes: tuple[str, ...]
     config: DetectorConfig
-    trunk: Trunk
+    trunk: AnyTrunk
     windows: ProposalHead | None
     """Of learned proposals."""
     head: nn.Sequential | None
@@ -73,7 +76,7 @@ class Detector:
     ) -> None:
         """proposals: selective-search, opencv or a file of boxes, in place of how it was trained."""
         self.parts, self.config, self.classes = parts, parts.config, parts.classes
-        self.extractor = FeatureExtractor(parts.trunk.to(device), self.config.scales)
+        self.extractor = make_extractor(parts.trunk.to(device), self.config.scales)
         self.proposer: Proposer = (
             make_proposer(proposals or self.config.proposals, self.config.max_proposals)
             if parts.windows is None or proposals is not None
@@ -216,7 +219,9 @@ def _portable(config: DetectorConfig) -> dict[str, Any]:
     """The configuration without what only the machine that trained knows: its paths and its device."""
     weights = config.weights if config.weights in (None, "imagenet") else Path(config.weights).name
     proposals = in_header(config.proposals)
-    return {**config.to_json(), "weights": weights, "proposals": proposals, "device": "auto"}
+    trunk = Path(config.trunk).name if is_onnx(config.trunk) else config.trunk
+    portable = {"trunk": trunk, "weights": weights, "proposals": proposals, "device": "auto"}
+    return config.to_json() | portable
 
 
 def _tensors(parts: DetectorComponents) -> dict[str, Tensor]:
@@ -240,8 +245,7 @@ def _parts(header: dict[str, Any], tensors: dict[str, Tensor]) -> DetectorCompon
     config, classes = DetectorConfig.from_json(header["config"]), tuple(map(str, header["classes"]))
     check_settings(config)
     config = replace(config, proposals=in_header(config.proposals))  # version 0.1.0 wrote a path
-    trunk = empty_trunk(**header["trunk"])
-    load_weights(trunk, tensors_of(tensors, "trunk"))
+    trunk = restore_trunk(header["trunk"], tensors_of(tensors, "trunk"))
     windows = None
     if header["windows"] is not None:
         window_config = WindowConfig.from_json(header["windows"])
@@ -261,7 +265,7 @@ def _parts(header: dict[str, Any], tensors: dict[str, Tensor]) -> DetectorCompon
     regressor = BoxRegressor(
         _floats(tensors, "regressor.weight"), _floats(tensors, "regressor.bias"), classes
     )
-    pooled = trunk.channels * count_bins(config.levels)
+    pooled = vector_length(config, trunk)
     expected = (pooled if config.svm_layer == "pool" else config.hidden, pooled)
     if (lengths := (svm.weight.shape[1], regressor.weight.shape[2])) != expected:
         raise ModelError(f"SVMs and box regression must take vectors of {expected} numbers; got {lengths}")
@@ -288,10 +292,22 @@ def tensors_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def make_roi_extractor(
-    config: DetectorConfig, extractor: FeatureExtractor, head: nn.Sequential | None
+    config: DetectorConfig, extractor: AnyExtractor, head: nn.Sequential | None
 ) -> RoIFeatureExtractor:
     """What turns boxes into vectors, as the configuration asks."""
+    if isinstance(extractor, OnnxExtractor) and config.vectors != "pyramid":
+        levels = config.levels if config.vectors == "both" else ()
+        return HeadRoIFeatureExtractor(levels, config.box_mapping, config.scale_rule)
     if config.method == "rcnn":
+        assert isinstance(extractor, FeatureExtractor)  # the configuration refuses others
         return RcnnRoIFeatureExtractor(extractor, config.levels)
     layers = layers_up_to(head, config.svm_layer) if head is not None and config.svm_layer != "pool" else None
     return SppRoIFeatureExtractor(config.levels, config.box_mapping, config.scale_rule, layers)
+
+
+def vector_length(config: DetectorConfig, trunk: AnyTrunk) -> int:
+    """Numbers of a window's vector, before fc layers."""
+    pooled = trunk.channels * count_bins(config.levels)
+    if not isinstance(trunk, OnnxTrunk) or config.vectors == "pyramid":
+        return pooled
+    return VectorLayout.of(trunk).length + (pooled if config.vectors == "both" else 0)

@@ -15,6 +15,7 @@ from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import FinetuneState, Measured, Standardise, best_row, detection_head, finetune
 from sppnet.heads.roi_sampler import RoISampler, SampledRoIs
+from sppnet.nn.trunks import Trunk
 from sppnet.progress import Progress
 from sppnet.structures import GroundTruth
 from sppnet.threads import ordered_map
@@ -159,7 +160,9 @@ def finetune_trunk(
     def maps_of(index: int) -> FeatureMaps:
         return photos.extractor.with_gradients(photos.photo(index).pixels)
 
-    body = photos.extractor.trunk.body.requires_grad_(True)
+    trunk = photos.extractor.trunk
+    assert isinstance(trunk, Trunk)  # the configuration refuses others
+    body = trunk.body.requires_grad_(True)
     _begin("fine-tuning the trunk", config.trunk_steps, start, progress)
     with torch.random.fork_rng(devices=[]):
         rows = finetune(

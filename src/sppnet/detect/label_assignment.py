@@ -10,8 +10,8 @@ from sppnet.boxes import box_iou, match_boxes, mirror_boxes
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.detect.config import DetectorConfig
 from sppnet.features.cache import MapCache
-from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.lazy_image import LazyImage
+from sppnet.features.onnx_extractor import AnyExtractor
 from sppnet.ops.nms import nms
 from sppnet.structures import GroundTruth
 
@@ -21,7 +21,7 @@ class TrainingImages:
     """The photographs that could be read, with their objects."""
 
     images: AnnotatedImages
-    extractor: FeatureExtractor
+    extractor: AnyExtractor
     cache: MapCache | None
     mirrored: bool = False
     """Whether the mirror image of every photograph follows, behind the photographs, in their order."""

@@ -14,12 +14,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sppnet.arrays import Floats, Ints, Reals
+from sppnet.boxes import match_boxes
 from sppnet.data.image import ImageArray
 from sppnet.data.transforms import to_tensor
+from sppnet.errors import ConfigError
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.lazy_image import LazyImage
 from sppnet.features.maps import FeatureMaps, RoIs
 from sppnet.geometry.grid import BoxMapping, ScaleRule
+from sppnet.heads.standardisation import Standardisation
 from sppnet.nn.model_file import write_file
 from sppnet.nn.trunks import as_maps
 from sppnet.ops.pooling import pyramid_pool
@@ -73,6 +76,44 @@ class SppRoIFeatureExtractor:
 
 
 @dataclass(frozen=True, eq=False)
+class HeadRoIFeatureExtractor:
+    """What a detector's head says of its own box nearest to each box, and windows of its maps, pooled.
+
+    levels: of the pyramid that is pooled beside it; () for none.
+    """
+
+    levels: tuple[int, ...]
+    rule: BoxMapping = "paper"
+    scale_rule: ScaleRule = "log"
+
+    def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures:
+        head = photo.maps.head
+        if head is None or not len(head.boxes):
+            raise ConfigError("these feature maps are not of a detector's network")
+        nearest = match_boxes(boxes, head.boxes)[1]
+        if not self.levels:
+            used, of_box = np.unique(nearest, return_inverse=True)
+            vectors = torch.from_numpy(head.vectors[used])
+            return RoIFeatures(vectors, vectors, of_box.reshape(-1))
+        windows = self.windows(photo.maps, boxes)
+        pooled = photo.maps.pool_windows(windows, self.levels).float()
+        pairs = np.stack([nearest, windows.roi_of_box], 1).reshape(-1, 2)
+        (used, windows_used), of_box = _distinct(pairs)
+        vectors = torch.cat([torch.from_numpy(head.vectors[used]), pooled[torch.from_numpy(windows_used)]], 1)
+        return RoIFeatures(vectors, vectors, of_box)
+
+    def windows(self, maps: FeatureMaps, boxes: Floats) -> RoIs:
+        """Where boxes (n, 4) lie, each at its best scale."""
+        return maps.windows(boxes, self.rule, maps.choose_scales(boxes, self.scale_rule))
+
+
+def _distinct(pairs: Ints) -> tuple[tuple[Ints, Ints], Ints]:
+    """The distinct rows of (n, 2) as two columns, and the number of each row among them."""
+    rows, of_row = np.unique(pairs, axis=0, return_inverse=True)
+    return (rows[:, 0], rows[:, 1]), of_row.reshape(-1)
+
+
+@dataclass(frozen=True, eq=False)
 class RcnnRoIFeatureExtractor:
     """Every box cut out with its context, warped to a square and convolved by itself."""
 
@@ -96,6 +137,19 @@ class RcnnRoIFeatureExtractor:
         maps = as_maps(self.extractor.body(batch))
         pooled = [pyramid_pool(one.contiguous(), None, self.levels) for one in maps]
         return torch.cat(pooled, 1).float().cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class StandardisedRoIFeatureExtractor:
+    """Vectors on which every number weighs alike; see `Standardisation`."""
+
+    maker: RoIFeatureExtractor
+    standard: Standardisation
+
+    def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures:
+        made = self.maker(photo, boxes)
+        distinct = self.standard(made.distinct)
+        return RoIFeatures(distinct, distinct, made.roi_of_box)
 
 
 @dataclass(frozen=True, eq=False)

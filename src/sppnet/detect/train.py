@@ -25,18 +25,27 @@ from sppnet.detect.label_assignment import (
     joined_boxes,
     split_boxes,
 )
-from sppnet.detect.roi_features import CachedRoIFeatureExtractor, RcnnRoIFeatureExtractor, RoIFeatureExtractor
+from sppnet.detect.roi_features import (
+    CachedRoIFeatureExtractor,
+    HeadRoIFeatureExtractor,
+    RcnnRoIFeatureExtractor,
+    RoIFeatureExtractor,
+    StandardisedRoIFeatureExtractor,
+)
 from sppnet.detect.run_folder import DetectorRun
+from sppnet.detect.standardise import sample_vectors
 from sppnet.detect.training_proposals import convolve_images, learn_windows, propose_windows
 from sppnet.errors import ConfigError, DataError
 from sppnet.features.cache import MapCache, recipe_of
-from sppnet.features.extractor import FeatureExtractor
+from sppnet.features.head_boxes import VectorLayout
+from sppnet.features.onnx_extractor import make_extractor
 from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import FinetuneState, detection_head
 from sppnet.heads.ridge import BoxRegressor
+from sppnet.heads.standardisation import Standardisation
 from sppnet.metrics.recall import recall_curve
 from sppnet.nn.device import find_device
-from sppnet.nn.trunks import Trunk, load_trunk
+from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk, is_onnx, open_trunk
 from sppnet.progress import NullProgress, Progress
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead
@@ -122,10 +131,11 @@ class _Training:
         cache: Path | None,
         progress: Progress,
     ) -> None:
-        self.config, self.run, self.progress = config, run, progress
+        self.run, self.progress = run, progress
         self.trunk = _frozen_trunk(config)
-        extractor = FeatureExtractor(self.trunk, config.scales)
-        maps = MapCache(recipe_of(self.trunk, config.scales), cache)
+        extractor = make_extractor(self.trunk, config.scales)
+        self.config = replace(config, scales=extractor.scales)
+        maps = MapCache(recipe_of(self.trunk, extractor.scales), cache)
         self.photos = TrainingImages(images, extractor, maps, config.mirror)
         self.cache = cache
         self.skipped: tuple[str, ...] = ()
@@ -146,13 +156,19 @@ class _Training:
         roi_extractor = make_roi_extractor(self.config, self.photos.extractor, head)
         if isinstance(roi_extractor, RcnnRoIFeatureExtractor):
             roi_extractor = CachedRoIFeatureExtractor(roi_extractor, self.run.vectors)
+        standard = None
+        if isinstance(roi_extractor, HeadRoIFeatureExtractor):
+            standard = self._standardise(roi_extractor, proposals)
+            roi_extractor = StandardisedRoIFeatureExtractor(roi_extractor, standard)
         mined = self._train_svms(roi_extractor, proposals)
         regressor = self._regress_boxes(roi_extractor, proposals)
         parts = DetectorComponents(
             self.photos.classes, self.config, self.trunk, windows, head, mined.svm, regressor
         )
         svm = self._calibrate(parts, mined, roi_extractor, proposals)
-        detector = Detector(replace(parts, svm=svm))
+        if standard is not None:
+            svm, regressor = standard.unfold_svm(svm), standard.unfold_regressor(regressor)
+        detector = Detector(replace(parts, svm=svm, regressor=regressor))
         trained = {"sppnet": __version__, "images": len(self.photos.images), "seconds": self.seconds}
         detector.save(self.run.model, trained)
         images, count = self.photos.images, self.config.max_proposals
@@ -234,9 +250,23 @@ class _Training:
 
     def _renew_maps(self) -> None:
         """The trunk is another now, so its maps are."""
-        extractor = FeatureExtractor(self.trunk, self.config.scales)
-        maps = MapCache(recipe_of(self.trunk, self.config.scales), self.cache)
+        extractor = make_extractor(self.trunk, self.config.scales)
+        maps = MapCache(recipe_of(self.trunk, extractor.scales), self.cache)
         self.photos = replace(self.photos, extractor=extractor, cache=maps)
+
+    def _standardise(
+        self, roi_extractor: HeadRoIFeatureExtractor, proposals: list[Floats]
+    ) -> Standardisation:
+        """What brings the numbers of vectors to the same spread, from those of some photographs."""
+        stage = self._ended("vectors")
+        if stage is not None:
+            return Standardisation(stage.tensors["mean"], stage.tensors["factor"])
+        sample = sample_vectors(self.photos, roi_extractor, proposals, self.config.seed, self.progress)
+        assert isinstance(self.trunk, OnnxTrunk)
+        length = VectorLayout.of(self.trunk).length
+        standard = Standardisation.of(sample, [one for one in (length, sample.shape[1] - length) if one])
+        self._store("vectors", {}, {"mean": standard.mean, "factor": standard.factor})
+        return standard
 
     def _train_svms(self, roi_extractor: RoIFeatureExtractor, proposals: list[Floats]) -> MinedSVMs:
         classes, images = self.photos.classes, len(self.photos.images)
@@ -332,11 +362,11 @@ def _proposal_head(stage: _Stage, channels: int) -> ProposalHead:
     return head.eval()
 
 
-def _frozen_trunk(config: DetectorConfig) -> Trunk:
-    if config.weights is None and config.finetune != "all":
+def _frozen_trunk(config: DetectorConfig) -> AnyTrunk:
+    if config.weights is None and not is_onnx(config.trunk) and config.finetune != "all":
         raise ConfigError(
             "a trunk that stays as it is needs trained weights: give --weights imagenet (downloads them) or "
             "a file, such as a classifier's best.safetensors; or train it (--finetune all)"
         )
-    trunk = load_trunk(config.trunk, stride=config.stride, width=config.width, weights=config.weights)
+    trunk = open_trunk(config.trunk, stride=config.stride, width=config.width, weights=config.weights)
     return trunk.to(find_device(config.device)).eval()

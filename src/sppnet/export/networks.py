@@ -12,7 +12,7 @@ from sppnet.classify.views import probabilities
 from sppnet.detect.detector import Detector
 from sppnet.detect.roi_features import SppRoIFeatureExtractor
 from sppnet.errors import ModelError
-from sppnet.features.extractor import fuse_conv_bn
+from sppnet.features.extractor import FeatureExtractor, fuse_conv_bn
 from sppnet.geometry.grid import RELEASED_SLACK_PX, SUBPIXELS, BoxMapping, CellGrid
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.trunks import Trunk, as_maps
@@ -64,6 +64,8 @@ class PixelDetector(nn.Module):
                 "a detector by the R-CNN method convolves every box by itself and cannot be exported; "
                 "train one with --method spp"
             )
+        assert isinstance(parts.trunk, Trunk)
+        assert isinstance(detector.extractor, FeatureExtractor)
         self.pixels, self.body = Pixels(parts.trunk), detector.extractor.body
         self.grids = [tap.grid for tap in parts.trunk.taps]
         self.rule, self.levels = roi_extractor.rule, roi_extractor.levels

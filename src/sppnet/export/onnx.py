@@ -161,7 +161,9 @@ def classifier_recipe(classifier: Classifier) -> Recipe:
 
 def detector_recipe(detector: Detector) -> Recipe:
     """pixels (h, w, 3) uint8 and boxes (n, 4) → scores (n, classes), corrected (n, classes, 4)."""
-    config = detector.config
+    config, trunk = detector.config, detector.parts.trunk
+    if not isinstance(trunk, Trunk):
+        raise ModelError(f"this detector stands on {trunk.name}, an ONNX network, and is not exported yet")
     boxes = torch.tensor([[0.0, 0, 90, 90], [30, 40, 131, 120], [3, 4, 5, 6]])
     return Recipe(
         PixelDetector(detector),
@@ -176,7 +178,7 @@ def detector_recipe(detector: Detector) -> Recipe:
             "corrected": "(n, classes, 4) each box moved to an object of each class, in the same pixels",
             "scales_px": json.dumps(config.scales),
             "nms": str(config.nms_iou),
-            **_known(detector.parts.trunk, detector.classes, config.levels),
+            **_known(trunk, detector.classes, config.levels),
         },
         lambda run: check_detector(detector, run),
     )

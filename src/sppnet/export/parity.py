@@ -17,6 +17,7 @@ from sppnet.data.transforms import to_tensor
 from sppnet.detect.detector import Detector
 from sppnet.detect.roi_features import SppRoIFeatureExtractor
 from sppnet.errors import ModelError
+from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.maps import FeatureMaps, TapMaps
 from sppnet.nn.trunks import as_maps
 
@@ -66,6 +67,7 @@ def judged(detector: Detector, image: ImageArray, boxes: Floats) -> tuple[Floats
     """What the detector says of boxes (n, 4), its maps unrounded: scores (n, k), boxes (n, k, 4)."""
     roi_extractor, parts = detector.roi_extractor, detector.parts
     assert isinstance(roi_extractor, SppRoIFeatureExtractor)
+    assert isinstance(detector.extractor, FeatureExtractor)
     pixels = to_tensor(image, parts.trunk.mean, parts.trunk.std)[None]
     size_hw = image.shape[0], image.shape[1]
     every = zip(as_maps(detector.extractor.body(pixels)), parts.trunk.taps, strict=True)

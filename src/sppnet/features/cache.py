@@ -23,11 +23,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sppnet.errors import ConfigError
+from sppnet.features.head_boxes import HeadBoxes
 from sppnet.features.maps import FeatureMaps, TapMaps
 from sppnet.geometry.grid import CellGrid
 from sppnet.jit import private_folder
 from sppnet.nn.model_file import write_file
-from sppnet.nn.trunks import Trunk
+from sppnet.nn.onnx_trunk import AnyTrunk
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def cache_folder() -> Path:
     return base / "sppnet" / "maps"
 
 
-def recipe_of(trunk: Trunk, scales: tuple[int, ...]) -> str:
+def recipe_of(trunk: AnyTrunk, scales: tuple[int, ...]) -> str:
     """What, with an image's bytes, decides its maps: the trunk with its weights, and the scales."""
     digest = hashlib.sha256()
     described = {
@@ -132,7 +133,11 @@ def _encoded(maps: FeatureMaps) -> bytes:
         "sizes_hw": maps.sizes_hw,
         "grids": [[tap.grid.stride, tap.grid.center0, tap.grid.receptive_field] for tap in maps.taps],
     }
+    if maps.head is not None:
+        described["head"] = True
     tensors = [tensor.cpu().contiguous() for tap in maps.taps for tensor in tap.maps]
+    if maps.head is not None:
+        tensors += [torch.from_numpy(maps.head.boxes), torch.from_numpy(maps.head.vectors).half()]
     described["crc32"] = _checksum(described, tensors)
     named = {str(index): tensor for index, tensor in enumerate(tensors)}
     return save(named, {"maps": json.dumps(described)})
@@ -142,7 +147,8 @@ def _read(path: Path) -> FeatureMaps:
     with safe_open(path, "pt") as file:
         described: dict[str, Any] = json.loads((file.metadata() or {})["maps"])
         scales, grids = len(described["sizes_hw"]), described["grids"]
-        tensors = tuple(file.get_tensor(str(index)) for index in range(scales * len(grids)))
+        count = scales * len(grids) + 2 * bool(described.get("head"))
+        tensors = tuple(file.get_tensor(str(index)) for index in range(count))
     if described.pop("crc32") != _checksum(described, tensors):
         raise ValueError("its checksum is wrong")
     height, width = described["size_hw"]
@@ -151,7 +157,8 @@ def _read(path: Path) -> FeatureMaps:
     for index, (stride, center0, receptive_field) in enumerate(grids):
         grid = CellGrid(stride=stride, center0=center0, receptive_field=receptive_field)
         taps.append(TapMaps(tensors[index * scales : (index + 1) * scales], grid))
-    return FeatureMaps((height, width), sizes, tuple(taps))
+    head = HeadBoxes(tensors[-2].numpy(), tensors[-1].float().numpy()) if described.get("head") else None
+    return FeatureMaps((height, width), sizes, tuple(taps), head)
 
 
 def _checksum(described: Mapping[str, Any], tensors: Sequence[Tensor]) -> int:

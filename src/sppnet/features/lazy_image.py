@@ -8,8 +8,8 @@ import numpy as np
 from sppnet.data.image import ImageArray, ImageSource, read_header, read_image
 from sppnet.errors import ImageError
 from sppnet.features.cache import MapCache
-from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.maps import FeatureMaps
+from sppnet.features.onnx_extractor import AnyExtractor
 
 
 class LazyImage:
@@ -22,7 +22,7 @@ class LazyImage:
     def __init__(
         self,
         source: ImageSource,
-        extractor: FeatureExtractor,
+        extractor: AnyExtractor,
         cache: MapCache | None = None,
         *,
         mirrored: bool = False,
@@ -36,7 +36,7 @@ class LazyImage:
         cls,
         maps: FeatureMaps,
         source: ImageSource,
-        extractor: FeatureExtractor,
+        extractor: AnyExtractor,
         pixels: ImageArray | None = None,
     ) -> "LazyImage":
         """An image whose maps are there already, and its pixels if they are given."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sppnet.arrays import Doubles, Ints, Reals
 from sppnet.errors import GeometryError
+from sppnet.features.head_boxes import HeadBoxes
 from sppnet.geometry.grid import (
     BoxMapping,
     CellGrid,
@@ -61,6 +62,8 @@ class FeatureMaps:
     """Of the image at each scale."""
     taps: tuple[TapMaps, ...]
     """The finest first."""
+    head: HeadBoxes | None = None
+    """Of a trunk that is a detector's network, its own boxes."""
 
     def __post_init__(self) -> None:
         if not self.taps:

@@ -95,9 +95,8 @@ def check_settings(settings: Any) -> None:
         value, default = getattr(settings, field.name), field.default
         limit = LARGEST_SIDE if field.name.startswith(("scale", "size")) else LARGEST
         if isinstance(default, tuple):
-            good = (
-                isinstance(value, tuple) and value and all(_fits(v, default[0], limit) and v for v in value)
-            )
+            one = default[0] if default else 1  # an empty one stands for whole numbers found later
+            good = isinstance(value, tuple) and value and all(_fits(v, one, limit) and v for v in value)
         elif value is None:
             good = "None" in str(field.type)
         else:

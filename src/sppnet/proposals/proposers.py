@@ -1,4 +1,4 @@
-"""Four ways to propose boxes, behind one call."""
+"""Five ways to propose boxes, behind one call."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,6 +30,19 @@ class HeadProposer:
 
     def __call__(self, photo: LazyImage) -> Proposals:
         return self.head.propose(photo.maps, self.max_proposals)
+
+
+@dataclass(frozen=True)
+class TrunkProposer:
+    """The boxes of the trunk's own head, if it is a detector's network."""
+
+    max_proposals: int
+
+    def __call__(self, photo: LazyImage) -> Proposals:
+        head = photo.maps.head
+        if head is None:
+            raise ConfigError("this trunk is no detector's network, and proposes no boxes")
+        return Proposals.of(head.boxes[: self.max_proposals])
 
 
 @dataclass(frozen=True)
@@ -76,11 +89,13 @@ class NoProposer:
 
 def in_header(kind: str) -> str:
     """What a model file says of `kind`, without the path of a file of boxes on the machine that trained."""
-    return kind if kind in ("learned", "selective-search", "opencv") else FILE
+    return kind if kind in ("learned", "trunk", "selective-search", "opencv") else FILE
 
 
 def make_proposer(kind: str, max_proposals: int) -> Proposer:
-    """A proposer that needs no training: "selective-search", "opencv", or a file of boxes."""
+    """A proposer that needs no training: "trunk", "selective-search", "opencv", or a file of boxes."""
+    if kind == "trunk":
+        return TrunkProposer(max_proposals)
     if kind == "selective-search":
         return SelectiveSearchProposer(max_proposals)
     if kind == "opencv":

@@ -15,8 +15,8 @@ from sppnet.arrays import Doubles, Floats, Ints
 from sppnet.data.image import read_image
 from sppnet.drawing import draw_boxes
 from sppnet.errors import DataError, GeometryError, ImageError
-from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.maps import FeatureMaps
+from sppnet.features.onnx_extractor import AnyExtractor
 from sppnet.geometry.grid import CellGrid
 from sppnet.progress import Progress
 from sppnet.report.contact_sheet import Panel, arrange, fit
@@ -60,7 +60,7 @@ class Peaks:
         return order
 
 
-def find_peaks(paths: Sequence[Path], extractor: FeatureExtractor, progress: Progress) -> Peaks:
+def find_peaks(paths: Sequence[Path], extractor: AnyExtractor, progress: Progress) -> Peaks:
     """Convolves every image, at the first scale, for the filters of the last tap.
 
     Raises DataError if none can be read.
@@ -104,7 +104,7 @@ def check_filters(filters: Sequence[int], channels: int) -> None:
         )
 
 
-def draw_filter(channel: int, peaks: Peaks, extractor: FeatureExtractor) -> Image.Image:
+def draw_filter(channel: int, peaks: Peaks, extractor: AnyExtractor) -> Image.Image:
     """A sheet of the photographs that excite a filter most, and of its maps."""
     chosen = peaks.strongest(channel)
     highest = max(float(peaks.values[chosen[0], channel]), LEAST)
@@ -134,7 +134,7 @@ def seen_box(place: CellPosition, grid: CellGrid, maps: FeatureMaps, side: int) 
 
 
 def _panel(
-    path: Path, channel: int, place: CellPosition, highest: float, extractor: FeatureExtractor, caption: str
+    path: Path, channel: int, place: CellPosition, highest: float, extractor: AnyExtractor, caption: str
 ) -> Panel:
     """A photograph over its map."""
     image = read_image(path)

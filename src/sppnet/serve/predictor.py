@@ -23,11 +23,12 @@ from sppnet.classify.views import probabilities
 from sppnet.data.image import ImageArray, read_header, read_image
 from sppnet.data.transforms import shorter_size
 from sppnet.detect.detector import Detector
-from sppnet.detect.roi_features import SppRoIFeatureExtractor
+from sppnet.detect.roi_features import HeadRoIFeatureExtractor, SppRoIFeatureExtractor
 from sppnet.errors import ConfigError
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.lazy_image import LazyImage
 from sppnet.features.maps import FeatureMaps, RoIs
+from sppnet.features.onnx_extractor import AnyExtractor, OnnxExtractor
 from sppnet.serve.feature_cache import FeatureCache
 from sppnet.serve.limits import Refusal
 
@@ -91,7 +92,7 @@ class Model(Protocol):
     kind_of_work: str
     classes: tuple[str, ...]
     levels: tuple[int, ...]
-    extractor: FeatureExtractor
+    extractor: AnyExtractor
 
     def describe(self) -> dict[str, Any]: ...
     def convolve(self, image: ImageArray) -> FeatureMaps: ...
@@ -195,7 +196,7 @@ class ServedClassifier:
     def __init__(self, classifier: Classifier) -> None:
         self.network, self.testing = classifier.network.eval(), classifier.testing
         self.classes, self.levels = classifier.classes, classifier.network.pyramid.levels
-        self.extractor = FeatureExtractor(self.network.trunk)
+        self.extractor: AnyExtractor = FeatureExtractor(self.network.trunk)
 
     def describe(self) -> dict[str, Any]:
         kind = "probability" if self.network.head_kind == "fc" else "margin"
@@ -233,7 +234,7 @@ class ServedDetector:
     kind, kind_of_work = "detector", "detect"
 
     def __init__(self, detector: Detector) -> None:
-        if not isinstance(detector.roi_extractor, SppRoIFeatureExtractor):
+        if not isinstance(detector.roi_extractor, SppRoIFeatureExtractor | HeadRoIFeatureExtractor):
             raise ConfigError(
                 "a detector by the R-CNN method convolves every window by itself and is too slow to serve; "
                 "train one with --method spp"
@@ -243,10 +244,12 @@ class ServedDetector:
 
     def describe(self) -> dict[str, Any]:
         config = self.detector.config
-        described = {"score": "margin", "overlap": config.nms_iou, "scales_px": list(config.scales)}
+        described = {"score": "margin", "overlap": config.nms_iou, "scales_px": list(self.extractor.scales)}
         return {**described, "levels": list(self.levels), "trunk": self.detector.parts.trunk.name}
 
     def convolve(self, image: ImageArray) -> FeatureMaps:
+        if isinstance(self.extractor, OnnxExtractor):
+            return self.extractor(image)
         scales = self.detector.config.scales
         largest_hw = raster_size((image.shape[0], image.shape[1]), max(scales))
         return self.detector.extractor(image, [shorter_size(largest_hw, scale_px) for scale_px in scales])

@@ -1,0 +1,39 @@
+"""How far the numbers of the vectors spread, measured on some of the training photographs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sppnet.arrays import Floats
+from sppnet.detect.label_assignment import TrainingImages
+from sppnet.detect.roi_features import RoIFeatureExtractor
+from sppnet.progress import Progress, track
+from sppnet.threads import ordered_map
+
+SAMPLE_STREAM = 11
+"""Keeps the draw of photographs apart from other draws of the same seed."""
+
+PHOTOGRAPHS = 200
+"""Photographs whose vectors suffice."""
+PER_IMAGE = 50
+
+
+def sample_vectors(
+    photos: TrainingImages,
+    roi_extractor: RoIFeatureExtractor,
+    proposals: Sequence[Floats],
+    seed: int,
+    progress: Progress,
+) -> Tensor:
+    """(n, d) of some proposals of some photographs."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SAMPLE_STREAM,)))
+    chosen = np.sort(rng.permutation(len(photos.images))[:PHOTOGRAPHS])
+
+    def draw(index: int) -> Tensor:
+        boxes = proposals[index][:: max(1, len(proposals[index]) // PER_IMAGE)]
+        return roi_extractor(photos.photo(index), boxes).distinct
+
+    every = track(ordered_map(draw, chosen.tolist()), "measuring vectors", len(chosen), progress)
+    return torch.cat(list(every))

@@ -1,0 +1,336 @@
+"""An ONNX file of a detector: read as data, understood by its last convolutions, and cut before them.
+
+A detector without anchors ends alike in every tool: for each stride a few convolutions say, at each cell,
+where the box lies, whether anything is there and what it is. They are found by walking back from the file's
+outputs, and told apart by how many numbers they give; nothing depends on names in the file.
+"""
+
+import importlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sppnet.arrays import Array
+from sppnet.errors import MissingExtraError, ModelError
+from sppnet.nn.file_signature import foreign_kind
+
+MAX_BYTES = 1 << 30
+"""Of a file."""
+
+DEFAULT_PX = 416
+"""Side of the input of a file that leaves it open."""
+
+BOX, OBJECTNESS = 4, 1
+"""Numbers a cell gives for its box, and for whether there is an object."""
+
+ALLOWED = """
+Add AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv ConvTranspose DepthToSpace Div
+Elu Exp Flatten Floor Gather Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity
+InstanceNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mish Mul Neg Pad Pow PRelu
+ReduceMax ReduceMean ReduceSum Relu Reshape Resize Round Shape Sigmoid Slice Softmax Softplus
+SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tanh Transpose Unsqueeze Upsample
+"""
+"""Operations whose output is no larger than what the input's size explains; none runs another graph."""
+
+
+@dataclass(frozen=True)
+class HeadLevel:
+    """Names of what is taken out at one stride; cells are those of `map`."""
+
+    stride: int
+    map: str
+    """The feature map before the head."""
+    class_features: str
+    """What the last convolution for classes sees."""
+    box_features: str
+    """What the last convolution for boxes sees."""
+    logits: str
+    boxes: str
+    objectness: str
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return (self.map, self.class_features, self.box_features, self.logits, self.boxes, self.objectness)
+
+
+@dataclass(frozen=True)
+class DetectorGraph:
+    """A detector's network without its last steps."""
+
+    content: bytes
+    """The ONNX file; its outputs are the tensors of the levels, level by level."""
+    levels: tuple[HeadLevel, ...]
+    """The finest first."""
+    size_px: int
+    """Side of the square image that the network was exported for."""
+    dynamic: bool
+    """Whether it takes images of other sizes too."""
+    channels: tuple[tuple[int, ...], ...]
+    """Of each level's tensors."""
+
+    def described(self) -> dict[str, Any]:
+        """All but the content, fit for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "content"}
+
+    @staticmethod
+    def from_described(content: bytes, described: dict[str, Any]) -> "DetectorGraph":
+        levels = tuple(HeadLevel(**level) for level in described["levels"])
+        channels = tuple(tuple(map(int, counts)) for counts in described["channels"])
+        return DetectorGraph(content, levels, int(described["size_px"]), bool(described["dynamic"]), channels)
+
+
+def read_detector_graph(path: str | Path) -> DetectorGraph:
+    """The network of an ONNX file of a YOLOX-like detector: one that gives, for each stride and cell, a box
+    of 4 numbers, an objectness and class scores, each from a convolution of its own.
+
+    Raises ModelError naming what was found instead, MissingExtraError without onnx and onnxruntime.
+    """
+    path = Path(path)
+    model = parse_model(read_bytes(path), str(path))
+    return cut_detector(model, str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file of a size that a network may have; raises ModelError."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ModelError(f"{path} has {size >> 20} MB; networks of up to {MAX_BYTES >> 20} MB are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def parse_model(content: bytes, name: str) -> Any:
+    """The onnx.ModelProto of a file's bytes, checked to be a plain network; raises ModelError."""
+    onnx = _import_extra("onnx")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except Exception as error:  # protobuf has its own errors, which change with its version
+        kind = foreign_kind(name)
+        raise ModelError(
+            f"{name} is damaged or no ONNX file" + (f": it is {kind}" if kind else "; copy it again")
+        ) from error
+    if not model.graph.node:
+        raise ModelError(f"{name} is no ONNX file, or one without a network")
+    _check_operations(model, name)
+    _check_weights(model, name)
+    return model
+
+
+def _check_operations(model: Any, name: str) -> None:
+    foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+    if foreign:
+        raise ModelError(
+            f"{name} uses operations of {', '.join(sorted(foreign))}, which are not ONNX's own; export the "
+            "network without them"
+        )
+
+
+def _check_weights(model: Any, name: str) -> None:
+    """Raises ModelError for weights outside the file: it may point anywhere."""
+    onnx = _import_extra("onnx")
+    outside = [one.name for one in model.graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
+    if outside:
+        raise ModelError(
+            f"{name} keeps {len(outside)} of its weights in another file, which is not opened; save it as "
+            "one file (onnx.save_model with save_as_external_data=False)"
+        )
+
+
+def cut_detector(model: Any, name: str) -> DetectorGraph:
+    """The front of a parsed model, up to the last convolutions."""
+    graph = _Graph(model)
+    last = graph.last_convolutions()
+    described = f"{name} ends in {_in_words(graph, last)}"
+    size_px = graph.size_px(name)
+    shapes = _probe(graph.part([node.output[0] for node in last]), size_px, name)
+    of_cells: dict[tuple[int, ...], list[Any]] = defaultdict(list)
+    for node, shape in zip(last, shapes, strict=True):
+        of_cells[shape[2:]].append(node)
+    levels = [
+        _level(graph, nodes, size_px, cells, described)
+        for cells, nodes in sorted(of_cells.items(), reverse=True)
+    ]
+    names = [tensor for level in levels for tensor in level.tensors]
+    part = graph.part(names)
+    shapes = _probe(part, size_px, name)
+    counts = [shape[1] for shape in shapes]
+    per_level = len(counts) // len(levels)
+    channels = tuple(tuple(counts[start : start + per_level]) for start in range(0, len(counts), per_level))
+    return DetectorGraph(part, tuple(levels), size_px, _takes_any_size(part, size_px), channels)
+
+
+def _level(
+    graph: "_Graph", nodes: Sequence[Any], size_px: int, cells: tuple[int, ...], described: str
+) -> HeadLevel:
+    """Which of the last convolutions of one stride gives what."""
+    by_count = {graph.channels_of(node): node for node in nodes}
+    classes = set(by_count) - {BOX, OBJECTNESS}
+    if len(nodes) != 3 or len(by_count) != 3 or len(classes) != 1 or size_px % cells[0]:
+        raise ModelError(
+            f"{described}; a detector like YOLOX was expected: at each stride one convolution of {BOX} "
+            f"numbers (the box), one of {OBJECTNESS} (objectness) and one with a number for each class"
+        )
+    box, objectness, logits = by_count[BOX], by_count[OBJECTNESS], by_count[classes.pop()]
+    return HeadLevel(
+        size_px // cells[0],
+        graph.map_before([box, logits]),
+        logits.input[0],
+        box.input[0],
+        logits.output[0],
+        box.output[0],
+        objectness.output[0],
+    )
+
+
+def _in_words(graph: "_Graph", nodes: Iterable[Any]) -> str:
+    counts = [graph.channels_of(node) for node in nodes]
+    if not counts:
+        return "no convolution"
+    return f"{len(counts)} convolutions, of {', '.join(map(str, counts[:12]))} numbers"
+
+
+class _Graph:
+    """The network of a model, with who makes and who takes every tensor."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.graph = model, model.graph
+        self.weights = {one.name: tuple(one.dims) for one in self.graph.initializer}
+        for node in self.graph.node:
+            if node.op_type == "Constant":
+                self.weights[node.output[0]] = tuple(node.attribute[0].t.dims)
+        self.maker = {output: node for node in self.graph.node for output in node.output}
+        inputs = [one for one in self.graph.input if one.name not in self.weights]
+        if len(inputs) != 1:
+            raise ModelError(f"a network of images has one input; this one has {len(inputs)}")
+        self.input = inputs[0].name
+        self.dims = [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim]
+
+    def size_px(self, name: str) -> int:
+        """Side of the square input; raises ModelError unless it takes (1, 3, h, w)."""
+        if len(self.dims) != 4 or self.dims[1] not in (0, 3):
+            raise ModelError(f"{name} takes {self.dims}; images of shape (1, 3, height, width) were expected")
+        return max(map(int, self.dims[2:])) or DEFAULT_PX
+
+    def channels_of(self, node: Any) -> int:
+        """Numbers that a convolution gives for each cell; 0 where its weights are no constants."""
+        return int(self.weights.get(node.input[1], (0,))[0])
+
+    def last_convolutions(self) -> list[Any]:
+        """From which the outputs are reached without another convolution, in the file's order."""
+        seen: set[str] = set()
+        found = set()
+        waiting = [one.name for one in self.graph.output]
+        while waiting:
+            name = waiting.pop()
+            node = self.maker.get(name)
+            if node is None or name in seen:
+                continue
+            seen.add(name)
+            if node.op_type == "Conv":
+                found.add(node.output[0])
+            else:
+                waiting.extend(node.input)
+        return [node for node in self.graph.node if node.op_type == "Conv" and node.output[0] in found]
+
+    def map_before(self, nodes: Sequence[Any]) -> str:
+        """What goes into the last convolution that all of `nodes` stand on: the map before the head."""
+        shared = set.intersection(*(self._before(node.input[0]) for node in nodes))
+        last = [node for node in self.graph.node if node.op_type == "Conv" and node.output[0] in shared]
+        if not last:
+            raise ModelError("the convolutions for boxes and for classes share no feature map")
+        name: str = last[-1].input[0]
+        return name
+
+    def _before(self, name: str) -> set[str]:
+        """The tensor and all that it is computed from."""
+        seen: set[str] = set()
+        waiting = [name]
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if node := self.maker.get(name):
+                waiting.extend(node.input)
+        return seen
+
+    def part(self, outputs: Sequence[str]) -> bytes:
+        """The network that gives these tensors, for images of any size."""
+        onnx = _import_extra("onnx")
+        needed = set().union(*map(self._before, outputs))
+        nodes = [node for node in self.graph.node if needed.intersection(node.output)]
+        refused = {node.op_type for node in nodes} - set(ALLOWED.split())
+        if refused:
+            raise ModelError(f"the network uses {', '.join(sorted(refused))}, which a trunk must not")
+        weights = [one for one in self.graph.initializer if one.name in needed]
+        kind = onnx.TensorProto.FLOAT
+        free = onnx.helper.make_tensor_value_info(self.input, kind, [1, 3, "height", "width"])
+        given = [onnx.helper.make_tensor_value_info(one, kind, None) for one in dict.fromkeys(outputs)]
+        graph = onnx.helper.make_graph(nodes, "trunk", [free], given, weights)
+        opsets = [one for one in self.model.opset_import if one.domain in ("", "ai.onnx")]
+        model = onnx.helper.make_model(graph, opset_imports=opsets)
+        model.ir_version = min(self.model.ir_version or 8, 10)
+        content: bytes = model.SerializeToString(deterministic=True)
+        return content
+
+
+# --- running ---------------------------------------------------------------------------------------
+
+
+def open_session(content: bytes, threads: int = 0) -> Any:
+    """An onnxruntime session on the CPU; raises ModelError for what it does not take."""
+    runtime = _import_extra("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what fails is raised, and in our words
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared
+    try:
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(f"onnxruntime does not take the network: {_first_line(error)}") from error
+
+
+def run_session(session: Any, images: Array) -> list[Array]:
+    """All outputs, in their order; raises ModelError."""
+    try:
+        outputs: list[Array] = session.run(None, {session.get_inputs()[0].name: images})
+        return outputs
+    except Exception as error:
+        raise ModelError(f"the network fails on {images.shape}: {_first_line(error)}") from error
+
+
+def _probe(content: bytes, size_px: int, name: str) -> list[tuple[int, ...]]:
+    """Shapes (1, c, h, w) of the outputs, for a grey square."""
+    outputs = run_session(open_session(content), np.full((1, 3, size_px, size_px), 114, np.float32))
+    wrong = [one.shape for one in outputs if one.ndim != 4]
+    if wrong:
+        raise ModelError(f"{name}: feature maps (1, channels, height, width) were expected; got {wrong[0]}")
+    return [one.shape for one in outputs]
+
+
+def _takes_any_size(content: bytes, size_px: int) -> bool:
+    """Whether a higher and narrower image gives maps of its own shape."""
+    height, width = size_px + 64, max(64, size_px - 64)
+    try:
+        outputs = run_session(open_session(content), np.zeros((1, 3, height, width), np.float32))
+    except ModelError:
+        return False
+    return all(one.shape[2] * width == one.shape[3] * height for one in outputs)
+
+
+def _import_extra(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(package, "onnx") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
