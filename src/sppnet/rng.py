@@ -21,6 +21,7 @@ class Stream(IntEnum):
     VALIDATION = 12
     FOLDS = 13
     CELLS = 21
+    VECTORS = 22
     # Fine-tuning a head draws neither transforms nor an order, and has their numbers.
     ROI_IMAGES = 0
     ROI_WINDOWS = 1

@@ -12,7 +12,6 @@ import numpy as np
 
 from sppnet.arrays import Doubles, Flags, Floats, Ints
 from sppnet.detect.cross_validation import Fold
-from sppnet.detect.detector import MIN_SCORE
 from sppnet.detect.label_assignment import TrainingImages, training_boxes
 from sppnet.detect.roi_features import RoIFeatures
 from sppnet.metrics.detection import Curve, evaluate_detections
@@ -38,7 +37,7 @@ def choose_thresholds(
         photo, truth, boxes = photos.photo(index), photos.truth(index), proposals[index]
         stored = fold.roi_extractor(photo, training_boxes(truth, boxes))  # as mining asked for them
         vectors = RoIFeatures(stored.distinct, stored.pooled, stored.roi_of_box[len(truth.boxes) :])
-        scored = fold.detector.score_and_refine(boxes, vectors, photo.size_hw, MIN_SCORE)
+        scored = fold.detector.score_and_refine(boxes, vectors, photo.size_hw, fold.detector.least_score)
         return fold.detector.postprocess([scored]), truth
 
     judged = list(track(ordered_map(find, work), "calibrating scores", len(work), progress))

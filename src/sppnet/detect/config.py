@@ -76,7 +76,10 @@ class DetectorConfig:
     which is none."""
     vectors: VectorKind = "auto"
     """What stands for a window: pyramid, what is pooled from the maps; head, what a detector's network says
-    of its own box there; both; auto is pyramid, and both for a detector's network."""
+    of its own box there; both; auto is pyramid; for a detector's
+    network both, or head where it knows all classes."""
+    known_classes: bool = True
+    """Begin classes that a detector's network knows by name, such as COCO's, from its own score."""
     svm_layer: Layer = "auto"
     """Features that feed the SVMs: pool, fc6, fc7; auto is fc7, or pool without fc layers."""
     hidden: int = 512
@@ -134,8 +137,8 @@ class DetectorConfig:
             object.__setattr__(self, "scales", DEFAULT_SCALES)
         if self.proposals == "auto":
             object.__setattr__(self, "proposals", "trunk" if onnx else "learned")
-        if self.vectors == "auto":
-            object.__setattr__(self, "vectors", "both" if onnx else "pyramid")
+        if self.vectors == "auto" and not onnx:
+            object.__setattr__(self, "vectors", "pyramid")
         self._check_detector_trunk(onnx)
         if self.finetune == "auto":
             object.__setattr__(self, "finetune", "none")

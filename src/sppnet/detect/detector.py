@@ -37,7 +37,7 @@ from sppnet.nn.weights import load_weights
 from sppnet.progress import Progress
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead, current_names
-from sppnet.proposals.proposers import HeadProposer, Proposer, in_header, make_proposer
+from sppnet.proposals.proposers import HeadProposer, Proposer, TrunkProposer, in_header, make_proposer
 from sppnet.structures import Detections
 from sppnet.svm.linear_svm import LinearSVM
 
@@ -45,6 +45,9 @@ KIND = "detector"
 
 MIN_SCORE = -1.5
 """Below this a window is no candidate even for evaluation (spp_test.m of the released code)."""
+
+MIN_HEAD_SCORE = -8.0
+"""The same for the boxes of a detector's own head, of which there are few: all that may ever be shown."""
 
 MAX_CORRECTED = 300
 """Windows of a class in an image whose boxes are corrected."""
@@ -94,12 +97,19 @@ class Detector:
         """
         return self.detect(LazyImage(image, self.extractor), min_score)
 
-    def detect(self, photo: LazyImage, min_score: float = MIN_SCORE) -> Detections:
-        """Objects in a photograph whose maps may be there already."""
+    @property
+    def least_score(self) -> float:
+        """Below which a window is no candidate, even for evaluation."""
+        return MIN_HEAD_SCORE if isinstance(self.proposer, TrunkProposer) else MIN_SCORE
+
+    def detect(self, photo: LazyImage, min_score: float | None = None) -> Detections:
+        """Objects in a photograph whose maps may be there already; min_score: None for `least_score`."""
+        min_score = self.least_score if min_score is None else min_score
         return self.postprocess([self.candidates(photo, min_score)], min_score=min_score)
 
-    def candidates(self, photo: LazyImage, min_score: float = MIN_SCORE) -> ScoredBoxes:
+    def candidates(self, photo: LazyImage, min_score: float | None = None) -> ScoredBoxes:
         """The windows that score best for each class, corrected: all that detections may need."""
+        min_score = self.least_score if min_score is None else min_score
         boxes = self.proposer(photo).boxes
         vectors = self.roi_extractor(photo, boxes)
         return self.score_and_refine(boxes, vectors, photo.size_hw, min_score)
@@ -129,13 +139,14 @@ class Detector:
         self,
         several: Sequence[ScoredBoxes],
         iou_threshold: float | None = None,
-        min_score: float = MIN_SCORE,
+        min_score: float | None = None,
     ) -> Detections:
         """Detections out of the candidates of one detector, or of several for the same classes.
 
         iou_threshold: above which, of two of a class, the surer one stays; None for the configuration's.
         """
         iou_threshold = self.config.nms_iou if iou_threshold is None else iou_threshold
+        min_score = self.least_score if min_score is None else min_score
         found = select_detections(
             ScoredBoxes.joined(several), iou_threshold, self.config.voting_iou, min_score
         )

@@ -32,6 +32,11 @@ class Ensemble:
     def classes(self) -> tuple[str, ...]:
         return self.detectors[0].classes
 
+    @property
+    def least_score(self) -> float:
+        """As of a `Detector`."""
+        return min(detector.least_score for detector in self.detectors)
+
     def __call__(self, image: ImageSource, *, min_score: float = 0.0) -> Detections:
         """Objects in an image, the surest first; as `Detector.__call__`. Raises ImageError."""
         photos = [LazyImage(image, detector.extractor) for detector in self.detectors]

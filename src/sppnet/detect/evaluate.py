@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sppnet.data.detection_dataset import AnnotatedImages
-from sppnet.detect.detector import MIN_SCORE, Detector
+from sppnet.detect.detector import Detector
 from sppnet.detect.ensemble import Ensemble
 from sppnet.errors import ConfigError, DataError, ImageError, MissingExtraError, did_you_mean, printable
 from sppnet.features.cache import MapCache
@@ -87,7 +87,7 @@ def match_classes(images: AnnotatedImages, classes: tuple[str, ...]) -> Annotate
 def _detect(detector: Detector | Ensemble, path: Path, cache: MapCache | None) -> Detections | ImageError:
     try:
         if isinstance(detector, Ensemble):
-            return detector(path, min_score=MIN_SCORE)
+            return detector(path, min_score=detector.least_score)
         return detector.detect(LazyImage(path, detector.extractor, cache))
     except ImageError as error:
         return error

@@ -10,10 +10,8 @@ from sppnet.arrays import Floats
 from sppnet.detect.label_assignment import TrainingImages
 from sppnet.detect.roi_features import RoIFeatureExtractor
 from sppnet.progress import Progress, track
+from sppnet.rng import Stream, generator
 from sppnet.threads import ordered_map
-
-SAMPLE_STREAM = 11
-"""Keeps the draw of photographs apart from other draws of the same seed."""
 
 PHOTOGRAPHS = 200
 """Photographs whose vectors suffice."""
@@ -28,8 +26,7 @@ def sample_vectors(
     progress: Progress,
 ) -> Tensor:
     """(n, d) of some proposals of some photographs."""
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SAMPLE_STREAM,)))
-    chosen = np.sort(rng.permutation(len(photos.images))[:PHOTOGRAPHS])
+    chosen = np.sort(generator(seed, Stream.VECTORS).permutation(len(photos.images))[:PHOTOGRAPHS])
 
     def draw(index: int) -> Tensor:
         boxes = proposals[index][:: max(1, len(proposals[index]) // PER_IMAGE)]

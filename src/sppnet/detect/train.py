@@ -18,8 +18,15 @@ from sppnet.detect.box_regression import learn_boxes
 from sppnet.detect.calibration import choose_thresholds
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.cross_validation import Fold, count_svm_folds, layer_folds, mine_detector_svms, svm_folds
-from sppnet.detect.detector import Detector, DetectorComponents, make_roi_extractor, tensors_of
+from sppnet.detect.detector import (
+    Detector,
+    DetectorComponents,
+    make_roi_extractor,
+    tensors_of,
+    vector_length,
+)
 from sppnet.detect.finetune import FinetuneSamples, finetune_layers, finetune_trunk
+from sppnet.detect.known_classes import empty_svms, find_known_classes, rescore_known
 from sppnet.detect.label_assignment import (
     TrainingImages,
     joined_boxes,
@@ -135,6 +142,10 @@ class _Training:
         self.trunk = _frozen_trunk(config)
         extractor = make_extractor(self.trunk, config.scales)
         self.config = replace(config, scales=extractor.scales)
+        self.known = find_known_classes(images.classes, self.trunk) if _asks_for_known(config) else []
+        if config.vectors == "auto":
+            every = len(self.known) == len(images.classes)
+            self.config = replace(self.config, vectors="head" if every else "both")
         maps = MapCache(recipe_of(self.trunk, extractor.scales), cache)
         self.photos = TrainingImages(images, extractor, maps, config.mirror)
         self.cache = cache
@@ -160,7 +171,7 @@ class _Training:
         if isinstance(roi_extractor, HeadRoIFeatureExtractor):
             standard = self._standardise(roi_extractor, proposals)
             roi_extractor = StandardisedRoIFeatureExtractor(roi_extractor, standard)
-        mined = self._train_svms(roi_extractor, proposals)
+        mined = self._train_svms(roi_extractor, proposals, standard)
         regressor = self._regress_boxes(roi_extractor, proposals)
         parts = DetectorComponents(
             self.photos.classes, self.config, self.trunk, windows, head, mined.svm, regressor
@@ -268,7 +279,12 @@ class _Training:
         self._store("vectors", {}, {"mean": standard.mean, "factor": standard.factor})
         return standard
 
-    def _train_svms(self, roi_extractor: RoIFeatureExtractor, proposals: list[Floats]) -> MinedSVMs:
+    def _train_svms(
+        self,
+        roi_extractor: RoIFeatureExtractor,
+        proposals: list[Floats],
+        standard: Standardisation | None,
+    ) -> MinedSVMs:
         classes, images = self.photos.classes, len(self.photos.images)
         folds = count_svm_folds(images) if self.config.finetune == "none" else 0
         stage = self._ended("svm")
@@ -280,9 +296,14 @@ class _Training:
                 deal_folds(images, folds, self.config.seed),
             )
         rounds: list[MiningRound] = []
-        mined = mine_detector_svms(
-            self.photos, roi_extractor, proposals, self.config, self.progress, folds, rounds.append
-        )
+        if standard is None or len(self.known) < len(classes):
+            mined = mine_detector_svms(
+                self.photos, roi_extractor, proposals, self.config, self.progress, folds, rounds.append
+            )
+        else:
+            mined = empty_svms(self.photos, len(standard.mean), folds, self.config.seed)
+        if standard is not None and self.known:
+            mined = rescore_known(self.photos, self.known, standard, mined, self.progress)
         tensors = {
             "weight": mined.svm.weight,
             "bias": mined.svm.bias,
@@ -296,7 +317,15 @@ class _Training:
         stage = self._ended("boxes")
         if stage is not None:
             return BoxRegressor(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
-        regressor = learn_boxes(self.photos, proposals, roi_extractor, self.config, self.progress)
+        if len(self.known) < len(self.photos.classes):
+            regressor = learn_boxes(self.photos, proposals, roi_extractor, self.config, self.progress)
+        else:
+            length = vector_length(self.config, self.trunk)
+            regressor = BoxRegressor(
+                torch.zeros(len(self.known), 4, length), torch.zeros(len(self.known), 4), self.photos.classes
+            )
+        for one in self.known:  # the network was trained for their boxes on more photographs than these
+            regressor.weight[one.label], regressor.bias[one.label] = 0, 0
         self._store("boxes", {}, {"weight": regressor.weight, "bias": regressor.bias})
         return regressor
 
@@ -354,6 +383,11 @@ class _Stage:
 
     header: dict[str, Any]
     tensors: dict[str, Tensor]
+
+
+def _asks_for_known(config: DetectorConfig) -> bool:
+    """Whether classes that the trunk's network knows begin from its score, which its own boxes have."""
+    return config.known_classes and config.proposals == "trunk" and config.vectors != "pyramid"
 
 
 def _proposal_head(stage: _Stage, channels: int) -> ProposalHead:

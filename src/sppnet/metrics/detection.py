@@ -124,7 +124,7 @@ def evaluate_detections(
     per_class: dict[str, float | None] = {}
     curves = {}
     for label, name in enumerate(names):
-        scores, is_right, ignored, positives = _judge_class(found, truths, label, iou)
+        scores, is_right, ignored, positives = judge_class(found, truths, label, iou)
         curves[name] = _curve(scores, is_right, ignored, positives)
         per_class[name] = average_precision(scores, is_right, ignored, positives, rule) if positives else None
     return DetectionResult(rule, per_class, curves, len(truths), tuple(skipped))
@@ -177,7 +177,7 @@ def check_lists(
 # --- one class -----------------------------------------------------------------------------------
 
 
-def _judge_class(
+def judge_class(
     found: Sequence[Detections], truths: Sequence[GroundTruth], label: int, iou: float
 ) -> tuple[Doubles, Flags, Flags, int]:
     """Scores, which are right, which are ignored, and the number of objects to find."""

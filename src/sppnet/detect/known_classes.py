@@ -1,0 +1,167 @@
+"""Classes that a detector's network knows by name: rescored, where others are learned from nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sppnet.arrays import Flags, Floats, Ints
+from sppnet.detect.cross_validation import MAX_IMAGES
+from sppnet.detect.label_assignment import TrainingImages
+from sppnet.features.head_boxes import LOG_SHARE, VectorLayout
+from sppnet.features.maps import FeatureMaps
+from sppnet.heads.rescoring import Rescoring, fit_rescoring
+from sppnet.heads.standardisation import Standardisation
+from sppnet.metrics.detection import judge_class
+from sppnet.nn.coco_classes import known_class
+from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk
+from sppnet.ops.nms import nms
+from sppnet.progress import Progress, track
+from sppnet.structures import Detections
+from sppnet.svm.cross_validation import deal_folds, first_folds
+from sppnet.svm.linear_svm import LinearSVM
+from sppnet.svm.mining import NORM, MinedSVMs
+from sppnet.threads import ordered_map
+
+MIN_OWN_SCORE = -9.0
+"""Logarithm of class probability times objectness below which the network would not show a box."""
+NMS_IOU, MAX_PER_IMAGE = 0.5, 100
+"""Of the boxes that the network would show."""
+RIGHT_IOU = 0.5
+
+LOGIT_SHARE = 0.25
+"""Factor of log odds, so that scores spread about as margins of SVMs do, which share their limits."""
+
+
+@dataclass(frozen=True, eq=False)
+class KnownClass:
+    """One of the classes, and the network's name for it."""
+
+    label: int
+    """Among the classes that are learned."""
+    column: int
+    """Of a head's vector: the logarithm of its probability, times LOG_SHARE."""
+    objectness: int
+    """The same for objectness."""
+
+    def own_scores(self, vectors: Tensor) -> Tensor:
+        """(n, d) vectors of the head → (n,) logarithms of class probability times objectness."""
+        return (vectors[:, self.column] + vectors[:, self.objectness]) / LOG_SHARE
+
+
+def find_known_classes(classes: Sequence[str], trunk: AnyTrunk) -> list[KnownClass]:
+    """Those that the trunk's network tells apart, by name; none of other trunks."""
+    if not isinstance(trunk, OnnxTrunk):
+        return []
+    layout = VectorLayout.of(trunk)
+    found = ((label, known_class(name, trunk.known_classes)) for label, name in enumerate(classes))
+    return [
+        KnownClass(label, layout.first_class + index, layout.objectness)
+        for label, index in found
+        if index is not None
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class ShownBoxes:
+    """What the network itself would show of one known class on all photographs."""
+
+    vectors: Tensor
+    """(n, d) of the head."""
+    right: Flags
+    photographs: Ints
+    """(n,) which each was found on."""
+
+
+def rescore_known(
+    photos: TrainingImages,
+    known: Sequence[KnownClass],
+    standard: Standardisation,
+    mined: MinedSVMs,
+    progress: Progress,
+) -> MinedSVMs:
+    """SVMs whose known classes score as their `Rescoring` does, for all photographs and for every fold.
+
+    standard: of the vectors that the SVMs take, whose first numbers are the head's.
+    """
+    shown = _gather(photos, known, progress)
+    svm, folds = _copy(mined.svm), [_copy(fold) for fold in mined.folds]
+    progress.begin("rescoring known classes", len(known))
+    for one, boxes in zip(known, shown, strict=True):
+        full = _put(svm, one, boxes, np.ones(len(boxes.right), np.bool_), standard, None)
+        for number, fold in enumerate(folds):
+            _put(fold, one, boxes, mined.fold_of[boxes.photographs] != number, standard, full)
+        progress.advance()
+    return MinedSVMs(svm, tuple(folds), mined.fold_of)
+
+
+def _copy(svm: LinearSVM) -> LinearSVM:
+    return LinearSVM(svm.weight.clone(), svm.bias.clone(), svm.classes, svm.fit)
+
+
+def _gather(photos: TrainingImages, known: Sequence[KnownClass], progress: Progress) -> list[ShownBoxes]:
+    def look(index: int) -> list[tuple[Floats, Tensor, Tensor]]:
+        return [_shown(photos.photo(index).maps, one) for one in known]
+
+    count = len(photos)
+    looks = list(track(ordered_map(look, range(count)), "what the network shows", count, progress))
+    truths = [photos.truth(index) for index in range(count)]
+    found = []
+    for position, one in enumerate(known):
+        parts = [look[position] for look in looks]
+        detections = [
+            Detections(boxes, scores.numpy(), np.full(len(boxes), one.label), photos.classes)
+            for boxes, _, scores in parts
+        ]
+        _, right, ignored, _ = judge_class(detections, truths, one.label, RIGHT_IOU)
+        photographs = np.repeat(np.arange(count), [len(boxes) for boxes, *_ in parts])
+        kept = np.flatnonzero(~ignored)
+        vectors = torch.cat([vectors for _, vectors, _ in parts])[torch.from_numpy(kept)]
+        found.append(ShownBoxes(vectors, right[kept], photographs[kept]))
+    return found
+
+
+def _shown(maps: FeatureMaps, one: KnownClass) -> tuple[Floats, Tensor, Tensor]:
+    """Boxes (n, 4), vectors (n, d) and own scores (n,) of what the network would show of the class."""
+    assert maps.head is not None
+    vectors = torch.from_numpy(maps.head.vectors)
+    scores = one.own_scores(vectors)
+    likely = np.flatnonzero(scores.numpy() > MIN_OWN_SCORE)
+    kept = likely[nms(maps.head.boxes[likely], scores.numpy()[likely], NMS_IOU, MAX_PER_IMAGE)]
+    chosen = torch.from_numpy(kept)
+    return maps.head.boxes[kept], vectors[chosen], scores[chosen]
+
+
+def _put(
+    svm: LinearSVM,
+    one: KnownClass,
+    boxes: ShownBoxes,
+    used: Flags,
+    standard: Standardisation,
+    start: Rescoring | None,
+) -> Rescoring:
+    """Fit on the boxes that are used, and write it into the class's row of the SVM."""
+    length = boxes.vectors.shape[1]
+    mean, factor = standard.mean[:length], standard.factor[:length]
+    rows = (boxes.vectors - mean) * factor
+    scale = NORM / float(rows.norm(dim=1).mean().clamp_min(1e-6)) if len(rows) else 1.0
+    chosen = torch.from_numpy(used)
+    own = one.own_scores(boxes.vectors)
+    fitted = fit_rescoring(rows[chosen] * scale, own[chosen], boxes.right[used], start=start)
+    weight, columns = fitted.weight * scale, torch.tensor([one.column, one.objectness])
+    weight[columns] += fitted.slope / LOG_SHARE / factor[columns]
+    svm.weight[one.label] = 0
+    svm.weight[one.label, :length] = LOGIT_SHARE * weight
+    bias = fitted.bias + fitted.slope / LOG_SHARE * float(mean[columns].sum())
+    svm.bias[one.label] = LOGIT_SHARE * bias
+    return fitted
+
+
+def empty_svms(photos: TrainingImages, length: int, folds: int, seed: int) -> MinedSVMs:
+    """SVMs that `rescore_known` fills, where the network knows all classes; length: of their vectors."""
+    dealt = deal_folds(len(photos.images), folds, seed)
+    k, count = len(photos.classes), 1 + len(first_folds(dealt, MAX_IMAGES))
+    svms = [LinearSVM(torch.zeros(k, length), torch.zeros(k), photos.classes) for _ in range(count)]
+    return MinedSVMs(svms[0], tuple(svms[1:]), dealt[photos.photograph_of] if len(dealt) else dealt)
