@@ -56,7 +56,10 @@ def learn_boxes(
     every = track(ordered_map(draw, range(len(photos))), "box regression", len(photos), progress)
     samples = [sample for sample in every if sample is not None]
     if not samples:
-        raise DataError("no proposal overlaps an object by half; propose more windows (--max-proposals)")
+        raise DataError(
+            "no proposal overlaps an object by half; propose more windows (--max-proposals), or others "
+            "(--proposals learned)"
+        )
     rows = np.concatenate([sample.vectors for sample in samples])
     scale = mean_length_scale(rows)
     rows *= np.float32(scale)

@@ -1,0 +1,139 @@
+"""Detectors trained on an ONNX network: whole runs on generated scenes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from onnx_detectors import write_detector
+from sppnet.boxes import box_iou
+from sppnet.data.detection_dataset import open_annotated
+from sppnet.detect.config import DetectorConfig
+from sppnet.detect.detector import Detector
+from sppnet.detect.known_classes import find_known_classes
+from sppnet.detect.train import train_detector
+from sppnet.errors import ConfigError
+from sppnet.features.lazy_image import LazyImage
+from sppnet.nn.model_file import load_model, read_header
+from test_detect_train import draw_scene, write_voc
+
+KNOWN = json.dumps(["RED", "b", "c", "d", "e"])
+BOTH_KNOWN = json.dumps(["green", "red", "c", "d", "e"])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    for index in range(10):
+        pixels, things = draw_scene(index)
+        Image.fromarray(pixels).save(root / f"{index:02}.png")
+        write_voc(root / f"{index:02}.png", things)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """One run for each of: classes that are new, one of two that is known, both known."""
+    root = tmp_path_factory.mktemp("runs")
+    runs = {}
+    for name, names in (("new", None), ("one", KNOWN), ("both", BOTH_KNOWN)):
+        trunk = write_detector(root / f"{name}.onnx", names=names)
+        config = DetectorConfig(trunk=str(trunk), positive_iou=0.4)
+        runs[name] = train_detector(data, root / name, config, cache=root / "maps")
+    return runs
+
+
+def same(one: Detector, other: Detector, image) -> bool:
+    a, b = one(image, min_score=-8), other(image, min_score=-8)
+    return all(np.array_equal(getattr(a, part), getattr(b, part)) for part in ("boxes", "scores", "labels"))
+
+
+@pytest.mark.parametrize(("name", "vectors"), [("new", "both"), ("one", "both"), ("both", "head")])
+def test_the_file_is_the_whole_detector(trained, data, name, vectors):
+    run = trained[name]
+    loaded = Detector.load(run.model)
+    assert loaded.config.vectors == vectors
+    assert len(loaded(data / "00.png", min_score=-8).boxes) > 0
+    assert same(run.detector, loaded, data / "00.png")
+    header = read_header(run.model)
+    assert str(run.model.parent.parent) not in json.dumps(header)
+    assert header["config"]["trunk"] == f"{name}.onnx"
+
+
+def test_objects_score_higher_than_other_boxes_of_the_network(trained, data):
+    """Even a network of random weights sees colours."""
+    detector = trained["new"].detector
+    images = open_annotated(data)
+    objects, others = [], []
+    for path, truth in zip(images.paths, images.truths, strict=True):
+        photo = LazyImage(path, detector.extractor)
+        boxes = photo.maps.head.boxes
+        vectors = detector.roi_extractor(photo, boxes)
+        scores = detector.parts.svm.scores(vectors.distinct).max(1).values.numpy()[vectors.roi_of_box]
+        overlap = box_iou(boxes, truth.boxes).max(1)
+        objects += scores[overlap >= 0.5].tolist()
+        others += scores[overlap < 0.2].tolist()
+    assert len(objects) > 5
+    assert np.mean(objects) > np.mean(others) + 0.2
+
+
+def test_known_classes_keep_the_boxes_of_the_network(trained):
+    parts = trained["one"].detector.parts
+    red, green = parts.classes.index("red"), parts.classes.index("green")
+    (known,) = find_known_classes(parts.classes, parts.trunk)
+    assert known.label == red
+    assert parts.regressor.weight[red].abs().sum() == 0
+    assert parts.regressor.weight[green].abs().sum() > 0
+    assert trained["both"].detector.parts.regressor.weight.abs().sum() == 0
+
+
+def test_the_score_of_a_known_class_grows_with_the_networks_own(trained):
+    parts = trained["both"].detector.parts
+    for known in find_known_classes(parts.classes, parts.trunk):
+        row = parts.svm.weight[known.label]
+        assert row[known.column] != 0
+        assert row[known.objectness] != 0
+
+
+def test_known_classes_can_be_learned_from_nothing(data, trained, tmp_path):
+    config = DetectorConfig(trunk=str(trained["both"].model.parent.parent / "both.onnx"), known_classes=False)
+    run = train_detector(data, tmp_path / "run", replace(config, positive_iou=0.4))
+    assert run.detector.config.vectors == "both"
+    assert run.detector.parts.regressor.weight.abs().sum() > 0
+
+
+def tensors(path):
+    return load_model(path, "detector")[1]
+
+
+@pytest.mark.parametrize("name", ["one", "both"])
+@pytest.mark.parametrize("last", ["windows", "vectors", "svm", "boxes"])
+def test_a_run_that_was_stopped_ends_with_the_same_bits(trained, data, tmp_path, name, last):
+    source, order = trained[name].model.parent, ["windows", "proposals", "vectors", "svm", "boxes", "scores"]
+    for path in ("config.json", "times.json", *(f"stages/{stage}.safetensors" for stage in order)):
+        kept = path.startswith(("config", "times")) or order.index(path[7:-12]) <= order.index(last)
+        if kept:
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / path).write_bytes((source / path).read_bytes())
+    config = DetectorConfig(trunk=str(source.parent / f"{name}.onnx"), positive_iou=0.4)
+    run = train_detector(data, tmp_path, config, resume=True, cache=source.parent / "maps")
+    before, after = tensors(trained[name].model), tensors(run.model)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trunk": "a.onnx", "finetune": "fc"}, "stays as it is"),
+        ({"trunk": "a.onnx", "method": "rcnn"}, "stays as it is"),
+        ({"trunk": "zf5", "proposals": "trunk"}, "proposals trunk need a detector's network"),
+        ({"trunk": "zf5", "vectors": "both", "proposals": "trunk"}, "proposals trunk and vectors both need"),
+    ],
+)
+def test_what_only_some_trunks_can_do_is_said_at_once(options, message):
+    with pytest.raises(ConfigError, match=message):
+        DetectorConfig(**options)
