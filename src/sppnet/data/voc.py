@@ -90,7 +90,8 @@ class VocSource:
         used = {image.path for image in reading.images}
         for key in self.xml:  # of a file that cannot be read, the image is told already
             used.update(own if len(own := self.images_called(key)) == 1 else ())
-        bare = [path.name for paths in self.images.values() for path in paths if path not in used]
+        unused = (path for paths in self.images.values() for path in paths if path not in used)
+        bare = [path.relative_to(self.root).as_posix() for path in unused]
         reading.problems.count("images have no XML file", "they are left out", sorted(bare, key=natural_key))
         repeated = (path.relative_to(self.root).as_posix() for path in self.repeated)
         reading.problems.count("XML files have the name of another", "they are left out", repeated)
