@@ -1,6 +1,7 @@
 """Training a detector from photographs to the file: stages, resuming, and what is left out or refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sppnet.boxes import box_iou
 from sppnet.data.detection_dataset import default_split, open_annotated
+from sppnet.detect import cross_validation
 from sppnet.detect import train as train_module
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
@@ -85,8 +87,16 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(data, config, cache, tmp_path_factory):
-    return train_detector(data, tmp_path_factory.mktemp("runs") / "first", config, cache=cache)
+def stopped(tmp_path_factory) -> Path:
+    """Where the folder of the run `trained` lies as it was after each of its stages, by their number."""
+    return tmp_path_factory.mktemp("stopped")
+
+
+@pytest.fixture(scope="module")
+def trained(data, config, cache, stopped, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        keep_each_stage(patch, stopped)
+        return train_detector(data, tmp_path_factory.mktemp("runs") / "first", config, cache=cache)
 
 
 def test_the_detector_finds_what_it_has_not_seen(trained):
@@ -149,16 +159,31 @@ class _Stopped(Exception):
 
 
 def stop_at(patch, when):
-    """Let a run end as soon as it has stored the stage of this number, or, at 0, before the first."""
+    """Let a run end as soon as it has stored the stage of this number."""
     saved, number = train_module.DetectorRun.save_stage, iter(range(1, 100))
 
     def stop(self, name, header, tensors):
-        if when:
-            saved(self, name, header, tensors)
-        if not when or next(number) == when:
+        saved(self, name, header, tensors)
+        if next(number) == when:
             raise _Stopped
 
     patch.setattr(train_module.DetectorRun, "save_stage", stop)
+
+
+def keep_each_stage(patch, folder: Path) -> None:
+    """Copy a run's folder before its first stage is stored, to 0, and after every one, to its number.
+
+    So one training gives what is left of many that were stopped.
+    """
+    saved, number = train_module.DetectorRun.save_stage, iter(range(100))
+
+    def keep(self, name, header, tensors):
+        if not (folder / "0").exists():
+            shutil.copytree(self.root, folder / str(next(number)))
+        saved(self, name, header, tensors)
+        shutil.copytree(self.root, folder / str(next(number)))
+
+    patch.setattr(train_module.DetectorRun, "save_stage", keep)
 
 
 def assert_same_tensors(path, other):
@@ -171,11 +196,8 @@ def assert_same_tensors(path, other):
 @pytest.mark.parametrize(
     "ended", range(len(STAGES) + 1), ids=["at the start", *(f"after {s}" for s in STAGES)]
 )
-def test_a_resumed_run_ends_in_the_same_model(trained, data, config, cache, tmp_path, monkeypatch, ended):
-    with monkeypatch.context() as patch:
-        stop_at(patch, ended)
-        with pytest.raises(_Stopped):
-            train_detector(data, tmp_path / "run", config, cache=cache)
+def test_a_resumed_run_ends_in_the_same_model(trained, stopped, data, config, cache, tmp_path, ended):
+    shutil.copytree(stopped / str(ended), tmp_path / "run")
     assert len(list((tmp_path / "run").glob("stages/*.safetensors"))) == ended
     before = DetectorRun(tmp_path / "run").read_times()
     again = train_detector(data, tmp_path / "run", config, resume=True, cache=cache)
@@ -196,6 +218,8 @@ def test_fine_tuning_resumes_in_its_middle_and_at_its_end(
 
     Where the trunk learns, that is the same again: trunk so far (three times), trunk, windows, proposals.
     """
+    if finetune == "all":  # folds of layers, the same in both, would be most of the time
+        monkeypatch.setattr(cross_validation, "LAYER_FOLDS", 1)
     images = open_annotated(data).take(range(9))
     tuned = replace(
         config,
@@ -207,13 +231,11 @@ def test_fine_tuning_resumes_in_its_middle_and_at_its_end(
         rounds=1,
         max_proposals=40,
     )
-    whole = train_detector(images, tmp_path / "whole", tuned, cache=cache)
+    with monkeypatch.context() as patch:
+        keep_each_stage(patch, tmp_path)
+        whole = train_detector(images, tmp_path / "whole", tuned, cache=cache)
     assert not list(tmp_path.glob("whole/stages/*so far*"))
     for ended in stops:
-        with monkeypatch.context() as patch:
-            stop_at(patch, ended)
-            with pytest.raises(_Stopped):
-                train_detector(images, tmp_path / str(ended), tuned, cache=cache)
         again = train_detector(images, tmp_path / str(ended), tuned, resume=True, cache=cache)
         assert_same_tensors(whole.model, again.model)
     before = load_file(config.weights)
@@ -221,6 +243,16 @@ def test_fine_tuning_resumes_in_its_middle_and_at_its_end(
         torch.equal(tensor, load_file(whole.model)[f"trunk.body.{name}"]) for name, tensor in before.items()
     ]
     assert all(same) == (finetune == "fc")
+
+
+def test_a_run_that_an_error_ends_goes_on_from_there(trained, data, config, cache, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(_Stopped):
+            train_detector(data, tmp_path, config, cache=cache)
+    assert {path.stem for path in tmp_path.glob("stages/*")} == set(STAGES[:2])
+    again = train_detector(data, tmp_path, config, resume=True, cache=cache)
+    assert_same_tensors(trained.model, again.model)
 
 
 def test_a_folder_with_a_run_in_it_is_refused(trained, data, config, cache):

@@ -129,9 +129,15 @@ def test_split_files_of_voc(tmp_path, place):
         pytest.param("1.jpg", "1", "1.jpg", "", id="without suffix"),
         pytest.param("1.jpg", "1.JPG", "1.jpg", "", id="in other letters"),
         pytest.param(
-            "1.jpg 1.png", "1.png", "1.png", "1 images have no XML file, such as 1.jpg", id="one of two"
+            "1.jpg 1.png",
+            "1.png",
+            "1.png",
+            "1 images have no XML file, such as JPEGImages/1.jpg",
+            id="one of two",
         ),
-        pytest.param("1.jpg 1.JPG", "1.JPG", "1.JPG", "no XML file, such as 1.jpg", id="by its letters"),
+        pytest.param(
+            "1.jpg 1.JPG", "1.JPG", "1.JPG", "no XML file, such as JPEGImages/1.jpg", id="by its letters"
+        ),
         pytest.param("1.jpg 1.png", "", None, "fit several images", id="one of two, unsaid"),
         pytest.param("1.jpg 1.png", "2.png", None, "fit several images", id="neither of two"),
         pytest.param(
@@ -141,7 +147,9 @@ def test_split_files_of_voc(tmp_path, place):
         pytest.param("1.jpg", "1.png", "1.jpg", "(1.png in <filename>, 1.jpg taken)", id="another format"),
         pytest.param("p.jpg", r"C:\x\p.jpg", "p.jpg", "", id="named by the file alone"),
         pytest.param("p.jpg", "P", "p.jpg", "", id="named by the file alone, in other letters"),
-        pytest.param("p.jpg p.png", "p.png", "p.png", "no XML file, such as p.jpg", id="that and one of two"),
+        pytest.param(
+            "p.jpg p.png", "p.png", "p.png", "no XML file, such as JPEGImages/p.jpg", id="that and one of two"
+        ),
     ],
 )
 def test_which_image_an_xml_file_means(tmp_path, images, filename, taken, problem):
@@ -160,7 +168,7 @@ def test_a_stem_in_folders_that_differ_is_no_name(tmp_path):
     assert found_in(tmp_path) == {"JPEGImages/one/1.jpg": 1}
     assert problems_of(tmp_path) == (
         "1 XML files have no image, such as Annotations/one/2.xml; they are left out",
-        "1 images have no XML file, such as 2.jpg; they are left out",
+        "1 images have no XML file, such as JPEGImages/two/2.jpg; they are left out",
     )
 
 
@@ -283,7 +291,7 @@ def test_boxes_in_other_units_are_told(tmp_path, bbox, box, problem):
 def test_images_that_no_file_lists(tmp_path):
     lay(tmp_path, "images/a.jpg", "images/b.jpg", "images/c.jpg", **{"train.json": coco("a.jpg")})
     lay(tmp_path, **{"test.json": coco("b.jpg")})
-    whole = "1 images are listed in no annotation file, such as c.jpg; they are left out"
+    whole = "1 images are listed in no annotation file, such as images/c.jpg; they are left out"
     assert problems_of(tmp_path) == open_splits(tmp_path).problems == (whole,)
     assert problems_of(tmp_path, "train") == problems_of(tmp_path / "train.json") == ()
 
@@ -435,7 +443,7 @@ def test_labels_without_an_image_and_images_in_no_split(tmp_path):
     assert problems_of(tmp_path, "train") == (labels,)
     assert problems_of(tmp_path) == (
         labels,
-        "1 images are in no split, such as valid.jpg; "
+        "1 images are in no split, such as valid/images/valid.jpg; "
         "they are left out; to read them, name their folder in data.yaml",
     )
 

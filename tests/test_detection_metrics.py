@@ -256,8 +256,10 @@ def test_f1_at_a_threshold_and_at_the_best_one():
     assert result.f1() == {"cat": pytest.approx(2 / 4), "dog": None, "eel": None}
     assert result.f1(-1.0)["cat"] == result.best_f1()["cat"] == pytest.approx(4 / 6)
     assert result.f1(0.9)["cat"] == 0
+    assert result.best_scores() == {"cat": -0.75, "dog": None, "eel": None}
     nothing = evaluate_detections([found_of()], truths, CLASSES)
     assert (nothing.f1()["cat"], nothing.best_f1()["cat"]) == (0, 0)
+    assert nothing.best_scores()["cat"] is None
 
 
 @pytest.mark.parametrize(

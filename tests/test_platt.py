@@ -44,6 +44,20 @@ def test_odd_scores_have_probabilities(scores, right):
     assert ((found(np.array(scores)) >= 0) & (found(np.array(scores)) <= 1)).all()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fit_is_the_least_error_where_newtons_step_overshoots(seed):
+    """Few of many scores are right, all in a long tail, as with detections of few objects."""
+    rng = np.random.default_rng(seed)
+    scores = rng.gamma(0.7, 0.6, 4800) - 1.5
+    right = rng.random(4800) < 1 / (1 + np.exp(-4 * (scores - 0.5)))
+    found, start = fit_platt(scores, right), PlattScaling()
+    columns = np.stack([(scores - found.mean) / found.deviation, np.ones(4800)])
+    away = np.array([found.slope - start.slope, found.intercept - start.intercept])
+    gradient = columns @ (found(scores) - right) + PRIOR_STRENGTH * away
+    np.testing.assert_allclose(gradient, 0, atol=1e-4)
+    assert found(scores).sum() == pytest.approx(right.sum(), rel=0.02)
+
+
 def test_a_falling_fit_gives_way_to_the_prior():
     prior = PlattScaling(0.0, 1.0, 2.0, -1.0)
     assert fit_platt(np.array([3.0, 2.0, -2.0, -3.0]), np.array([False, False, True, True]), prior) is prior

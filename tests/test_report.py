@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 
 from sppnet.metrics.classification import ScoredImage, evaluate_scores
@@ -206,7 +207,11 @@ def test_an_evaluation_of_a_detector_tells_all(found, coco):
     assert curves == [f"precision over recall of {EVIL}", "precision over recall of cat"]
     assert len(reader.all("img")) == 2  # among the best and among the worst
     row = re.search(r"<th scope=\"row\">cat</th>(.*?)</tr>", text)
-    assert re.findall(r"<td>(.*?)</td>", row[1])[:3] == ["1", "0", "1"]
+    cells = re.findall(r"<td>(.*?)</td>", row[1])
+    assert cells[:3] == ["1", "0", "1"]
+    assert cells[-3:] == ["0.0 %", "0.0 %", "–"]
+    (other,) = re.findall(rf"<th scope=\"row\">{re.escape(escape(EVIL))}</th>(.*?)</tr>", text)
+    assert re.findall(r"<td>(.*?)</td>", other)[-3:] == ["100.0 %", "100.0 %", "0.90"]
 
 
 def test_a_photograph_that_went_away_is_named(found, judged, photo):

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from sppnet.threads import ordered_map
+from sppnet.errors import ImageError
+from sppnet.threads import ordered_attempts, ordered_map
 
 
 def running() -> int:
@@ -65,3 +66,16 @@ def test_the_threads_end_when_nobody_asks_any_more():
     results.close()
     assert running() == 0
     assert len(started) < 10
+
+
+def test_an_image_that_cannot_be_read_leaves_its_error_in_its_place():
+    def work(item: int) -> int:
+        if item == 1:
+            raise ImageError("damaged")
+        return 10 * item
+
+    first, second, third = ordered_attempts(work, range(3))
+    assert (first, str(second), third) == (0, "damaged", 20)
+    assert isinstance(second, ImageError)
+    with pytest.raises(ZeroDivisionError):
+        list(ordered_attempts(lambda item: 1 // item, [0]))

@@ -188,7 +188,9 @@ def test_images_without_a_file_are_left_out_and_counted(tmp_path):
         save_image(tmp_path / f"JPEGImages/{name}.jpg")
     images = open_annotated(tmp_path)
     assert len(images) == 1
-    assert images.problems == ("2 images have no XML file, such as x9.jpg, x10.jpg; they are left out",)
+    assert images.problems == (
+        "2 images have no XML file, such as JPEGImages/x9.jpg, JPEGImages/x10.jpg; they are left out",
+    )
 
 
 @pytest.mark.parametrize(

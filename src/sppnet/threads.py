@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
+from sppnet.errors import ImageError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -40,3 +42,17 @@ def ordered_map(
             yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ordered_attempts(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int = AT_ONCE, ahead: int = 0
+) -> Generator[Result | ImageError]:
+    """As `ordered_map`, with the error in place of what `work` makes of an image that cannot be read."""
+
+    def attempt(item: Item) -> Result | ImageError:
+        try:
+            return work(item)
+        except ImageError as error:
+            return error
+
+    return ordered_map(attempt, items, workers, ahead)

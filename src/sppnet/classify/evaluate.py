@@ -17,7 +17,7 @@ from sppnet.data.image import ImageArray, read_image
 from sppnet.errors import DataError, ImageError
 from sppnet.metrics.classification import ClassificationResult, ScoredImage, evaluate_scores
 from sppnet.progress import NullProgress, Progress
-from sppnet.threads import ordered_map
+from sppnet.threads import ordered_attempts
 
 Item = TypeVar("Item")
 
@@ -90,11 +90,4 @@ def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
 
 def _read_ahead(folder: ImageFolder) -> Iterator[tuple[int, ImageArray | ImageError]]:
     """Index and image of every file in order; the error in place of an image that cannot be read."""
-    return enumerate(ordered_map(_read, folder.paths, ahead=AHEAD))
-
-
-def _read(path: Path) -> ImageArray | ImageError:
-    try:
-        return read_image(path)
-    except ImageError as error:
-        return error
+    return enumerate(ordered_attempts(read_image, folder.paths, ahead=AHEAD))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sppnet.errors import ImageError, printable
-from sppnet.threads import ordered_map
+from sppnet.threads import ordered_attempts
 
 if TYPE_CHECKING:
     from sppnet.data.files import ImageList, Omission
@@ -22,17 +22,11 @@ def work_on(
     """work(path) of every file, in order, and why some files cannot be read."""
     from sppnet.cli.output import Bars
 
-    def attempt(path: Path) -> Result | ImageError:
-        try:
-            return work(path)
-        except ImageError as error:
-            return error
-
     found: dict[Path, Result] = {}
     reasons: dict[Path, str] = {}
     with Bars() as bars:
         bars.begin(stage, len(paths))
-        for path, result in zip(paths, ordered_map(attempt, paths), strict=True):
+        for path, result in zip(paths, ordered_attempts(work, paths), strict=True):
             bars.advance()
             if isinstance(result, ImageError):
                 reasons[path] = str(result)

@@ -71,7 +71,7 @@ class CocoSource:
         used = {image.path for image in reading.images}
         beside = (path for folder in {path.parent for path in used} for path in folder.iterdir())
         bare = sorted(
-            path.name
+            path.relative_to(self.root).as_posix()
             for path in beside
             if is_image_name(path) and path not in used and not is_hidden(path.name)
         )

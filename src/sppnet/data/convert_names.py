@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from sppnet.data.files import is_hidden, is_image_name
+from sppnet.data.files import image_stem, is_hidden, is_image_name
 from sppnet.data.lookup import fold
 from sppnet.data.problems import Problems
 from sppnet.errors import UNPRINTABLE, printable
@@ -69,7 +69,7 @@ def _key(name: str) -> str:
 def _clean(name: str, format: str) -> str:
     """On one line, without what a reader strips or takes for a folder, and not too long."""
     suffix = PurePath(name).suffix if is_image_name(PurePath(name)) else SUFFIXES.get(format, ".jpg")
-    stem = PurePath(name).stem if is_image_name(PurePath(name)) else name
+    stem = image_stem(name)
     plain = "".join("_" if _is_odd(sign) else sign for sign in stem)
     plain = f"_{plain}" if is_hidden(plain) or plain != plain.lstrip() or not plain else plain
     plain = f"{plain}_" if plain != plain.rstrip() else plain

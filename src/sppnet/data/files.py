@@ -67,6 +67,12 @@ def is_image_name(path: PurePath) -> bool:
     return path.suffix.lower() in readable_suffixes()
 
 
+def image_stem(name: str) -> str:
+    """A file's name without the suffix, if that is one of images: "1.5 km" keeps its end."""
+    path = PurePath(name)
+    return path.stem if is_image_name(path) else name
+
+
 def is_unread_name(path: Path) -> bool:
     """Whether the name ends like that of an image in a format which cannot be read here."""
     return unreadable_hint(path.suffix) is not None

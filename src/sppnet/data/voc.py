@@ -27,7 +27,7 @@ from sppnet.data.annotations import (
     plain_name,
     said_size,
 )
-from sppnet.data.files import is_hidden, is_image_name, natural_key, walk_files
+from sppnet.data.files import image_stem, is_hidden, is_image_name, natural_key, walk_files
 from sppnet.data.frames import Box
 from sppnet.data.lookup import base_name, fold
 from sppnet.data.problems import Problems
@@ -90,7 +90,8 @@ class VocSource:
         used = {image.path for image in reading.images}
         for key in self.xml:  # of a file that cannot be read, the image is told already
             used.update(own if len(own := self.images_called(key)) == 1 else ())
-        bare = [path.name for paths in self.images.values() for path in paths if path not in used]
+        unused = (path for paths in self.images.values() for path in paths if path not in used)
+        bare = [path.relative_to(self.root).as_posix() for path in unused]
         reading.problems.count("images have no XML file", "they are left out", sorted(bare, key=natural_key))
         repeated = (path.relative_to(self.root).as_posix() for path in self.repeated)
         reading.problems.count("XML files have the name of another", "they are left out", repeated)
@@ -141,7 +142,7 @@ class VocSource:
             own = named or own
         elif not own and written:
             own = self.images_called((PurePosixPath(key).parent / written).as_posix())
-            own = own or self.images_called((PurePosixPath(key).parent / _without_suffix(written)).as_posix())
+            own = own or self.images_called((PurePosixPath(key).parent / image_stem(written)).as_posix())
             own = [path for path in own if _is_called(path, written)] or own
         if not own:
             problems.count("XML files have no image", "they are left out", name)
@@ -168,10 +169,6 @@ class VocSource:
 def _is_called(path: Path, written: str) -> bool:
     """Whether <filename> names that image; often it lacks the suffix."""
     return fold(written) in (fold(path.name), fold(path.stem))
-
-
-def _without_suffix(name: str) -> str:
-    return PurePosixPath(name).stem if is_image_name(Path(name)) else name
 
 
 # --- which files ---------------------------------------------------------------------------------
@@ -252,7 +249,7 @@ def _id(path: Path, root: Path) -> str:
     """The path below the root without its suffix and without the folders of the layout."""
     *folders, name = path.relative_to(root).parts
     own = [part for part in folders if part.lower() not in NOTES_NAMES + IMAGES_NAMES]
-    return "/".join([*own, PurePosixPath(name).stem if _is_xml(path) or is_image_name(path) else name])
+    return "/".join([*own, path.stem if _is_xml(path) else image_stem(name)])
 
 
 # --- one file ------------------------------------------------------------------------------------

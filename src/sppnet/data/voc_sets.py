@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from sppnet.data.files import is_image_name, natural_key
+from sppnet.data.files import image_stem, is_image_name, natural_key
 from sppnet.data.lookup import Lookup
 from sppnet.data.split_names import SPLIT_OF
 from sppnet.data.text import read_lines
@@ -51,7 +51,7 @@ def ids_in(line: str) -> Iterator[str]:
         if is_image_name(Path(text)):
             yield PurePosixPath(text).with_suffix("").as_posix()
         name = PurePosixPath(text).name if "/" in text else text
-        yield PurePosixPath(name).stem if is_image_name(Path(name)) else name
+        yield image_stem(name)
 
 
 def _first_column(line: str) -> str:

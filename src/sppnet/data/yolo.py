@@ -70,7 +70,8 @@ class YoloSource:
     def tell_unused(self, reading: ParsedDataset) -> None:
         used = {image.path for image in reading.images}
         if self.places:
-            bare = [path.name for path in walk_files(self.root) if is_image_name(path) and path not in used]
+            unused = (path for path in walk_files(self.root) if is_image_name(path) and path not in used)
+            bare = [path.relative_to(self.root).as_posix() for path in unused]
             outcome = f"they are left out; to read them, name their folder in {self.settings.file.name}"
             reading.problems.count("images are in no split", outcome, bare)
 

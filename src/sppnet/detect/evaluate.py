@@ -16,7 +16,7 @@ from sppnet.metrics.coco import CocoResult, evaluate_coco
 from sppnet.metrics.detection import DetectionResult, EvaluatedImage, evaluate_detections
 from sppnet.progress import NullProgress, Progress, track
 from sppnet.structures import Detections
-from sppnet.threads import ordered_map
+from sppnet.threads import ordered_attempts
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def evaluate_detector(
     """
     _check_metric(metric)
     images = match_classes(images, detector.classes)
-    detected = ordered_map(lambda path: _detect(detector, path, cache), images.paths)
+    detected = ordered_attempts(lambda path: _detect(detector, path, cache), images.paths)
     every = track(detected, "detecting", len(images), progress or NullProgress())
     photos, skipped = [], []
     for path, truth, found in zip(images.paths, images.truths, every, strict=True):
@@ -84,13 +84,10 @@ def match_classes(images: AnnotatedImages, classes: tuple[str, ...]) -> Annotate
     return replace(known, problems=(*known.problems, printable(sentence)))
 
 
-def _detect(detector: Detector | Ensemble, path: Path, cache: MapCache | None) -> Detections | ImageError:
-    try:
-        if isinstance(detector, Ensemble):
-            return detector(path, min_score=detector.least_score)
-        return detector.detect(LazyImage(path, detector.extractor, cache))
-    except ImageError as error:
-        return error
+def _detect(detector: Detector | Ensemble, path: Path, cache: MapCache | None) -> Detections:
+    if isinstance(detector, Ensemble):
+        return detector(path, min_score=detector.least_score)
+    return detector.detect(LazyImage(path, detector.extractor, cache))
 
 
 def _check_metric(metric: str) -> None:

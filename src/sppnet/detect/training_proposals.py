@@ -11,7 +11,7 @@ from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.head_training import WindowSample, draw_cells, draw_windows, find_components, train_head
 from sppnet.proposals.proposal_head import ProposalHead
 from sppnet.proposals.proposers import HeadProposer, make_proposer
-from sppnet.threads import ordered_map
+from sppnet.threads import ordered_attempts, ordered_map
 
 
 def convolve_images(
@@ -22,14 +22,12 @@ def convolve_images(
     Second, by index, why photographs could not be read; the list is without those.
     """
 
-    def draw(index: int) -> Tensor | ImageError:
-        try:
-            return draw_cells(photos.photo(index).maps, seed, index)
-        except ImageError as error:
-            return error
+    def draw(index: int) -> Tensor:
+        return draw_cells(photos.photo(index).maps, seed, index)
 
     cells, skipped = [], {}
-    every = track(ordered_map(draw, range(len(photos))), "convolving photographs", len(photos), progress)
+    drawings = ordered_attempts(draw, range(len(photos)))
+    every = track(drawings, "convolving photographs", len(photos), progress)
     for index, drawn in enumerate(every):
         if isinstance(drawn, ImageError):
             skipped[str(index)] = str(drawn)

@@ -88,6 +88,14 @@ class DetectionResult:
         """F1 of each class at the threshold that is best for it on these images; None without objects."""
         return self._of_each({name: float(curve.f1.max(initial=0)) for name, curve in self.curves.items()})
 
+    def best_scores(self) -> dict[str, float | None]:
+        """The threshold of each class's best F1 on these images; None where nothing is right."""
+        curves = self.curves
+        return {
+            name: float(curves[name].scores[curves[name].f1.argmax()]) if best else None
+            for name, best in self.best_f1().items()
+        }
+
     def _of_each(self, values: dict[str, float]) -> dict[str, float | None]:
         return {name: None if ap is None else values.get(name, 0.0) for name, ap in self.per_class.items()}
 

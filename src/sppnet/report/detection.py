@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sppnet.metrics.coco import CocoResult
-from sppnet.metrics.detection import Curve, DetectionResult, evaluate_detections
+from sppnet.metrics.detection import DetectionResult, evaluate_detections
 from sppnet.report import page
 from sppnet.report.chart import Series, curve_chart, line_chart
 from sppnet.report.error_analysis import Outcome, analyse_image, best_images, worst_images
@@ -95,6 +95,8 @@ def evaluation_page(
     if isinstance(result, CocoResult):
         columns.insert(4, "AP at 0.5")
         precisions.insert(0, result.per_class50)
+    at_half = _result_at_half(result)
+    columns += ["F1", "best F1", "at"]
     return page.page(
         "detection_evaluation.html",
         f"Evaluation: {model}",
@@ -106,11 +108,16 @@ def evaluation_page(
         seconds=seconds,
         columns=columns,
         classes=[
-            [name, *_count(label, outcomes), *(page.share(own[name]) for own in precisions)]
+            [
+                name,
+                *_count(label, outcomes),
+                *(page.share(own[name]) for own in precisions),
+                *_f1_cells(name, at_half),
+            ]
             for label, name in enumerate(result.per_class)
         ],
         precisions=list(result.per_class.values()),
-        curves=_small_curves(result),
+        curves=_small_curves(result, at_half),
         best=[_draw(one) for one in best_images(outcomes, SHOWN)],
         worst=[_draw(one) for one in worst_images(outcomes, SHOWN)],
         images=result.images,
@@ -146,23 +153,32 @@ def _count(label: int, outcomes: Sequence[Outcome]) -> tuple[int, int, int]:
     return objects, right, wrong
 
 
-def _small_curves(result: Result) -> list[Figure]:
+def _f1_cells(name: str, result: DetectionResult | None) -> list[str]:
+    """F1 of a class at the default threshold and at the best, and the score where that is."""
+    if result is None:
+        return ["–"] * 3
+    score = result.best_scores()[name]
+    at = "–" if score is None else f"{score:.2f}"
+    return [page.share(result.f1()[name]), page.share(result.best_f1()[name]), at]
+
+
+def _small_curves(result: Result, at_half: DetectionResult | None) -> list[Figure]:
     values = result.per_class if isinstance(result, DetectionResult) else result.per_class50
     return [
         (curve_chart(name, curve.recall, curve.precision), f"{name}: AP {page.share(values[name])}")
-        for name, curve in _curves_of(result).items()
+        for name, curve in (at_half.curves if at_half else {}).items()
         if values[name] is not None
     ]
 
 
-def _curves_of(result: Result) -> dict[str, Curve]:
-    """COCO's result has none; those at an overlap of 0.5 are made of its detections."""
+def _result_at_half(result: Result) -> DetectionResult | None:
+    """COCO's result has no curves; those at an overlap of 0.5 are made of its detections."""
     if isinstance(result, DetectionResult):
-        return result.curves
+        return result
     if not result.photos:
-        return {}
+        return None
     found, truths = zip(*((photo.found, photo.truth) for photo in result.photos), strict=True)
-    return evaluate_detections(found, truths, list(result.per_class), "voc").curves
+    return evaluate_detections(found, truths, list(result.per_class), "voc")
 
 
 def _draw(one: Outcome) -> Figure:

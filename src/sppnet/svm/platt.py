@@ -11,9 +11,9 @@ PRIOR_STRENGTH = 0.1
 learned from 94, at the thresholds of `best_f1_score`: 0.01 and 0.1 37.4, 1 36.5, one slope for all classes
 34.4; the best threshold of each class gives 40.1."""
 
-MAX_ITER, TOLERANCE = 50, 1e-6
-MAX_STEP = 3.0
-"""Newton's method can overshoot where all scores of one side lie apart from the other's."""
+MAX_ITER, TOLERANCE = 100, 1e-6
+MIN_STEP = 1e-10
+"""Below this share of Newton's step the fit is as good as floats tell."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,38 @@ def fit_platt(scores: Doubles, right: Flags, prior: PlattScaling | None = None) 
     if prior is None:
         deviation = float(scores.std()) if len(scores) else 0.0
         prior = PlattScaling(float(scores.mean()) if len(scores) else 0.0, deviation or 1.0)
-    x, start = (scores - prior.mean) / prior.deviation, np.array([prior.slope, prior.intercept])
-    inputs, theta = np.stack([x, np.ones_like(x)]), start.copy()
+    x = (scores - prior.mean) / prior.deviation
+    slope, intercept = _fit_logistic(np.stack([x, np.ones_like(x)]), right, prior)
+    return PlattScaling(prior.mean, prior.deviation, slope, intercept) if slope > 0 else prior
+
+
+def _fit_logistic(inputs: Doubles, right: Flags, prior: PlattScaling) -> tuple[float, float]:
+    """Slope and intercept of least error, by Newton's method; inputs: (2, n).
+
+    A whole step can overshoot, and then jump to and fro for ever, so it is halved until the error falls as
+    it should (Lin, Lin and Weng, A note on Platt's probabilistic outputs, 2007).
+    """
+    start = np.array([prior.slope, prior.intercept])
+
+    def error(theta: Doubles) -> float:
+        logits = theta @ inputs
+        losses = np.logaddexp(0, logits) - right * logits
+        return float(losses.sum() + 0.5 * PRIOR_STRENGTH * np.square(theta - start).sum())
+
+    theta, before = start, error(start)
     for _ in range(MAX_ITER):
         p = 0.5 * (1 + np.tanh(0.5 * (theta @ inputs)))
         gradient = inputs @ (p - right) + PRIOR_STRENGTH * (theta - start)
         hessian = (inputs * (p * (1 - p))) @ inputs.T + PRIOR_STRENGTH * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        theta = theta - step * (MAX_STEP / max(float(np.abs(step).max()), MAX_STEP))
+        step, share = np.linalg.solve(hessian, gradient), 1.0
+        while (after := error(theta - share * step)) > before - 1e-4 * share * (gradient @ step):
+            share /= 2
+            if share < MIN_STEP:
+                return float(theta[0]), float(theta[1])
+        theta, before = theta - share * step, after
         if np.abs(step).max() < TOLERANCE:
             break
-    if theta[0] <= 0:
-        return prior
-    return PlattScaling(prior.mean, prior.deviation, float(theta[0]), float(theta[1]))
+    return float(theta[0]), float(theta[1])
 
 
 def best_f1_score(scores: Doubles, platt: PlattScaling, objects: int) -> float:
