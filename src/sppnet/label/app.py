@@ -27,7 +27,7 @@ FILES = {
     "/": "page.html",
     **{f"/{name}": name for name in (
         "page.css", "main.js", "api.js", "canvas.js", "drawing.js", "editing.js", "keys.js", "strip.js",
-        "figures.js", "training.js",
+        "figures.js", "training.js", "lists.js", "pictures.js",
     )},
 }  # fmt: skip
 
