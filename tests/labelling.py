@@ -58,13 +58,13 @@ def describe(photo: LazyImage, boxes: np.ndarray) -> RoIFeatures:
     table = np.zeros((pixels.shape[0] + 1, pixels.shape[1] + 1, 3))
     table[1:, 1:] = pixels.cumsum(0).cumsum(1)
 
-    def mean(x0, y0, x1, y1):
-        x0, y0 = np.clip(int(x0), 0, pixels.shape[1] - 1), np.clip(int(y0), 0, pixels.shape[0] - 1)
-        x1, y1 = (
-            np.clip(int(np.ceil(x1)), x0 + 1, pixels.shape[1]),
-            np.clip(int(np.ceil(y1)), y0 + 1, pixels.shape[0]),
-        )
-        return (table[y1, x1] - table[y0, x1] - table[y1, x0] + table[y0, x0]) / ((x1 - x0) * (y1 - y0)) / 255
+    low, high = np.zeros(2), np.array(pixels.shape[1::-1])
+
+    def mean(*box):
+        x0, y0 = np.clip(np.floor(box[:2]), low, high - 1).astype(int)
+        x1, y1 = np.clip(np.ceil(box[2:]), (x0 + 1, y0 + 1), high).astype(int)
+        total = table[y1, x1] - table[y0, x1] - table[y1, x0] + table[y0, x0]
+        return total / ((x1 - x0) * (y1 - y0)) / 255
 
     rows = []
     for x0, y0, x1, y1 in np.asarray(boxes, np.float64).reshape(-1, 4):

@@ -1,4 +1,4 @@
-"""What a labelling session learns: suggestions after one photograph, new classes, refusals, the same bits twice."""
+"""What a labelling session learns: after one photograph, of new classes, from refusals; twice the same."""
 
 import numpy as np
 import pytest
