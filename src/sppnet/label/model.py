@@ -49,6 +49,9 @@ MIN_JUDGED = 15
 """Right boxes of a class from which on it has a threshold of its own."""
 
 
+EARLY_PHOTOS, EARLY_SCORE = 3, -0.5
+
+
 class LabelModel:
     """For one thread at a time. The same photographs in the same order give the same numbers."""
 
@@ -72,18 +75,24 @@ class LabelModel:
 
     def shown(self, scored: ScoredBoxes) -> ScoredBoxes:
         """Those worth showing, the surest first: by what came of those suggested before."""
-        limit = max(self.objects, default=0) * 3 // 2 + 2
+        most = max(self.objects, default=0)
+        limit = most if self._is_early() else most * 3 // 2 + 2
         return scored.take(np.flatnonzero(scored.scores >= self.thresholds()[scored.labels])[:limit])
+
+    def _is_early(self) -> bool:
+        """Whether too few suggestions were judged to know which are worth showing."""
+        return sum(len(scores) > 0 for scores, _, _ in self.judged) < EARLY_PHOTOS
 
     def thresholds(self) -> Floats:
         """(k,) the score of each class from which on a box is shown.
 
         It would have been the best one on the last photographs, each judged before it was learned from:
-        the most taken, less `refusal_cost` for each refused. A class of few boxes takes that of all.
+        the most taken, less `refusal_cost` for each refused. A class of few boxes takes that of all. The
+        SVMs of one photograph are timid: at first boxes are shown from EARLY_SCORE on, and as few as objects.
         """
         result = np.zeros(len(self.classes), np.float32)
-        if not self.judged:
-            return result
+        if self._is_early():
+            return result + EARLY_SCORE
         scores, labels, right = (np.concatenate(column) for column in zip(*self.judged, strict=True))
         result[:] = best_threshold(scores, right, self.config.refusal_cost)
         for label in range(len(result)):
