@@ -17,7 +17,7 @@ LAYERS = {
     "features": 3, "proposals": 3, "svm": 3, "heads": 3, "metrics": 3,
     "run_lock": 3,
     "classify": 4, "detect": 4,
-    "serve": 5, "export": 5, "engine": 5, "report": 5, "benchmark": 5,
+    "serve": 5, "label": 5, "export": 5, "engine": 5, "report": 5, "benchmark": 5,
     "training": 5, "evaluation": 5, "demo": 5, "image_vectors": 5,
     "cli": 6, "__main__": 6,
 }  # fmt: skip

@@ -20,6 +20,7 @@ from sppnet.cli import (
     doctor,
     export,
     features,
+    label,
     proposals,
     serve,
     visualize,
@@ -44,6 +45,7 @@ app.command("convert")(convert.convert)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("features")(features.features)
+app.command("label")(label.label)
 app.command("proposals")(proposals.proposals)
 app.command("serve")(serve.serve)
 

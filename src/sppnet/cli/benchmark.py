@@ -39,6 +39,37 @@ for _name in EVERY:
     _add_command(_name)
 
 
+def _add_label() -> None:
+    module = "sppnet.benchmark.label"
+    purpose, parameters = read_parameters(module, "run")
+
+    @app.command("label", help=purpose)
+    @options_of(parameters, {"data": "data"})
+    def command(given: dict[str, Any], as_json: Json = False) -> None:
+        from importlib import import_module
+
+        from sppnet.cli.output import Bars, print_json, print_table
+
+        replay = import_module(module)
+        with Bars() as bars:
+            stages = replay.run(**given, progress=bars)
+        if as_json:
+            print_json(replay.to_json(stages))
+            return
+        columns = ["photographs", "boxes", "taken", "moved", "drawn", "refused a taken", "median s", "95 % s"]
+        table = [
+            [f"{one.first + 1}–{one.last}", str(one.boxes), f"{one.taken:.0%}", f"{one.moved:.0%}",
+             f"{one.drawn:.0%}", f"{one.refused_per_taken:.2f}", f"{one.median_s:.2f}", f"{one.p95_s:.2f}"]
+            for one in stages
+        ]  # fmt: skip
+        print_table(
+            "label: against drawing every box; seconds from confirmation to new suggestions", columns, table
+        )
+
+
+_add_label()
+
+
 @app.command("all")
 def everything(as_json: Json = False) -> None:
     """Every benchmark with its defaults, a table each: a quarter of an hour, and 8 GB."""

@@ -86,7 +86,7 @@ class CocoSource:
         table, problems = self._table(path), reading.problems
         for sentence in table.problems:
             problems.add(sentence)
-        folders = self._image_folders(path)
+        folders = self.image_folders(path)
         found = {name: self.lookup.file(folders, name) for name in {entry.name for entry in table.images}}
         names: dict[Path, set[str]] = {}
         for name, image in found.items():
@@ -108,7 +108,7 @@ class CocoSource:
                 marks = fit_marks(entry.marks, image, entry.size_hw, at)
                 reading.images.append(AnnotatedImage(image, marks))
 
-    def _image_folders(self, path: Path) -> list[Path]:
+    def image_folders(self, path: Path) -> list[Path]:
         """Where the images of a file may be, each once, those named like it first."""
         part = path.stem.rpartition("_")[2]  # instances_train2017
         names = dict.fromkeys((part, self.files[path], *_words(path.stem)))

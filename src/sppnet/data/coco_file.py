@@ -79,12 +79,12 @@ def _mark(
     """The image of an annotation, and its object or what is wrong with it."""
     if not isinstance(item, dict) or not _are_ids(item.get("image_id"), item.get("category_id")):
         return None, "are not understood"
-    image, category = _id(item.get("image_id")), _id(item.get("category_id"))
+    image, category = id_of(item.get("image_id")), id_of(item.get("category_id"))
     if image not in images:
         return image, "are of images that are not listed"
     if category not in categories:
         return image, "are of categories that are not listed"
-    if (box := _corners(item.get("bbox"))) is None:
+    if (box := corners_of(item.get("bbox"))) is None:
         return image, "have no bbox of four numbers"
     name = plain_name(categories[category]["name"])
     return image, BoxAnnotation(name, box, flag(item.get("ignore")), flag(item.get("iscrowd")))
@@ -110,7 +110,7 @@ def _by_id(entries: list[Any], name: str, file: str, problems: Problems) -> dict
     lost = 0
     for item in entries:
         if isinstance(item, dict) and {"id", name} <= item.keys() and _are_ids(item["id"]):
-            found.setdefault(_id(item["id"]), []).append(item)
+            found.setdefault(id_of(item["id"]), []).append(item)
         else:
             lost += 1
     if lost:
@@ -140,13 +140,13 @@ def _are_ids(*values: Any) -> bool:
     return all(isinstance(value, int | str | float | None) for value in values)
 
 
-def _id(value: Any) -> Hashable:
+def id_of(value: Any) -> Hashable:
     """An id for comparison: text of digits is the number."""
     text = value.strip() if isinstance(value, str) else ""
     return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else value
 
 
-def _corners(bbox: Any) -> Box | None:
+def corners_of(bbox: Any) -> Box | None:
     """xyxy of x, y, width, height."""
     if not isinstance(bbox, list) or len(bbox) != 4:
         return None

@@ -74,7 +74,7 @@ class VocSource:
         names: set[str] = set()
         for path in self.xml.values():
             try:
-                names.update(filter(None, map(_class_name, read_xml(path).iter("object"))))
+                names.update(filter(None, map(class_name_of, read_xml(path).iter("object"))))
             except DataError:
                 continue  # `read` reports it
         return tuple(sorted(names, key=natural_key))
@@ -82,7 +82,7 @@ class VocSource:
     def read(self, splits: Sequence[str]) -> ParsedDataset:
         reading = ParsedDataset()
         for key in self._ids_of(splits, reading.problems) if splits else list(self.xml):
-            if marked := self._read_one(key, reading.problems):
+            if marked := self.read_file(key, reading.problems):
                 reading.images.append(marked)
         return reading
 
@@ -117,7 +117,8 @@ class VocSource:
                     found[key] = None
         return list(found)
 
-    def _read_one(self, key: str, problems: Problems) -> AnnotatedImage | None:
+    def read_file(self, key: str, problems: Problems) -> AnnotatedImage | None:
+        """The image of one XML file, by its id."""
         source = self.xml[key]
         name = source.relative_to(self.root).as_posix()
         try:
@@ -130,11 +131,11 @@ class VocSource:
             return None
         at = Location(problems, source.name, name, one_based=True)
         size = tree.find("size")
-        said = None if size is None else said_size(_text(size, "height"), _text(size, "width"))
+        said = None if size is None else said_size(text_of(size, "height"), text_of(size, "width"))
         return AnnotatedImage(image, fit_marks(tuple(_marks(tree, name, problems)), image, said, at))
 
     def _image_of(self, key: str, tree: Element, name: str, problems: Problems) -> Path | None:
-        written = base_name(_text(tree, "filename"))
+        written = base_name(text_of(tree, "filename"))
         own = self.images_called(key)
         named = [path for path in own if path.name == written]
         named = named or [path for path in own if _is_called(path, written)]
@@ -217,12 +218,12 @@ def _layout_files(folder: Path, depth: int = 0) -> Iterator[Path]:
 def _make_source(root: Path, notes: Path, notes_files: Sequence[Path], images: Sequence[Path]) -> VocSource:
     xml: dict[str, Path] = {}
     repeated = [
-        path for path in filter(_is_xml, notes_files) if xml.setdefault(_id(path, notes), path) != path
+        path for path in filter(_is_xml, notes_files) if xml.setdefault(id_of(path, notes), path) != path
     ]
     found: dict[str, list[Path]] = {}
     by_stem: dict[str, list[str]] = {}
     for path in filter(is_image_name, images):
-        key = _id(path, root)
+        key = id_of(path, root)
         if key not in found:
             by_stem.setdefault(fold(PurePosixPath(key).name), []).append(key)
         found.setdefault(key, []).append(path)
@@ -234,7 +235,7 @@ def _folder_sets(source: VocSource) -> dict[str, tuple[str, ...]]:
     """Splits by the folders of the XML files, or of their images."""
     found: dict[str, list[str]] = {}
     for key in source.xml:
-        places = [key, *(_id(path, source.root) for path in source.images_called(key))]
+        places = [key, *(id_of(path, source.root) for path in source.images_called(key))]
         names = (SPLIT_OF.get(place.partition("/")[0].lower()) for place in places)
         if split := next(filter(None, names), None):
             found.setdefault(split, []).append(key)
@@ -245,7 +246,7 @@ def _is_xml(path: Path) -> bool:
     return path.suffix.lower() == ".xml"
 
 
-def _id(path: Path, root: Path) -> str:
+def id_of(path: Path, root: Path) -> str:
     """The path below the root without its suffix and without the folders of the layout."""
     *folders, name = path.relative_to(root).parts
     own = [part for part in folders if part.lower() not in NOTES_NAMES + IMAGES_NAMES]
@@ -258,28 +259,28 @@ def _id(path: Path, root: Path) -> str:
 def _marks(tree: Element, name: str, problems: Problems) -> Iterator[BoxAnnotation]:
     """The objects with their boxes as they are written."""
     for number, item in enumerate(tree.findall("object"), 1):
-        class_name, corners = _class_name(item), _corners(item)
+        class_name, corners = class_name_of(item), corners_of(item)
         if class_name and corners is not None:
-            yield BoxAnnotation(class_name, corners, difficult=flag(_text(item, "difficult")))
+            yield BoxAnnotation(class_name, corners, difficult=flag(text_of(item, "difficult")))
         else:
             what = "box of four numbers" if class_name else "name"
             problems.add(f"{name}: object {number} has no {what}; it is left out")
 
 
-def _corners(item: Element) -> Box | None:
+def corners_of(item: Element) -> Box | None:
     box = item.find("bndbox")
     if box is None:
         return None
     try:
-        x0, y0, x1, y1 = (float(_text(box, corner)) for corner in CORNERS)
+        x0, y0, x1, y1 = (float(text_of(box, corner)) for corner in CORNERS)
     except ValueError:
         return None
     return x0, y0, x1, y1
 
 
-def _class_name(item: Element) -> str:
+def class_name_of(item: Element) -> str:
     return plain_name(item.findtext("name") or "")
 
 
-def _text(item: Element, tag: str) -> str:
+def text_of(item: Element, tag: str) -> str:
     return (item.findtext(tag) or "").strip()

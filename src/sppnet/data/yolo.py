@@ -60,7 +60,7 @@ class YoloSource:
                 images.update(dict.fromkeys(self._images_of(place, reading.problems)))
         if not self.places:
             images.update(dict.fromkeys(self._images_without_splits()))
-        labels = {image: label for image in images if (label := self._label_of(image))}
+        labels = {image: label for image in images if (label := self.label_of(image))}
         if images and not labels:
             reading.problems.add(f"none of {len(images)} images has a label file, so none has an object")
         self._tell_orphans(images, reading.problems)
@@ -79,7 +79,7 @@ class YoloSource:
         """Whether any image has a label file."""
         places = [place for found in self.places.values() for place in found] or [self.root]
         images = (image for place in places for image in self._images_of(place, Problems()))
-        return any(map(self._label_of, images))
+        return any(map(self.label_of, images))
 
     # --- images --------------------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ class YoloSource:
 
     # --- labels --------------------------------------------------------------------------------
 
-    def _label_folders(self, image: Path) -> Iterator[list[str]]:
+    def label_folders(self, image: Path) -> Iterator[list[str]]:
         """Where the label file of an image may be: in labels/ for images/, in labels/ below it, beside it."""
         folders = list(image.relative_to(self.root).parts[:-1])
         for index in reversed(range(len(folders))):
@@ -114,9 +114,10 @@ class YoloSource:
         yield [*folders, "labels"]
         yield folders
 
-    def _label_of(self, image: Path) -> Path | None:
+    def label_of(self, image: Path) -> Path | None:
+        """The label file that is there for an image."""
         name = image.with_suffix(".txt").name
-        found = (self.lookup.below(self.root, [*folders, name]) for folders in self._label_folders(image))
+        found = (self.lookup.below(self.root, [*folders, name]) for folders in self.label_folders(image))
         return next((path for path in found if path and path.is_file()), None)
 
     def _tell_orphans(self, images: dict[Path, None], problems: Problems) -> None:
@@ -124,7 +125,7 @@ class YoloSource:
         orphans = []
         for folder, image in {image.parent: image for image in images}.items():
             stems = {fold(path.stem) for path in folder.iterdir() if is_image_name(path)}
-            places = (self.lookup.below(self.root, parts) for parts in self._label_folders(image))
+            places = (self.lookup.below(self.root, parts) for parts in self.label_folders(image))
             place = next((place for place in places if place and place.is_dir()), folder)
             files = (path for path in place.glob("*.txt") if fold(path.stem) not in stems)
             orphans += [path.relative_to(self.root).as_posix() for path in files if _looks_like_labels(path)]

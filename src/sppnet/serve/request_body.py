@@ -30,22 +30,22 @@ Fields = dict[str, str]
 async def read_images(request: Request, limits: Limits) -> tuple[list[bytes] | bytes, Fields]:
     """One image file as the body itself, or several as the parts of a form; its fields. Raises Refusal."""
     is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
-    bounded = _bounded(request, limits)
+    limited = bounded(request, limits)
     try:
         async with asyncio.timeout(limits.upload_seconds):
             if is_form:
-                return await _read_form(bounded, limits)
-            return _not_empty(await bounded.body()), {}
+                return await _read_form(limited, limits)
+            return _not_empty(await limited.body()), {}
     except TimeoutError as error:
         raise Refusal(408, f"the body did not arrive within {limits.upload_seconds:g} seconds") from error
 
 
 async def read_windows(request: Request, limits: Limits) -> tuple[str, Floats]:
     """{"id": …, "boxes": [[x0, y0, x1, y1], …]}. Raises Refusal."""
-    bounded = _bounded(request, limits)
+    limited = bounded(request, limits)
     try:
         async with asyncio.timeout(limits.upload_seconds):
-            asked: Any = await bounded.json()
+            asked: Any = await limited.json()
         key, corners = asked["id"], np.asarray(asked["boxes"], np.float64)
         boxes = check_boxes(corners.clip(-MAX_PX, MAX_PX))
     except TimeoutError as error:
@@ -89,7 +89,7 @@ def _not_empty(content: bytes) -> bytes:
     return content
 
 
-def _bounded(request: Request, limits: Limits) -> Request:
+def bounded(request: Request, limits: Limits) -> Request:
     """The request, whose body raises Refusal beyond the limit; raises it at once if it says it is longer.
 
     The same where the client goes away, which is no failure of ours.

@@ -11,6 +11,7 @@ from sppnet.serve.limits import Limits
 
 if TYPE_CHECKING:
     import uvicorn
+    from fastapi import FastAPI
 
 
 def run_server(
@@ -26,8 +27,7 @@ def run_server(
     Raises ConfigError where the address cannot be had, MissingExtraError without the extra "serve".
     """
     server, place = open_server(model, host, port, limits, cors_origins)
-    shown = f"[{host}]" if ":" in host else host
-    tell(f"http://{shown}:{place.getsockname()[1]}/")
+    tell(shown_url(host, place))
     with place:
         server.run(sockets=[place])
 
@@ -38,13 +38,21 @@ def open_server(
     """A server that does not run yet, and its open socket."""
     try:
         import python_multipart  # noqa: F401  what reads forms, needed late
-        import uvicorn
 
         from sppnet.serve.app import create_app
-        from sppnet.serve.connection import Connection
     except ImportError as error:
         raise MissingExtraError(error.name or "FastAPI", "serve") from error
-    app = create_app(model, limits, cors_origins)
+    return open_app(create_app(model, limits, cors_origins), host, port, limits)
+
+
+def open_app(app: "FastAPI", host: str, port: int, limits: Limits) -> "tuple[uvicorn.Server, socket.socket]":
+    """As `open_server`, for any application."""
+    try:
+        import uvicorn
+
+        from sppnet.serve.connection import Connection
+    except ImportError as error:
+        raise MissingExtraError(error.name or "uvicorn", "serve") from error
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         place = socket.create_server(address[:2], family=family)
@@ -62,3 +70,8 @@ def open_server(
         timeout_keep_alive=limits.idle_seconds,
     )
     return uvicorn.Server(config), place
+
+
+def shown_url(host: str, place: socket.socket) -> str:
+    """Where a browser finds it."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{place.getsockname()[1]}/"

@@ -1,0 +1,1 @@
+"""Label, learn, correct: a page that suggests boxes after every photograph."""

@@ -1,0 +1,248 @@
+"""The threads of a labelling session: one convolves photographs ahead, one learns and suggests.
+
+Photographs that are shown next come first in both. A confirmed photograph is learned from before anything
+else is done, and then only the photographs shown next have their suggestions made anew.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sppnet.arrays import Floats
+from sppnet.detect.postprocess import ScoredBoxes
+from sppnet.detect.roi_features import RoIFeatureExtractor
+from sppnet.errors import SppnetError
+from sppnet.features.lazy_image import LazyImage
+from sppnet.label.model import LabelConfig, LabelModel
+from sppnet.label.suggesting import Candidates
+from sppnet.proposals.proposers import Proposer
+from sppnet.structures import GroundTruth
+
+logger = logging.getLogger(__name__)
+
+AHEAD = 8
+"""Photographs shown next whose windows are held in memory."""
+
+SUGGESTED = 3
+"""Photographs shown next that have suggestions made at once after something was learned."""
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What proposes boxes and turns boxes into vectors."""
+
+    name: str
+    proposer: Proposer
+    roi_extractor: RoIFeatureExtractor
+    open_photo: Callable[[Path], LazyImage]
+
+
+@dataclass(frozen=True, eq=False)
+class Suggestions:
+    """What is suggested for a photograph."""
+
+    shown: ScoredBoxes
+    scored: ScoredBoxes
+    """All that might have been."""
+    version: int
+    """Of what had been learned."""
+    doubt: float
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """A confirmed photograph."""
+
+    photo: int
+    truth: GroundTruth
+    classes: tuple[str, ...]
+    refused: Floats
+    judge: bool
+    """Whether it tells how good suggestions are: not where it was confirmed before."""
+    since: float
+
+
+class Learner:
+    """Give it photographs (`want`) and confirmed ones (`confirm`); it gives `suggestions`."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        trunk: Trunk,
+        config: LabelConfig | None = None,
+        callback: Callable[[int | None], None] = lambda photo: None,
+    ) -> None:
+        """callback: called from the threads with a photograph whose suggestions changed, or None."""
+        self.paths, self.trunk, self.callback = list(paths), trunk, callback
+        self.model = LabelModel(trunk.roi_extractor, config)
+        self.version = 0
+        self.seconds: float | None = None
+        """From the last confirmation to new suggestions."""
+        self.learned_at: float | None = None
+        self.problems: dict[int, str] = {}
+        self._found: OrderedDict[int, Suggestions] = OrderedDict()
+        self._ready: OrderedDict[int, Candidates] = OrderedDict()
+        self._wanted: list[int] = []
+        self._lessons: list[Lesson] = []
+        self._changed = threading.Condition()
+        self._closing = False
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for work, name in ((self._prepare, "sppnet-prepare"), (self._learn, "sppnet-learn"))
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    # --- what others ask -------------------------------------------------------------------------
+
+    def want(self, photos: Sequence[int]) -> None:
+        """The photographs that are shown next, the one on the screen first."""
+        with self._changed:
+            self._wanted = list(dict.fromkeys(photos))[:AHEAD]
+            self._changed.notify_all()
+
+    def confirm(
+        self,
+        photo: int,
+        truth: GroundTruth,
+        classes: Sequence[str],
+        refused: Floats | None = None,
+        judge: bool = True,
+    ) -> None:
+        """A photograph was confirmed; one that waits to be learned from already is replaced."""
+        refused = np.empty((0, 4), np.float32) if refused is None else refused
+        with self._changed:
+            self._lessons = [lesson for lesson in self._lessons if lesson.photo != photo]
+            self._lessons.append(Lesson(photo, truth, tuple(classes), refused, judge, time.monotonic()))
+            self._changed.notify_all()
+
+    def suggestions(self, photo: int) -> Suggestions | None:
+        """The newest there are; None before the first."""
+        return self._found.get(photo)
+
+    @property
+    def waiting(self) -> int:
+        """Confirmed photographs that were not learned from yet."""
+        return len(self._lessons)
+
+    def is_ready(self, photo: int) -> bool:
+        return photo in self._ready
+
+    # --- the thread that convolves ---------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        while True:
+            with self._changed:
+                photo = self._next_unprepared()
+                while photo is None and not self._closing:
+                    self._changed.wait()
+                    photo = self._next_unprepared()
+                if self._closing:
+                    return
+            assert photo is not None
+            self._prepare_one(photo)
+
+    def _next_unprepared(self) -> int | None:
+        lessons = [lesson.photo for lesson in self._lessons]
+        wanted = (*lessons, *self._wanted)
+        return next((one for one in wanted if one not in self._ready and one not in self.problems), None)
+
+    def _prepare_one(self, photo: int) -> None:
+        try:
+            candidates = self.candidates_of(photo)
+        except (SppnetError, OSError, MemoryError) as error:
+            self.problems[photo] = str(error)
+            self.callback(photo)
+            return
+        with self._changed:
+            self._ready[photo] = candidates
+            needed = {*self._wanted, *(lesson.photo for lesson in self._lessons)}
+            for other in list(self._ready):
+                if len(self._ready) > AHEAD and other not in needed:
+                    del self._ready[other]
+            self._changed.notify_all()
+
+    def candidates_of(self, photo: int) -> Candidates:
+        """Convolves and proposes. Raises ImageError."""
+        image = self.trunk.open_photo(self.paths[photo])
+        boxes = self.trunk.proposer(image).boxes
+        features = self.trunk.roi_extractor(image, boxes)
+        candidates = Candidates(image, boxes, features, image.size_hw)
+        vars(image).pop("pixels", None)  # what comes later is pooled from the maps
+        return candidates
+
+    # --- the thread that learns ------------------------------------------------------------------
+
+    def _learn(self) -> None:
+        while True:
+            with self._changed:
+                work = self._next_work()
+                while work is None and not self._closing:
+                    self._changed.wait()
+                    work = self._next_work()
+                if self._closing:
+                    return
+            assert work is not None
+            try:
+                work()
+            except Exception:  # a session goes on without suggestions rather than ending
+                logger.exception("a photograph could not be learned from")
+
+    def _next_work(self) -> Callable[[], None] | None:
+        """The oldest confirmed photograph, then suggestions for those shown next."""
+        self._lessons = [lesson for lesson in self._lessons if lesson.photo not in self.problems]
+        for lesson in self._lessons:
+            if lesson.photo in self._ready:
+                return lambda: self._learn_from(lesson)
+        if self.version:
+            for photo in self._wanted:
+                found = self._found.get(photo)
+                if photo in self._ready and (found is None or found.version < self.version):
+                    return lambda: self._suggest(photo)
+        return None
+
+    def _learn_from(self, lesson: Lesson) -> None:
+        with self._changed:
+            candidates = self._ready[lesson.photo]
+            if lesson in self._lessons:
+                self._lessons.remove(lesson)
+        before = self._found.get(lesson.photo)
+        if lesson.judge:
+            scored = before.scored if before else self.model.score(candidates)
+            self.model.judge(scored, lesson.truth)
+        self.model.learn(lesson.photo, candidates, lesson.truth, lesson.classes, lesson.refused)
+        self.version += 1
+        with self._changed:
+            shown_next = [photo for photo in self._wanted if photo != lesson.photo and photo in self._ready]
+        for photo in shown_next[:1]:
+            self._suggest(photo)
+        self.seconds, self.learned_at = time.monotonic() - lesson.since, time.time()
+        for photo in shown_next[1:SUGGESTED]:
+            if not self._lessons:
+                self._suggest(photo)
+        self.callback(None)
+
+    def _suggest(self, photo: int) -> None:
+        candidates = self._ready.get(photo)
+        if candidates is None:
+            return
+        scored = self.model.score(candidates)
+        found = Suggestions(self.model.shown(scored), scored, self.version, self.model.doubt(scored))
+        self._found[photo] = found
+        self._found.move_to_end(photo)
+        self.callback(photo)

@@ -1,0 +1,141 @@
+// The boxes and suggestions of one photograph, and how they were before: every change can be undone.
+
+let keys = 0;
+export const newKey = () => `${Date.now().toString(36)}-${(keys += 1)}`;
+
+const DEPTH = 200;
+
+export class Editing {
+  constructor() {
+    this.clear();
+  }
+
+  clear() {
+    this.boxes = [];
+    this.suggestions = [];
+    this.refused = [];
+    this.origins = new Map(); // of keys: which entry of the file a box is
+    this.selected = null;
+    this.touched = false; // whether suggestions were accepted or refused here
+    this.past = [];
+    this.future = [];
+  }
+
+  load(photo) {
+    this.clear();
+    this.boxes = photo.boxes.map((one) => this.known(one));
+    this.suggest(photo.suggestions);
+  }
+
+  known(one) {
+    const key = one.key || newKey();
+    this.origins.set(key, one.origin);
+    return { key, label: one.label, box: one.box, difficult: one.difficult, crowd: one.crowd };
+  }
+
+  suggest(suggestions) {
+    this.suggestions = suggestions.map((one) => ({ ...one, key: newKey() }));
+  }
+
+  find(key = this.selected) {
+    return this.boxes.find((one) => one.key === key) ?? this.suggestions.find((one) => one.key === key);
+  }
+
+  isSuggestion(key = this.selected) {
+    return this.suggestions.some((one) => one.key === key);
+  }
+
+  // --- changes; each gives whether anything changed ---
+
+  remember() {
+    this.past.push({ boxes: this.boxes, suggestions: this.suggestions, refused: this.refused });
+    if (this.past.length > DEPTH) this.past.shift();
+    this.future = [];
+  }
+
+  add(label, box) {
+    this.remember();
+    const made = { key: newKey(), label, box, difficult: false, crowd: false };
+    this.boxes = [...this.boxes, made];
+    this.selected = made.key;
+    return true;
+  }
+
+  addAll(several) {
+    if (!several.length) return false;
+    this.remember();
+    this.boxes = [...this.boxes, ...several.map((one) => ({ ...one, key: newKey() }))];
+    return true;
+  }
+
+  replace(key, change) {
+    this.remember();
+    this.boxes = this.boxes.map((one) => (one.key === key ? { ...one, ...change } : one));
+    this.suggestions = this.suggestions.map((one) => (one.key === key ? { ...one, ...change } : one));
+    return true;
+  }
+
+  remove(key = this.selected) {
+    if (!this.boxes.some((one) => one.key === key)) return false;
+    this.remember();
+    this.boxes = this.boxes.filter((one) => one.key !== key);
+    this.selected = null;
+    return true;
+  }
+
+  accept(wanted = this.suggestions.map((one) => one.key)) {
+    const taken = this.suggestions.filter((one) => wanted.includes(one.key));
+    if (!taken.length) return false;
+    this.remember();
+    this.touched = true;
+    const made = taken.map(({ key, label, box }) => ({ key, label, box, difficult: false, crowd: false }));
+    this.boxes = [...this.boxes, ...made];
+    this.suggestions = this.suggestions.filter((one) => !wanted.includes(one.key));
+    return true;
+  }
+
+  refuse(wanted = [this.selected]) {
+    const gone = this.suggestions.filter((one) => wanted.includes(one.key));
+    if (!gone.length) return false;
+    this.remember();
+    this.touched = true;
+    this.refused = [...this.refused, ...gone.map((one) => one.box)];
+    this.suggestions = this.suggestions.filter((one) => !wanted.includes(one.key));
+    if (wanted.includes(this.selected)) this.selected = null;
+    return true;
+  }
+
+  undo() {
+    return this.travel(this.past, this.future);
+  }
+
+  redo() {
+    return this.travel(this.future, this.past);
+  }
+
+  travel(from, to) {
+    const there = from.pop();
+    if (!there) return false;
+    to.push({ boxes: this.boxes, suggestions: this.suggestions, refused: this.refused });
+    Object.assign(this, there);
+    if (!this.find()) this.selected = null;
+    return true;
+  }
+
+  step(by) {
+    const all = [...this.boxes, ...this.suggestions];
+    if (!all.length) return;
+    const at = all.findIndex((one) => one.key === this.selected);
+    this.selected = all[(at < 0 ? (by > 0 ? 0 : all.length - 1) : at + by + all.length) % all.length].key;
+  }
+
+  // --- for the server ---
+
+  toSend() {
+    return this.boxes.map((one) => ({ ...one, origin: this.origins.get(one.key) ?? null }));
+  }
+
+  saved(boxes) {
+    this.origins = new Map(boxes.map((one) => [one.key, one.origin]));
+  }
+}

@@ -1,0 +1,351 @@
+// The page: one photograph on the screen, its boxes saved with every change, suggestions as they come.
+
+import { ask, photoPath } from "./api.js";
+import { Canvas } from "./canvas.js";
+import { colour, draw } from "./drawing.js";
+import { Editing } from "./editing.js";
+import { showFigures, showLearned } from "./figures.js";
+import { listen } from "./keys.js";
+import { item, row } from "./lists.js";
+import { read } from "./pictures.js";
+import { Strip } from "./strip.js";
+import { watchTraining } from "./training.js";
+
+const at = (place) => document.querySelector(place);
+const RETRY_MS = 4000;
+
+const editing = new Editing();
+let session = null;
+let photo = null; // as the server described it last
+let image = null;
+let next = null;
+let label = null; // the class of the next box
+let copied = [];
+let saving = null;
+let unsaved = false;
+
+const canvas = new Canvas(at("#canvas"), editing, {
+  redraw, label: () => label,
+  select: (key) => { editing.selected = key; refresh(); },
+  accept: (keys) => changed(editing.accept(keys)),
+  refuse: (keys) => changed(editing.refuse(keys)),
+  add: (box) => addBox(box),
+  replace: (key, change) => changed(editing.replace(key, change)),
+});
+const strip = new Strip(at("#strip"), at("#tiles"), (number) => leaveFor(number));
+
+// --- saying things -------------------------------------------------------------------------------
+
+function tell(text, wrong = false) {
+  at("#status").textContent = text;
+  at("#status").classList.toggle("wrong", wrong);
+}
+
+// --- drawing -------------------------------------------------------------------------------------
+
+const colourOf = (name) => colour(Math.max(0, session.classes.indexOf(name)));
+
+function redraw() {
+  const place = at("#canvas");
+  const { width, height } = canvas.size;
+  const wanted = [Math.round(width * devicePixelRatio), Math.round(height * devicePixelRatio)];
+  if (place.width !== wanted[0] || place.height !== wanted[1]) {
+    [place.width, place.height] = wanted;
+    if (canvas.fitted) canvas.fit();
+  }
+  draw(place.getContext("2d"), canvas.size, image, canvas.view, editing, colourOf, canvas.dragged);
+}
+
+function refresh() {
+  redraw();
+  showClasses();
+  showBoxes();
+  const count = editing.suggestions.length;
+  at("#accept").disabled = !count;
+  at("#accept-count").textContent = count > 1 ? `all ${count}` : count ? "it" : "";
+  at("#nothing").disabled = editing.boxes.length > 0;
+  at("#copy").disabled = !copied.length;
+  at("#undo").disabled = !editing.past.length;
+  at("#redo").disabled = !editing.future.length;
+}
+
+function showClasses() {
+  const list = at("#classes");
+  const chosen = editing.find()?.label ?? label;
+  list.replaceChildren(...session.classes.map((name, index) => {
+    const button = row(colourOf(name), name, `${index < 10 ? `${(index + 1) % 10} · ` : ""}${session.objects[name] ?? 0}`);
+    button.setAttribute("role", "radio");
+    button.setAttribute("aria-checked", String(name === chosen));
+    button.addEventListener("click", () => actions.chooseClass(index));
+    return item(button);
+  }));
+}
+
+function showBoxes() {
+  const list = at("#boxes");
+  const all = [...editing.boxes, ...editing.suggestions];
+  list.replaceChildren(...all.map((one) => {
+    const suggested = editing.isSuggestion(one.key);
+    const size = `${Math.round(one.box[2] - one.box[0])}×${Math.round(one.box[3] - one.box[1])}`;
+    const button = row(colourOf(one.label), suggested ? `${one.label}?` : one.label, size, suggested);
+    button.setAttribute("aria-pressed", String(one.key === editing.selected));
+    if (suggested) button.setAttribute("aria-label", `${one.label}, suggested, ${size} pixels`);
+    button.addEventListener("click", () => { editing.selected = one.key; refresh(); });
+    return item(button);
+  }));
+  if (!all.length) {
+    const none = item(photo?.state === "done" ? "no object here" : "none yet: drag on the photograph");
+    none.className = "none";
+    list.append(none);
+  }
+}
+
+// --- photographs ---------------------------------------------------------------------------------
+
+async function leaveFor(number) {
+  if (number === null || number === photo?.id) return;
+  await settle();
+  if (photo && editing.boxes.length) copied = editing.boxes.map(({ label: name, box }) => ({ label: name, box }));
+  await open(number);
+}
+
+async function open(number) {
+  strip.show(number);
+  at("#name").textContent = strip.names[number];
+  try {
+    const described = await ask(photoPath(number));
+    const picture = await read(number);
+    photo = described;
+    image = picture;
+    editing.load(described);
+    canvas.fit(described.width, described.height);
+    at("#empty").hidden = true;
+    tell(described.state === "done" ? "Done; changes are kept." : "");
+  } catch (error) {
+    photo = { id: number, state: "unreadable", revision: 0 };
+    image = null;
+    editing.clear();
+    strip.set(number, "unreadable");
+    at("#empty").hidden = false;
+    at("#empty").textContent = error.message;
+  }
+  location.replace(`#${number}`);
+  refresh();
+  document.body.dataset.ready = "yes";
+  ({ next } = await ask(photoPath(number, `/show?order=${at("#order").value}`), "POST"));
+  if (next !== null) read(next).catch(() => {}); // into the browser's memory, so that it is there at once
+}
+
+const neighbour = (by) => leaveFor(Math.min(strip.names.length - 1, Math.max(0, (photo?.id ?? 0) + by)));
+
+async function goOn() {
+  if (next === null || next === photo.id) tell("All photographs are done.");
+  else await leaveFor(next);
+}
+
+// --- saving --------------------------------------------------------------------------------------
+
+function changed(really) {
+  refresh();
+  if (really) save(photo.state === "done");
+  return really;
+}
+
+function save(done) {
+  if (!photo || photo.state === "unreadable") return Promise.resolve(false);
+  unsaved = true;
+  const turn = (saving ?? Promise.resolve()).then(() => send(done));
+  saving = turn;
+  return turn;
+}
+
+async function send(done) {
+  const sent = photo;
+  const body = { boxes: editing.toSend(), done, revision: sent.revision, refused: editing.refused };
+  try {
+    const kept = await ask(photoPath(sent.id), "PUT", body);
+    Object.assign(sent, { revision: kept.revision, state: kept.state });
+    if (photo === sent) editing.saved(kept.boxes);
+    unsaved = false;
+    strip.set(sent.id, kept.state);
+    tell(done ? "Done and saved." : "Saved.");
+    return true;
+  } catch (error) {
+    tell(error.message, true);
+    if (error.status === 409 && photo === sent) {
+      unsaved = false;
+      await open(sent.id);
+      tell(error.message, true);
+    } else if (photo === sent) setTimeout(() => unsaved && photo === sent && save(done), RETRY_MS);
+    return false;
+  }
+}
+
+const settle = () => (saving ?? Promise.resolve()).catch(() => {});
+
+async function confirm() {
+  if (photo.state === "unreadable") return goOn();
+  if (await save(true)) await goOn();
+}
+
+// --- what keys and buttons do; each gives true where it did something -----------------------------
+
+function addBox(box) {
+  if (label === null) {
+    tell("Name the class first: the box is drawn again then.", true);
+    at("#class-name").focus();
+    return redraw();
+  }
+  return changed(editing.add(label, box));
+}
+
+const MIDDLE = [0.35, 0.35, 0.65, 0.65];
+
+const actions = {
+  undo: () => changed(editing.undo()),
+  redo: () => changed(editing.redo()),
+  acceptSelected: () => changed(editing.accept([editing.selected])),
+  refuseSelected: () => changed(editing.refuse(editing.selected ? [editing.selected] : editing.suggestions.slice(-1).map((one) => one.key))),
+  remove: () => changed(editing.isSuggestion() ? editing.refuse() : editing.remove()),
+  zoomIn: () => { canvas.zoom(1.3); return true; },
+  zoomOut: () => { canvas.zoom(1 / 1.3); return true; },
+  fit: () => { canvas.fit(); redraw(); return true; },
+  help: () => { at("#help").showModal(); return true; },
+  before: () => { neighbour(-1); return true; },
+  after: () => { neighbour(1); return true; },
+  deselect: () => { editing.selected = null; refresh(); return true; },
+  selectBefore: () => { editing.step(-1); refresh(); return true; },
+  selectAfter: () => { editing.step(1); refresh(); return true; },
+  accept: () => changed(editing.accept()),
+  confirm: () => { confirm(); return true; },
+  enter() { return actions.accept() || actions.confirm(); },
+  acceptAndConfirm() { editing.accept(); return actions.confirm(); },
+  newBox() {
+    const { width, height } = canvas.size;
+    const [x0, y0] = canvas.inImage([width * MIDDLE[0], height * MIDDLE[1]]);
+    const [x1, y1] = canvas.inImage([width * MIDDLE[2], height * MIDDLE[3]]);
+    return addBox([x0, y0, x1, y1].map(Math.round));
+  },
+  nothing() {
+    if (editing.boxes.length) tell("There are boxes here; delete them first.", true);
+    else {
+      editing.refuse(editing.suggestions.map((one) => one.key));
+      confirm();
+    }
+    return true;
+  },
+  copy() { return changed(editing.addAll(copied)); },
+  chooseClass(index) {
+    const name = session.classes[index];
+    if (name === undefined) return false;
+    label = name;
+    const chosen = editing.find();
+    if (chosen && chosen.label !== name) return changed(editing.replace(chosen.key, { label: name }));
+    refresh();
+    return true;
+  },
+  arrow(dx, dy, steps, resize) {
+    const chosen = editing.find();
+    if (!chosen) return dy ? false : (dx < 0 ? actions.before() : actions.after());
+    const step = Math.max(1, 1 / canvas.view.scale) * steps;
+    const [x0, y0, x1, y1] = chosen.box;
+    const { width, height } = canvas.view;
+    const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+    const moved = resize
+      ? [x0, y0, clamp(x1 + dx * step, x0 + 2, width), clamp(y1 + dy * step, y0 + 2, height)]
+      : [clamp(x0 + dx * step, 0, width - (x1 - x0)), clamp(y0 + dy * step, 0, height - (y1 - y0))];
+    const box = resize ? moved : [...moved, moved[0] + x1 - x0, moved[1] + y1 - y0];
+    return changed(editing.replace(chosen.key, { box }));
+  },
+};
+
+// --- what happens elsewhere ----------------------------------------------------------------------
+
+async function follow() {
+  for (;;) {
+    try {
+      const news = await ask(`/v1/changes?since=${session.sequence}`);
+      session = news;
+      for (const { id, state, revision } of news.changed) {
+        strip.set(id, state);
+        if (id === photo?.id && revision > photo.revision && !unsaved) await reopen();
+      }
+      await takeSuggestions();
+      adoptClasses();
+      showFigures(session);
+    } catch (error) {
+      tell(error.message, true);
+      await new Promise((wake) => setTimeout(wake, RETRY_MS));
+    }
+  }
+}
+
+async function reopen() {
+  await settle();
+  const described = await ask(photoPath(photo.id));
+  if (described.id !== photo?.id || described.revision <= photo.revision) return;
+  photo = described;
+  editing.load(described);
+  refresh();
+  tell("Changed in another tab.");
+}
+
+// Newer suggestions for the photograph on the screen, unless its suggestions were answered already.
+async function takeSuggestions() {
+  if (!photo || photo.state === "done" || photo.state === "unreadable" || editing.touched) return;
+  const { id } = photo;
+  const found = await ask(photoPath(id, "/suggestions"));
+  if (id !== photo?.id || editing.touched || found.version <= (photo.version ?? 0)) return;
+  photo.version = found.version;
+  if (editing.isSuggestion()) editing.selected = null;
+  editing.suggest(found.suggestions);
+  refresh();
+}
+
+function adoptClasses() {
+  if (label === null || !session.classes.includes(label)) label = session.classes[0] ?? null;
+  showClasses();
+}
+
+// --- the beginning -------------------------------------------------------------------------------
+
+async function begin() {
+  session = await ask("/v1/session");
+  const { names, states } = await ask("/v1/photos");
+  strip.load(names, states);
+  adoptClasses();
+  showFigures(session);
+  watchTraining(tell);
+  const asked = Number.parseInt(location.hash.slice(1), 10);
+  const first = states.findIndex((state) => state !== "done" && state !== "unreadable");
+  await open(asked >= 0 && asked < names.length ? asked : Math.max(0, first));
+  if (session.omitted.length) tell(session.omitted[0], true);
+  if (!session.classes.length) at("#class-name").focus();
+  follow();
+}
+
+for (const [place, name] of Object.entries({
+  "#before": "before", "#after": "after", "#accept": "accept", "#confirm": "confirm", "#nothing": "nothing",
+  "#copy": "copy", "#undo": "undo", "#redo": "redo", "#fit": "fit", "#help-open": "help",
+})) at(place).addEventListener("click", () => actions[name]());
+at("#order").addEventListener("change", async () => {
+  ({ next } = await ask(photoPath(photo.id, `/show?order=${at("#order").value}`), "POST"));
+});
+at("#add-class").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const field = at("#class-name");
+  try {
+    const added = await ask("/v1/classes", "POST", { name: field.value });
+    session.classes = added.classes;
+    field.value = "";
+    at("#canvas").focus();
+    actions.chooseClass(added.classes.indexOf(added.name));
+  } catch (error) {
+    tell(error.message, true);
+  }
+});
+listen(actions);
+new ResizeObserver(redraw).observe(at("#stage"));
+addEventListener("beforeunload", (event) => unsaved && event.preventDefault());
+setInterval(() => session && showLearned(session.learning), 500);
+begin().catch((error) => tell(error.message, true));

@@ -1,0 +1,34 @@
+"""The label page behind an open socket."""
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sppnet.errors import MissingExtraError
+from sppnet.serve.limits import Limits
+from sppnet.serve.server import open_app, shown_url
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from sppnet.label.session import Session
+
+
+def open_label_server(
+    session: "Session", host: str, port: int, limits: Limits | None = None
+) -> "tuple[uvicorn.Server, socket.socket]":
+    """A server that does not run yet, and its open socket. Raises as `serve.server.open_server`."""
+    try:
+        from sppnet.label.app import create_label_app
+    except ImportError as error:
+        raise MissingExtraError(error.name or "FastAPI", "serve") from error
+    limits = limits or Limits()
+    return open_app(create_label_app(session, host, limits), host, port, limits)
+
+
+def run_label_server(session: "Session", host: str, port: int, tell: Callable[[str], None]) -> None:
+    """Serve until interrupted. tell: called with the URL once it is open."""
+    server, place = open_label_server(session, host, port)
+    tell(shown_url(host, place))
+    with place:
+        server.run(sockets=[place])

@@ -1,0 +1,203 @@
+"""One folder that is labelled: its annotations, what is learned from them, and who is told of changes."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from sppnet.arrays import Floats
+from sppnet.boxes import box_iou
+from sppnet.errors import ImageError
+from sppnet.label.figures import Figures
+from sppnet.label.learner import AHEAD, Learner, Suggestions, Trunk
+from sppnet.label.model import LabelConfig
+from sppnet.label.sheets import LabelledBox, Sheet
+from sppnet.label.store import Store
+
+Order = Literal["name", "helpful"]
+
+LEARNED_AT_START = 60
+"""Confirmed photographs of an earlier session that are learned from, spread over them."""
+
+KNOWN_IOU = 0.5
+"""A suggestion that overlaps a box of its class, or one that was refused, by as much is not made."""
+
+
+class Session:
+    """For any thread; files are written by whoever calls."""
+
+    def __init__(self, store: Store, trunk: Trunk, config: LabelConfig | None = None) -> None:
+        self.store, self.figures = store, Figures()
+        self.learner = Learner(store.paths, trunk, config, self._learner_changed)
+        self.sequence = 0
+        self.changed: dict[int, int] = {}
+        """The number of the last change of each photograph."""
+        self.listeners: list[Callable[[], None]] = []
+        self._refused: dict[int, Floats] = {}
+        self._judged: set[int] = set()
+        self._lock = threading.RLock()
+
+    def start(self) -> None:
+        done = self.store.done()
+        chosen = np.linspace(0, len(done) - 1, min(len(done), LEARNED_AT_START)).round().astype(int)
+        for index in np.unique(chosen).tolist():
+            self.learner.confirm(done[index], self.store.truth(done[index]), self.store.classes, judge=False)
+        self.learner.start()
+        self.show(None, "name")
+
+    def close(self) -> None:
+        self.learner.close()
+
+    # --- photographs -----------------------------------------------------------------------------
+
+    def open_photos(self) -> list[int]:
+        """Those that are not done and can be read."""
+        return [
+            photo for photo in range(len(self.store))
+            if self.store.sheet(photo).state != "done" and photo not in self.learner.problems
+        ]  # fmt: skip
+
+    def show(self, photo: int | None, order: Order) -> int | None:
+        """A photograph is on the screen: what follows it is prepared. Gives the next one that is open."""
+        following = [one for one in self._upcoming(photo, order) if one != photo][: AHEAD - 1]
+        self.learner.want([*([] if photo is None else [photo]), *following])
+        if order == "helpful":
+            return max(following, key=self._doubt, default=None)
+        return following[0] if following else None
+
+    def _upcoming(self, photo: int | None, order: Order) -> list[int]:
+        """Open photographs as they come: by name after this one, or spread over the folder."""
+        photos = self.open_photos()
+        if order == "name":
+            after = [one for one in photos if photo is None or one > photo]
+            return after + photos[: len(photos) - len(after)]
+        return sorted(photos, key=_spread)
+
+    def _doubt(self, photo: int) -> float:
+        """How much a photograph would teach; nothing is known of those that are not prepared."""
+        found = self.learner.suggestions(photo)
+        return -1.0 if found is None else found.doubt
+
+    def describe_photo(self, photo: int) -> dict[str, Any]:
+        """All that the page shows of a photograph. Raises ImageError."""
+        height, width = self.store.header(photo).size_hw
+        sheet = self.store.sheet(photo)
+        return {
+            "id": photo, "name": self.store.name(photo), "width": width, "height": height,
+            "state": sheet.state, "revision": sheet.revision,
+            "boxes": [describe_box(box) for box in sheet.boxes], **self.describe_suggestions(photo),
+        }  # fmt: skip
+
+    def describe_suggestions(self, photo: int) -> dict[str, Any]:
+        sheet, found = self.store.sheet(photo), self.learner.suggestions(photo)
+        ready = self.learner.is_ready(photo)
+        if found is None or sheet.state == "done":
+            return {"suggestions": [], "version": 0, "ready": ready}
+        return {"suggestions": self._suggested(photo, sheet, found), "version": found.version, "ready": ready}
+
+    def _suggested(self, photo: int, sheet: Sheet, found: Suggestions) -> list[dict[str, Any]]:
+        shown, names = found.shown, self.store.classes
+        refused = box_iou(shown.boxes, self._refused.get(photo, np.empty((0, 4), np.float32)))
+        suggestions = []
+        for index, (box, score, label) in enumerate(
+            zip(shown.boxes, shown.scores, shown.labels, strict=True)
+        ):
+            own = np.array([one.box for one in sheet.boxes if one.name == names[label]]).reshape(-1, 4)
+            known = box_iou(box[None], own).max(initial=0) >= KNOWN_IOU
+            if not known and refused[index].max(initial=0) < KNOWN_IOU:
+                suggestions.append(
+                    {"label": names[label], "box": box.round(1).tolist(), "score": round(float(score), 3)}
+                )
+        return suggestions
+
+    # --- changes ---------------------------------------------------------------------------------
+
+    def change(
+        self, photo: int, boxes: Sequence[LabelledBox], done: bool, revision: int | None, refused: Floats
+    ) -> Sheet:
+        """Writes the boxes, and learns from them where they are confirmed. Raises as `Store.change`."""
+        with self._lock:
+            before = self.store.sheet(photo)
+            sheet = self.store.change(photo, boxes, done, revision)
+            if len(refused):
+                known = self._refused.get(photo, np.empty((0, 4), np.float32))
+                self._refused[photo] = np.concatenate([known, refused])
+            if done:
+                self._learn(photo, before)
+        self._tell(photo)
+        return sheet
+
+    def _learn(self, photo: int, before: Sheet) -> None:
+        truth, found = self.store.truth(photo), self.learner.suggestions(photo)
+        first = before.state != "done" and photo not in self._judged
+        if first:
+            self._judged.add(photo)
+            self.figures.add(truth, None if found is None else found.shown)
+        self.learner.confirm(photo, truth, self.store.classes, self._refused.get(photo), judge=first)
+
+    def add_class(self, name: str) -> str:
+        with self._lock:
+            plain = self.store.add_class(name)
+        self._tell(None)
+        return plain
+
+    def describe(self) -> dict[str, Any]:
+        """The session as a whole."""
+        learner = self.learner
+        states = [sheet.state for sheet in self.store.sheets.values()]
+        return {
+            "folder": self.store.root.name, "format": self.store.format, "trunk": learner.trunk.name,
+            "photographs": len(self.store), "done": states.count("done"), "started": states.count("started"),
+            "classes": list(self.store.classes), "objects": self.store.counts(), "sequence": self.sequence,
+            "omitted": list(self.store.omitted),
+            "learning": {
+                "version": learner.version, "waiting": learner.waiting, "seconds": learner.seconds,
+                "at": learner.learned_at,
+            },
+            "figures": self.figures.to_json(),
+        }  # fmt: skip
+
+    # --- who is told -----------------------------------------------------------------------------
+
+    def changes_since(self, sequence: int) -> list[int]:
+        return sorted(photo for photo, when in list(self.changed.items()) if when > sequence)
+
+    def _learner_changed(self, photo: int | None) -> None:
+        self._tell(photo)
+
+    def _tell(self, photo: int | None) -> None:
+        with self._lock:
+            self.sequence += 1
+            if photo is not None:
+                self.changed[photo] = self.sequence
+        for listener in list(self.listeners):
+            listener()
+
+    def state_of(self, photo: int) -> str:
+        """For the strip: open, started, done, suggested or unreadable."""
+        state = self.store.sheet(photo).state
+        if photo in self.learner.problems:
+            return "unreadable"
+        found = self.learner.suggestions(photo)
+        return "suggested" if state == "open" and found is not None and len(found.shown.boxes) else state
+
+    def problem_of(self, photo: int) -> str | None:
+        """Why it cannot be shown."""
+        try:
+            self.store.header(photo)
+        except ImageError as error:
+            return str(error)
+        return self.learner.problems.get(photo)
+
+
+def _spread(photo: int) -> float:
+    """Photographs by this number are spread evenly over the folder, however many are taken."""
+    return (photo * 0.6180339887498949) % 1
+
+
+def describe_box(box: LabelledBox) -> dict[str, Any]:
+    return {
+        "label": box.name, "box": [round(side, 2) for side in box.box], "origin": box.origin,
+        "difficult": box.difficult, "crowd": box.crowd, "key": box.key,
+    }  # fmt: skip

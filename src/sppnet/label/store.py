@@ -1,0 +1,201 @@
+"""The photographs of a folder and their annotations, on the disk after every change."""
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from sppnet.data.annotations import plain_name
+from sppnet.data.coco import find_coco
+from sppnet.data.files import list_images
+from sppnet.data.image import ImageHeader, read_header
+from sppnet.data.voc import find_voc
+from sppnet.data.yolo import find_yolo
+from sppnet.errors import ConfigError, DataError, ImageError
+from sppnet.label.coco_files import CocoFiles
+from sppnet.label.sheets import AnnotationFiles, LabelledBox, Sheet, State, StoreError
+from sppnet.label.voc_files import VocFiles
+from sppnet.label.yolo_files import YoloFiles
+from sppnet.structures import GroundTruth
+
+Format = Literal["voc", "coco", "yolo"]
+
+FINDERS: dict[Format, Callable[[Path], object | None]] = {
+    "voc": find_voc, "coco": find_coco, "yolo": find_yolo,
+}  # fmt: skip
+
+MIN_PX = 1.0
+"""Sides of a box."""
+
+MAX_BOXES = 2000
+"""Of a photograph."""
+
+
+class ConflictError(StoreError):
+    """Another tab changed the photograph since it was shown."""
+
+
+@dataclass
+class Store:
+    """Photographs by their number, in natural order. For any thread."""
+
+    root: Path
+    format: Format
+    paths: tuple[Path, ...]
+    files: AnnotationFiles
+    omitted: tuple[str, ...] = ()
+    """Why image files of the folder are not shown."""
+    sheets: dict[int, Sheet] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.files.classes
+
+    def name(self, photo: int) -> str:
+        return self.paths[photo].relative_to(self.root).as_posix()
+
+    def sheet(self, photo: int) -> Sheet:
+        return self.sheets.get(photo, Sheet())
+
+    def header(self, photo: int) -> ImageHeader:
+        """Raises ImageError for a photograph that vanished or cannot be read."""
+        return read_header(self.paths[photo])
+
+    def truth(self, photo: int) -> GroundTruth:
+        """The boxes as they are learned from; difficult ones and crowds are left out."""
+        boxes = [box for box in self.sheet(photo).boxes if not box.difficult and not box.crowd]
+        labels = [self.classes.index(box.name) for box in boxes]
+        return GroundTruth.of(np.array([box.box for box in boxes], np.float32).reshape(-1, 4), labels)
+
+    def done(self) -> list[int]:
+        return [photo for photo, sheet in self.sheets.items() if sheet.state == "done"]
+
+    def counts(self) -> dict[str, int]:
+        """Objects of every class."""
+        found = Counter(box.name for sheet in self.sheets.values() for box in sheet.boxes)
+        return {name: found[name] for name in self.classes}
+
+    def change(
+        self, photo: int, boxes: Sequence[LabelledBox], done: bool, revision: int | None = None
+    ) -> Sheet:
+        """The boxes of a photograph, written before this returns; done: that these are all there are.
+
+        revision: of the sheet that was changed. Raises ConflictError if that is not the newest, DataError for
+        boxes that cannot be, StoreError or OSError for what cannot be written, ImageError for a photograph
+        that is not there.
+        """
+        with self._lock:
+            before = self.sheet(photo)
+            if revision is not None and revision != before.revision:
+                raise ConflictError(
+                    f"{self.name(photo)} was changed elsewhere meanwhile; the newest boxes are shown"
+                )
+            height, width = self.header(photo).size_hw
+            checked = [self._check(box, width, height) for box in boxes[: MAX_BOXES + 1]]
+            if len(checked) > MAX_BOXES:
+                raise DataError(f"a photograph has {MAX_BOXES} boxes at most; got more")
+            written = self.files.write(self.paths[photo], _known_origins(checked, before), done)
+            state: State = "done" if done else "started"
+            sheet = self.sheets[photo] = Sheet(written, state, before.revision + 1)
+            return sheet
+
+    def add_class(self, name: str) -> str:
+        """The name as it is kept. Raises DataError for an empty name, StoreError or OSError."""
+        plain = plain_name(name)
+        if not plain or len(plain) > 100:
+            raise DataError(f"the name of a class has 1 to 100 letters; got {name!r}")
+        with self._lock:
+            if plain not in self.classes:
+                self.files.add_class(plain)
+        return plain
+
+    def _check(self, box: LabelledBox, width: int, height: int) -> LabelledBox:
+        if box.name not in self.classes:
+            raise DataError(f"{box.name!r} is no class of this folder; add it first")
+        if not all(map(math.isfinite, box.box)):
+            raise DataError(f"boxes have four finite numbers; got {box.box}")
+        x0, y0, x1, y1 = box.box
+        fitted = (
+            max(0.0, min(x0, x1)),
+            max(0.0, min(y0, y1)),
+            min(width, max(x0, x1)),
+            min(height, max(y0, y1)),
+        )
+        if fitted[2] - fitted[0] < MIN_PX or fitted[3] - fitted[1] < MIN_PX:
+            raise DataError(f"a box is at least a pixel wide and high within the photograph; got {box.box}")
+        return box if fitted == box.box else replace(box, box=fitted)
+
+
+def open_store(root: Path, format: Format | None = None, classes: Sequence[str] = ()) -> Store:
+    """The photographs of a folder with the annotations that are there; they go on in their own layout.
+
+    format: the layout of a folder without annotations; VOC by default. classes: added to those there are.
+    Raises DataError for a folder without photographs, ConfigError for annotations of another layout.
+    """
+    root = Path(root).resolve()
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; name the folder of the photographs")
+    listed = list_images(root)
+    there = next((name for name, find in FINDERS.items() if find(root)), None)
+    if format is not None and there is not None and format != there:
+        raise ConfigError(
+            f"{root} has {there.upper()} annotations, which are continued; leave --format out, or convert "
+            "them first (sppnet convert)"
+        )
+    if format is not None and format not in get_args(Format):
+        raise ConfigError(f"the format must be {', '.join(get_args(Format))}; got {format!r}")
+    chosen: Format = there or format or "voc"
+    files: AnnotationFiles = (
+        VocFiles(root)
+        if chosen == "voc"
+        else CocoFiles(root)
+        if chosen == "coco"
+        else YoloFiles(root, listed.paths)
+    )
+    store = Store(root, chosen, listed.paths, files, tuple(one.reason for one in listed.omitted))
+    number_of = {path: number for number, path in enumerate(store.paths)}
+    for path, sheet in files.read().items():
+        if path in number_of:
+            store.sheets[number_of[path]] = sheet
+    for name in classes:
+        store.add_class(name)
+    return store
+
+
+def _known_origins(boxes: Sequence[LabelledBox], before: Sheet) -> list[LabelledBox]:
+    """A box that goes back to no entry, or to one that another box goes back to already, is a new one."""
+    free = {box.origin for box in before.boxes}
+    found = []
+    for box in boxes:
+        found.append(box if box.origin in free else replace(box, origin=None))
+        free.discard(box.origin)
+    return found
+
+
+def why_unwritable(error: Exception) -> str:
+    """What to do about annotations that were not written."""
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        where = f" {error.filename}" if error.filename else ""
+        return (
+            f"not saved: {reason}{where}. Make room or allow writing there; the change is kept on this page"
+        )
+    return str(error)
+
+
+def is_readable(store: Store, photo: int) -> str | None:
+    """Why a photograph cannot be shown; None if it can."""
+    try:
+        store.header(photo)
+    except ImageError as error:
+        return str(error)
+    return None
