@@ -41,9 +41,8 @@ def label(
     store = open_store(photos, format, names)
     for reason in store.omitted:
         notes.print(reason)
-    taken = (
-        open_trunk(trunk, weights, device, photos=store.photos)
-        if model is None
-        else trunk_of_detector(model, device)
-    )
+    if model is None:
+        taken = open_trunk(trunk, weights, device, photos=store.paths)
+    else:
+        taken = trunk_of_detector(model, device)
     run_label_server(Session(store, taken), host, port, lambda url: notes.print(f"listening at {url}"))
