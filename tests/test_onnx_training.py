@@ -11,13 +11,19 @@ from PIL import Image
 from onnx_detectors import write_detector
 from sppnet.boxes import box_iou
 from sppnet.data.detection_dataset import open_annotated
+from sppnet.data.image import read_image
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
+from sppnet.detect.ensemble import Ensemble
+from sppnet.detect.evaluate import evaluate_detector
 from sppnet.detect.known_classes import find_known_classes
 from sppnet.detect.train import train_detector
-from sppnet.errors import ConfigError
+from sppnet.errors import ConfigError, ModelError
+from sppnet.export.onnx import export_model
 from sppnet.features.lazy_image import LazyImage
-from sppnet.nn.model_file import load_model, read_header
+from sppnet.image_vectors import SPPFeatures
+from sppnet.nn.model_file import load_model, read_header, save_model
+from sppnet.serve.predictor import Question, ServedDetector, Stopwatch
 from test_detect_train import draw_scene, write_voc
 
 KNOWN = json.dumps(["RED", "b", "c", "d", "e"])
@@ -105,7 +111,7 @@ def test_known_classes_can_be_learned_from_nothing(data, trained, tmp_path):
     assert run.detector.parts.regressor.weight.abs().sum() > 0
 
 
-def tensors(path):
+def tensors_of(path):
     return load_model(path, "detector")[1]
 
 
@@ -120,7 +126,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(trained, data, tmp_path,
             (tmp_path / path).write_bytes((source / path).read_bytes())
     config = DetectorConfig(trunk=str(source.parent / f"{name}.onnx"), positive_iou=0.4)
     run = train_detector(data, tmp_path, config, resume=True, cache=source.parent / "maps")
-    before, after = tensors(trained[name].model), tensors(run.model)
+    before, after = tensors_of(trained[name].model), tensors_of(run.model)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
 
@@ -137,3 +143,44 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(trained, data, tmp_path,
 def test_what_only_some_trunks_can_do_is_said_at_once(options, message):
     with pytest.raises(ConfigError, match=message):
         DetectorConfig(**options)
+
+
+@pytest.mark.parametrize("name", ["new", "both"])
+def test_a_server_answers_as_the_detector(trained, data, name):
+    detector = trained[name].detector
+    served, pixels = ServedDetector(detector), read_image(data / "03.png")
+    maps = served.convolve(pixels)
+    photo = LazyImage.from_maps(maps, pixels, detector.extractor)
+    question = Question(min_score=0.0, overlap=None)
+    answer = served.answer(photo, question, Stopwatch())
+    found = detector(pixels)
+    assert answer["proposals"] == len(maps.head.boxes)
+    assert [one["score"] for one in answer["detections"]] == found.scores.tolist()
+    boxes = maps.head.boxes[:3]
+    scores, moved = served.score(maps, boxes)
+    assert scores.shape == (3, 2)
+    assert moved.shape == (3, 4)
+    assert len(served.windows(maps, boxes).roi_of_box) == 3
+
+
+def test_what_cannot_be_done_with_such_a_detector_is_said(trained, tmp_path):
+    with pytest.raises(ModelError, match="not exported yet"):
+        export_model(trained["new"].detector, tmp_path / "out.onnx")
+    with pytest.raises(ConfigError, match="gives no vectors of whole images"):
+        SPPFeatures(model=trained["new"].model).fit()
+
+
+def test_two_such_detectors_work_as_one(trained, data):
+    both = Ensemble((trained["new"].detector, trained["one"].detector))
+    assert both.least_score == trained["new"].detector.least_score
+    assert len(both(data / "00.png", min_score=-8)) > 0
+    assert evaluate_detector(both, open_annotated(data)).images == 10
+
+
+def test_a_damaged_network_in_a_model_file_is_named(trained, tmp_path):
+    header, tensors = load_model(trained["new"].model, "detector")
+    tensors["trunk.content"] = tensors["trunk.content"][:1000]
+    path = tmp_path / "damaged.safetensors"
+    save_model(path, "detector", header, tensors)
+    with pytest.raises(ModelError, match="damaged"):
+        Detector.load(path)

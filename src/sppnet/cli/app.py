@@ -23,6 +23,7 @@ from sppnet.cli import (
     label,
     proposals,
     serve,
+    trunk,
     visualize,
 )
 from sppnet.errors import SppnetError
@@ -48,6 +49,7 @@ app.command("features")(features.features)
 app.command("label")(label.label)
 app.command("proposals")(proposals.proposals)
 app.command("serve")(serve.serve)
+app.command("trunk")(trunk.trunk)
 
 
 def _print_version(wanted: bool) -> None:

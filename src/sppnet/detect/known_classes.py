@@ -165,3 +165,20 @@ def empty_svms(photos: TrainingImages, length: int, folds: int, seed: int) -> Mi
     k, count = len(photos.classes), 1 + len(first_folds(dealt, MAX_IMAGES))
     svms = [LinearSVM(torch.zeros(k, length), torch.zeros(k), photos.classes) for _ in range(count)]
     return MinedSVMs(svms[0], tuple(svms[1:]), dealt[photos.photograph_of] if len(dealt) else dealt)
+
+
+def detect_known(maps: FeatureMaps, trunk: OnnxTrunk, min_score: float) -> Detections:
+    """What the network finds by itself, each box as its likeliest class; scores are probabilities."""
+    assert maps.head is not None
+    layout, vectors = VectorLayout.of(trunk), maps.head.vectors
+    of_classes = vectors[:, layout.first_class : layout.objectness]
+    labels = of_classes.argmax(axis=1)
+    likeliest = of_classes[np.arange(len(labels)), labels] + vectors[:, layout.objectness]
+    scores = np.exp(likeliest / LOG_SHARE)
+    found = []
+    for label in np.unique(labels):
+        own = np.flatnonzero((labels == label) & (scores >= min_score))
+        found.append(own[nms(maps.head.boxes[own], scores[own], NMS_IOU, MAX_PER_IMAGE)])
+    kept = np.concatenate([np.empty(0, np.int64), *found])
+    kept = kept[np.argsort(-scores[kept], kind="stable")]
+    return Detections(maps.head.boxes[kept], scores[kept], labels[kept], trunk.known_classes)
