@@ -1,6 +1,5 @@
-"""What all layouts have in common: which one it is, classes, splits, hold-outs, and names that climb out."""
+"""What all layouts have in common: which one it is, classes, splits, and names that climb out."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,9 @@ from sppnet.data.detection_dataset import (
     find_annotated_splits,
     is_annotated,
     open_annotated,
-    split_annotated,
 )
 from sppnet.data.lookup import Lookup
-from sppnet.errors import ConfigError, DataError
+from sppnet.errors import DataError
 from sppnet.structures import GroundTruth
 
 BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
@@ -30,16 +28,6 @@ def make_pairs(root: Path, **names: str) -> Path:
         things = "".join(f"<object><name>{name}</name>{BOX}</object>" for name in classes.split())
         (root / f"{name}.xml").write_text(f"<annotation>{things}</annotation>")
     return root
-
-
-def make_images(count: int, root: Path = Path("/data")) -> AnnotatedImages:
-    truths = [GroundTruth.of([[0, 0, 1 + i, 1]], [0]) for i in range(count)]
-    paths = [root / f"{i}.jpg" for i in range(count)]
-    return AnnotatedImages(root, ("cat",), tuple(paths), tuple(truths), ("odd",))
-
-
-def names_of(images: AnnotatedImages) -> set[str]:
-    return {path.name for path in images.paths}
 
 
 def test_images_and_truths_go_together(tmp_path):
@@ -113,45 +101,6 @@ def test_a_list_may_lie_beside_the_annotations(tmp_path):
 
 
 # --- splits --------------------------------------------------------------------------------------
-
-
-def test_a_hold_out_is_a_share_of_the_images():
-    images = make_images(50)
-    rest, held = split_annotated(images, 0.2)
-    assert (len(rest), len(held)) == (40, 10)
-    assert names_of(rest).isdisjoint(names_of(held))
-    assert (rest.classes, held.problems) == (("cat",), ("odd",))
-    truths = dict(zip(images.paths, images.truths, strict=True))
-    assert all(truths[path] is truth for path, truth in zip(held.paths, held.truths, strict=True))
-    assert list(held.paths) == [path for path in images.paths if path in held.paths]
-
-
-def test_a_hold_out_depends_on_names_and_seed_alone():
-    here, there = make_images(60), make_images(60, Path("/elsewhere")).take(range(59, -1, -1))
-    assert names_of(split_annotated(here, 0.3, 1)[1]) == names_of(split_annotated(there, 0.3, 1)[1])
-    assert names_of(split_annotated(here, 0.3, 1)[1]) != names_of(split_annotated(here, 0.3, 2)[1])
-    # Fixed for good: a model trained today is judged on the same images tomorrow.
-    assert names_of(split_annotated(make_images(8), 0.25)[1]) == {"2.jpg", "6.jpg"}
-    before = names_of(split_annotated(make_images(100))[1])
-    assert len(before - names_of(split_annotated(make_images(101))[1])) <= 1
-
-
-@pytest.mark.parametrize(
-    ("count", "fraction", "held"), [(2, 0.01, 1), (2, 0.99, 1), (10, 0.25, 3), (3, 0.5, 2)]
-)
-def test_one_image_at_least_is_held_out_and_one_kept(count, fraction, held):
-    assert len(split_annotated(make_images(count), fraction)[1]) == held
-
-
-@pytest.mark.parametrize("fraction", [0, 1, -1, math.nan])
-def test_a_share_lies_between_none_and_all(fraction):
-    with pytest.raises(ConfigError, match="between 0 and 1"):
-        split_annotated(make_images(4), fraction)
-
-
-def test_a_single_image_cannot_be_held_out():
-    with pytest.raises(DataError, match="has 1 images, so none can be held out"):
-        split_annotated(make_images(1))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ A fence says what becomes of it:
     text      shown and not run: folders, drawings, lines of a file
 
 Replaced: the published weights of mobilenet_v2 are random ones in torch's cache; torch.compile stops
-before its C++ compiler; smaller models of the same kinds are exported; what `make demo` leaves is
-smaller. Not run: `pip install` (its extras must be there) and `make` (it must have the target). The
-figures' own pages (results, performance, reliability) hold commands that take hours.
+before its C++ compiler; smaller models of the same kinds are exported, and sent to Ray; what `make demo`
+leaves is smaller. Not run: `pip install` (its extras must be there) and `make` (it must have the target).
+The figures' own pages (results, performance, reliability) hold commands that take hours.
 """
 
 import json
@@ -56,6 +56,7 @@ REPLACED = {
     "onnx --model runs/photos": "onnx --model runs/zf5",
     "onnx --model runs/street/": "onnx --model runs/own/",
     "compress --model runs/street/": "compress --model runs/whole/",
+    "street/detector.safetensors --engine ray": "own/detector.safetensors --engine ray",
 }
 DEMO = {"run": "runs/photos", "detector": "runs/street", "images/val": "photos", "scenes": "street"}
 """What `make demo` leaves, and what stands in its place here."""

@@ -97,17 +97,17 @@ class Pool(nn.Module):
         return pyramid_pool(features, cells, self.levels)
 
 
-def run_pool(levels, features, cells=None):
-    """A graph made with one size, run on another."""
+def pool_in_onnx(levels, cells=False):
+    """A graph made with one size, to be run on others: vectors of features, and cells where asked for."""
     inputs = {"features": torch.rand(2, 3, 8, 9)}
     any_size = torch.export.Dim.DYNAMIC
     dynamic = {"features": {0: any_size, 2: any_size, 3: any_size}}
-    if cells is not None:
+    if cells:
         inputs["cells"] = torch.tensor([[0, 0, 0, 4, 5], [1, 1, 1, 2, 3]])
         dynamic["cells"] = {0: any_size}
     recipe = onnx_file.Recipe(Pool(levels), inputs, ("vectors",), dynamic, {}, lambda run: None)
-    given = {"features": features} if cells is None else {"features": features, "cells": cells}
-    return onnx_file.open_session(onnx_file.convert(recipe))({k: v.numpy() for k, v in given.items()})[0]
+    session = onnx_file.open_session(onnx_file.convert(recipe))
+    return lambda *given: session(dict(zip(inputs, (one.numpy() for one in given), strict=True)))[0]
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,10 @@ def run_pool(levels, features, cells=None):
     ],
 )
 def test_whole_maps_have_the_bits_of_the_operator(levels):
+    pool = pool_in_onnx(levels)
     for height, width in ((57, 10), (1, 5), (13, 2)):
         features = torch.randn(3, 3, height, width)
-        assert (run_pool(levels, features) == pyramid_pool(features, None, levels).numpy()).all()
+        assert (pool(features) == pyramid_pool(features, None, levels).numpy()).all()
 
 
 @pytest.mark.parametrize("levels", [(1, 2, 3, 6), (7,)])
@@ -132,7 +133,8 @@ def test_windows_have_the_bits_of_the_operator(levels):
     cells = np.stack([rng.integers(0, 2, 40), x[:, 0], y[:, 0], x[:, 1] + 1, y[:, 1] + 1], 1)
     cells[0] = [1, 1, 2, 58, 59]
     chosen = torch.from_numpy(cells)
-    assert (run_pool(levels, features, chosen) == pyramid_pool(features, chosen, levels).numpy()).all()
+    pool = pool_in_onnx(levels, cells=True)
+    assert (pool(features, chosen) == pyramid_pool(features, chosen, levels).numpy()).all()
 
 
 @pytest.mark.parametrize("rule", ["paper", "released"])
@@ -233,14 +235,16 @@ def test_what_a_user_must_know_stands_in_the_file(files):
         pytest.param(lambda found: found[:, :2], r"shape \(1, 2\) in ONNX, \(1, 3\) in PyTorch", id="shapes"),
     ],
 )
-def test_a_file_that_disagrees_is_not_written(tmp_path, monkeypatch, wrong, message):
+def test_a_file_that_disagrees_is_not_written(files, tmp_path, monkeypatch, wrong, message):
+    classifier, exported = files["fc"]
+    monkeypatch.setattr(onnx_file, "convert", lambda recipe: exported.read_bytes())  # once is enough
     honest = onnx_file.open_session
     lying = lambda content: lambda inputs: [wrong(found) for found in honest(content)(inputs)]  # noqa: E731
     monkeypatch.setattr(onnx_file, "open_session", lying)
     path = tmp_path / "model.onnx"
     path.write_text("what was there")
     with pytest.raises(ModelError, match=message):
-        onnx_file.export_model(make_classifier("fc"), path)
+        onnx_file.export_model(classifier, path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(path.name, "what was there")]
 
 

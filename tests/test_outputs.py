@@ -182,7 +182,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("option", WRITERS)
 def test_a_folder_in_the_place_of_a_file_is_refused_before_the_work(run, models, photos, option, monkeypatch):
-    monkeypatch.setattr("sppnet.cli.images.ordered_map", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr("sppnet.cli.images.ordered_attempts", lambda *_: pytest.fail("the work has begun"))
     flag, _, name = option.partition(" ")
     place = Path("taken") / (name or "x.csv")
     place.mkdir(parents=True)
@@ -193,7 +193,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused_before_the_work(run, models,
 
 @pytest.mark.parametrize("option", WRITERS)
 def test_a_folder_that_cannot_be_made_is_refused_before_the_work(run, models, photos, option, monkeypatch):
-    monkeypatch.setattr("sppnet.cli.images.ordered_map", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr("sppnet.cli.images.ordered_attempts", lambda *_: pytest.fail("the work has begun"))
     flag, _, name = option.partition(" ")
     Path("taken").write_text("a file")
     code, _, said = run(*WRITERS[option].format(**models).split(), flag, Path("taken") / (name or "x.csv"))

@@ -20,7 +20,6 @@ import numpy as np
 from sppnet.data.annotations import AnnotatedImage, AnnotationSource, BoxAnnotation, ParsedDataset, plain_name
 from sppnet.data.coco import find_coco
 from sppnet.data.files import natural_key, path_key
-from sppnet.data.hold_out import HOLD_OUT, draw_held_out
 from sppnet.data.lookup import Lookup
 from sppnet.data.problems import alike_classes, tiny_boxes
 from sppnet.data.split_names import SPLIT_ORDER
@@ -152,20 +151,6 @@ def default_split(data: str | Path, wanted: tuple[str, ...] = ("trainval", "trai
     if found is None and offered:
         raise DataError(f"{data} has the splits {', '.join(offered)}; choose one with --split")
     return found
-
-
-def split_annotated(
-    images: AnnotatedImages, fraction: float = HOLD_OUT, seed: int = 0
-) -> tuple[AnnotatedImages, AnnotatedImages]:
-    """Two parts, (the rest, the held out): `fraction` of the images to the nearest, one at least in each.
-
-    Which ones: see `draw_held_out`.
-    """
-    held = draw_held_out(images.paths, images.root, fraction, seed)
-    if not held:
-        raise DataError(f"{images.root} has {len(images)} images, so none can be held out; add images")
-    kept = [i for i in range(len(images)) if i not in held]
-    return images.take(kept), images.take(sorted(held))
 
 
 def is_annotated(data: str | Path) -> bool:
