@@ -23,9 +23,10 @@ let label = null; // the class of the next box
 let copied = [];
 let saving = null;
 let unsaved = false;
+let loading = true;
 
 const canvas = new Canvas(at("#canvas"), editing, {
-  redraw, label: () => label,
+  redraw, label: () => label, busy: () => loading,
   select: (key) => { editing.selected = key; refresh(); },
   accept: (keys) => changed(editing.accept(keys)),
   refuse: (keys) => changed(editing.refuse(keys)),
@@ -104,14 +105,15 @@ function showBoxes() {
 
 async function leaveFor(number) {
   if (number === null || number === photo?.id) return;
+  loading = true;
   await settle();
   if (photo && editing.boxes.length) copied = editing.boxes.map(({ label: name, box }) => ({ label: name, box }));
   await open(number);
 }
 
 async function open(number) {
+  loading = true; // what is pressed meanwhile is not meant for the photograph before
   strip.show(number);
-  at("#name").textContent = strip.names[number];
   try {
     const described = await ask(photoPath(number));
     const picture = await read(number);
@@ -130,6 +132,8 @@ async function open(number) {
     at("#empty").textContent = error.message;
   }
   location.replace(`#${number}`);
+  loading = false;
+  at("#name").textContent = strip.names[number];
   refresh();
   document.body.dataset.ready = "yes";
   ({ next } = await ask(photoPath(number, `/show?order=${at("#order").value}`), "POST"));
@@ -151,9 +155,14 @@ function changed(really) {
   return really;
 }
 
+function setUnsaved(value) {
+  unsaved = value;
+  document.body.dataset.unsaved = value ? "yes" : "no";
+}
+
 function save(done) {
   if (!photo || photo.state === "unreadable") return Promise.resolve(false);
-  unsaved = true;
+  setUnsaved(true);
   const turn = (saving ?? Promise.resolve()).then(() => send(done));
   saving = turn;
   return turn;
@@ -166,14 +175,14 @@ async function send(done) {
     const kept = await ask(photoPath(sent.id), "PUT", body);
     Object.assign(sent, { revision: kept.revision, state: kept.state });
     if (photo === sent) editing.saved(kept.boxes);
-    unsaved = false;
+    setUnsaved(false);
     strip.set(sent.id, kept.state);
     tell(done ? "Done and saved." : "Saved.");
     return true;
   } catch (error) {
     tell(error.message, true);
     if (error.status === 409 && photo === sent) {
-      unsaved = false;
+      setUnsaved(false);
       await open(sent.id);
       tell(error.message, true);
     } else if (photo === sent) setTimeout(() => unsaved && photo === sent && save(done), RETRY_MS);
@@ -185,7 +194,10 @@ const settle = () => (saving ?? Promise.resolve()).catch(() => {});
 
 async function confirm() {
   if (photo.state === "unreadable") return goOn();
-  if (await save(true)) await goOn();
+  loading = true;
+  const kept = await save(true);
+  loading = false;
+  if (kept) await goOn();
 }
 
 // --- what keys and buttons do; each gives true where it did something -----------------------------
@@ -268,7 +280,7 @@ async function follow() {
       session = news;
       for (const { id, state, revision } of news.changed) {
         strip.set(id, state);
-        if (id === photo?.id && revision > photo.revision && !unsaved) await reopen();
+        if (id === photo?.id && revision > photo.revision && !unsaved && !loading) await reopen();
       }
       await takeSuggestions();
       adoptClasses();
@@ -292,10 +304,10 @@ async function reopen() {
 
 // Newer suggestions for the photograph on the screen, unless its suggestions were answered already.
 async function takeSuggestions() {
-  if (!photo || photo.state === "done" || photo.state === "unreadable" || editing.touched) return;
+  if (!photo || loading || photo.state === "done" || photo.state === "unreadable" || editing.touched) return;
   const { id } = photo;
   const found = await ask(photoPath(id, "/suggestions"));
-  if (id !== photo?.id || editing.touched || found.version <= (photo.version ?? 0)) return;
+  if (id !== photo?.id || editing.touched || loading || found.version <= (photo.version ?? 0)) return;
   photo.version = found.version;
   if (editing.isSuggestion()) editing.selected = null;
   editing.suggest(found.suggestions);
@@ -327,7 +339,7 @@ async function begin() {
 for (const [place, name] of Object.entries({
   "#before": "before", "#after": "after", "#accept": "accept", "#confirm": "confirm", "#nothing": "nothing",
   "#copy": "copy", "#undo": "undo", "#redo": "redo", "#fit": "fit", "#help-open": "help",
-})) at(place).addEventListener("click", () => actions[name]());
+})) at(place).addEventListener("click", () => loading || actions[name]());
 at("#order").addEventListener("change", async () => {
   ({ next } = await ask(photoPath(photo.id, `/show?order=${at("#order").value}`), "POST"));
 });
@@ -344,7 +356,7 @@ at("#add-class").addEventListener("submit", async (event) => {
     tell(error.message, true);
   }
 });
-listen(actions);
+listen(actions, () => loading);
 new ResizeObserver(redraw).observe(at("#stage"));
 addEventListener("beforeunload", (event) => unsaved && event.preventDefault());
 setInterval(() => session && showLearned(session.learning), 500);
