@@ -92,6 +92,8 @@ class Learner:
         self._lessons: list[Lesson] = []
         self._changed = threading.Condition()
         self._closing = False
+        self._learning = False
+        """No convolution is begun meanwhile: somebody waits."""
         self._threads = [
             threading.Thread(target=work, name=name, daemon=True)
             for work, name in ((self._prepare, "sppnet-prepare"), (self._learn, "sppnet-learn"))
@@ -149,7 +151,7 @@ class Learner:
         while True:
             with self._changed:
                 photo = self._next_unprepared()
-                while photo is None and not self._closing:
+                while (photo is None or self._learning) and not self._closing:
                     self._changed.wait()
                     photo = self._next_unprepared()
                 if self._closing:
@@ -197,11 +199,15 @@ class Learner:
                     work = self._next_work()
                 if self._closing:
                     return
+                self._learning = True
             assert work is not None
             try:
                 work()
             except Exception:  # a session goes on without suggestions rather than ending
                 logger.exception("a photograph could not be learned from")
+            with self._changed:
+                self._learning = False
+                self._changed.notify_all()
 
     def _next_work(self) -> Callable[[], None] | None:
         """The oldest confirmed photograph, then suggestions for those shown next."""

@@ -3,10 +3,10 @@
 import { ask, photoPath } from "./api.js";
 import { Canvas } from "./canvas.js";
 import { colour, draw } from "./drawing.js";
-import { Editing } from "./editing.js";
+import { Editing, nudged } from "./editing.js";
 import { showFigures, showLearned } from "./figures.js";
 import { listen } from "./keys.js";
-import { item, row } from "./lists.js";
+import { showBoxes, showClasses } from "./lists.js";
 import { read } from "./pictures.js";
 import { Strip } from "./strip.js";
 import { watchTraining } from "./training.js";
@@ -57,10 +57,14 @@ function redraw() {
   draw(place.getContext("2d"), canvas.size, image, canvas.view, editing, colourOf, canvas.dragged);
 }
 
+function showLists() {
+  showClasses(session, editing.find()?.label ?? label, colourOf, (index) => actions.chooseClass(index));
+  showBoxes(editing, photo?.state === "done", colourOf, (key) => { editing.selected = key; refresh(); });
+}
+
 function refresh() {
   redraw();
-  showClasses();
-  showBoxes();
+  showLists();
   const count = editing.suggestions.length;
   at("#accept").disabled = !count;
   at("#accept-count").textContent = count > 1 ? `all ${count}` : count ? "it" : "";
@@ -68,37 +72,6 @@ function refresh() {
   at("#copy").disabled = !copied.length;
   at("#undo").disabled = !editing.past.length;
   at("#redo").disabled = !editing.future.length;
-}
-
-function showClasses() {
-  const list = at("#classes");
-  const chosen = editing.find()?.label ?? label;
-  list.replaceChildren(...session.classes.map((name, index) => {
-    const button = row(colourOf(name), name, `${index < 10 ? `${(index + 1) % 10} · ` : ""}${session.objects[name] ?? 0}`);
-    button.setAttribute("role", "radio");
-    button.setAttribute("aria-checked", String(name === chosen));
-    button.addEventListener("click", () => actions.chooseClass(index));
-    return item(button);
-  }));
-}
-
-function showBoxes() {
-  const list = at("#boxes");
-  const all = [...editing.boxes, ...editing.suggestions];
-  list.replaceChildren(...all.map((one) => {
-    const suggested = editing.isSuggestion(one.key);
-    const size = `${Math.round(one.box[2] - one.box[0])}×${Math.round(one.box[3] - one.box[1])}`;
-    const button = row(colourOf(one.label), suggested ? `${one.label}?` : one.label, size, suggested);
-    button.setAttribute("aria-pressed", String(one.key === editing.selected));
-    if (suggested) button.setAttribute("aria-label", `${one.label}, suggested, ${size} pixels`);
-    button.addEventListener("click", () => { editing.selected = one.key; refresh(); });
-    return item(button);
-  }));
-  if (!all.length) {
-    const none = item(photo?.state === "done" ? "no object here" : "none yet: drag on the photograph");
-    none.className = "none";
-    list.append(none);
-  }
 }
 
 // --- photographs ---------------------------------------------------------------------------------
@@ -260,13 +233,7 @@ const actions = {
     const chosen = editing.find();
     if (!chosen) return dy ? false : (dx < 0 ? actions.before() : actions.after());
     const step = Math.max(1, 1 / canvas.view.scale) * steps;
-    const [x0, y0, x1, y1] = chosen.box;
-    const { width, height } = canvas.view;
-    const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-    const moved = resize
-      ? [x0, y0, clamp(x1 + dx * step, x0 + 2, width), clamp(y1 + dy * step, y0 + 2, height)]
-      : [clamp(x0 + dx * step, 0, width - (x1 - x0)), clamp(y0 + dy * step, 0, height - (y1 - y0))];
-    const box = resize ? moved : [...moved, moved[0] + x1 - x0, moved[1] + y1 - y0];
+    const box = nudged(chosen.box, dx * step, dy * step, resize, canvas.view);
     return changed(editing.replace(chosen.key, { box }));
   },
 };
@@ -316,7 +283,7 @@ async function takeSuggestions() {
 
 function adoptClasses() {
   if (label === null || !session.classes.includes(label)) label = session.classes[0] ?? null;
-  showClasses();
+  showLists();
 }
 
 // --- the beginning -------------------------------------------------------------------------------
