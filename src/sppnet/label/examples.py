@@ -92,6 +92,8 @@ class Examples:
 
     def drop(self, gone: Flags) -> None:
         """Without the windows marked in `gone` (count,)."""
+        if not gone.any():
+            return
         kept = np.flatnonzero(~gone)
         for array in (self.vectors, self.signs, self.dual, self.labels, self.deltas, self.photos):
             array[: len(kept)] = array[kept]
