@@ -23,7 +23,7 @@ needs_chromium = pytest.mark.skipif(
 WAIT = 60.0  # machines that run tests may be slow
 KEYS = {
     "Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "End": 35,
-    "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40,
+    "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40, "Delete": 46,
 }  # fmt: skip
 TYPED = {"Enter": "\r", " ": " "}
 """Keys that give a character, without which they press no button."""
@@ -90,13 +90,16 @@ class Browser:
         for kind in ("dragEnter", "dragOver", "drop"):
             self.ask("Input.dispatchDragEvent", type=kind, x=x + width / 2, y=y + height / 2, data=data)
 
-    def press(self, key: str, times: int = 1, shift: bool = False) -> None:
+    def press(
+        self, key: str, times: int = 1, shift: bool = False, control: bool = False, alt: bool = False
+    ) -> None:
+        code = KEYS.get(key) or ord(key.upper())
         for _ in range(times):
             for kind in ("keyDown", "keyUp"):
                 typed = {"text": TYPED[key]} if key in TYPED and kind == "keyDown" else {}
                 self.ask(
-                    "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key],
-                    modifiers=8 if shift else 0, **typed,
+                    "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code,
+                    modifiers=8 * shift + 2 * control + alt, **typed,
                 )  # fmt: skip
 
     def drag(self, place: str, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -181,7 +184,9 @@ def open_browser(home: Path) -> Iterator[Browser]:
         port_file = home / "DevToolsActivePort"
         until(lambda: port_file.is_file() and port_file.read_text().count("\n") >= 1)
         port, path = port_file.read_text().split("\n")[:2]
-        with client.connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None) as socket:
+        with client.connect(
+            f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None, ping_interval=None
+        ) as socket:
             yield Browser(socket)
     finally:
         process.terminate()

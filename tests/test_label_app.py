@@ -120,11 +120,12 @@ def test_other_sites_cannot_ask_through_the_user_s_browser(served, headers, meth
         ({"boxes": [{"label": "apple", "box": [1, 2, 3]}]}, 422, "expected"),
         ({"boxes": [{"label": "pear", "box": [1, 2, 30, 40]}]}, 422, "no class"),
         ({"boxes": [{"label": "apple", "box": [1, 2, 1, 40]}]}, 422, "a pixel wide"),
-        ({"boxes": [], "pad": "x" * (3 << 20)}, 413, "at most"),
+        ({"boxes": [], "pad": "x" * 5000}, 413, "at most"),
     ],
 )
-def test_what_is_no_change_is_refused(served, body, status, told):
+def test_what_is_no_change_is_refused(served, body, status, told, monkeypatch):
     url, session = served
+    monkeypatch.setattr("sppnet.label.requests.MAX_BODY_BYTES", 4096)
     found, answer = ask(f"{url}/v1/photos/0", "PUT", body)
     assert found == status
     assert told in answer["error"]

@@ -10,7 +10,7 @@ from sppnet.boxes import box_iou
 from sppnet.detect.postprocess import ScoredBoxes
 from sppnet.features.lazy_image import LazyImage
 from sppnet.heads.ridge import fit_boxes
-from sppnet.label.examples import Examples, Window
+from sppnet.label.examples import Examples, LabelledWindows
 from sppnet.label.fitting import FitConfig, fit_classes, fit_regression
 from sppnet.label.learner import Learner
 from sppnet.label.model import LabelConfig, LabelModel, best_threshold, right_ones
@@ -39,7 +39,7 @@ def apples(truth: GroundTruth) -> GroundTruth:
 def taught(candidates, truths, count, classes=("apple", "berry"), of=lambda truth: truth):
     model = LabelModel(describe)
     for index in range(count):
-        model.judge(model.score(candidates[index]), of(truths[index]))
+        model.evaluate(model.score(candidates[index]), of(truths[index]))
         model.learn(index, candidates[index], of(truths[index]), classes)
     return model
 
@@ -132,7 +132,7 @@ def random_windows(rng, n, d, k):
     labels = rng.integers(-1, k, n)
     signs = np.where(labels[:, None] == np.arange(k), 1, -1).astype(np.int8)
     vectors = torch.from_numpy(rng.normal(size=(n, d)).astype(np.float32))
-    return Window(vectors, signs, labels, rng.normal(size=(n, 4)) * 0.1)
+    return LabelledWindows(vectors, signs, labels, rng.normal(size=(n, 4)) * 0.1)
 
 
 def test_fits_are_those_of_the_package_s_own_solvers():

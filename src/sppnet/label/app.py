@@ -34,7 +34,7 @@ FILES = {
 LOCAL = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("", "0.0.0.0", "::")
 
-POLL_SECONDS = 15.0
+POLL_SECONDS = 4.0
 """A request for what is new is answered then, even if nothing is."""
 
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"

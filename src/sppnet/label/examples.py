@@ -20,7 +20,7 @@ NO_CLASS = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Window:
+class LabelledWindows:
     """Windows of one photograph, and what each is an example of."""
 
     vectors: Tensor
@@ -35,8 +35,8 @@ class Window:
     def __len__(self) -> int:
         return len(self.signs)
 
-    def take(self, rows: Ints) -> "Window":
-        return Window(
+    def take(self, rows: Ints) -> "LabelledWindows":
+        return LabelledWindows(
             self.vectors[torch.from_numpy(rows)], self.signs[rows], self.labels[rows], self.deltas[rows]
         )
 
@@ -69,7 +69,7 @@ class Examples:
             self.signs = np.hstack([self.signs, np.full((self.limit, new), -1, np.int8)])
             self.dual = np.hstack([self.dual, np.zeros((self.limit, new))])
 
-    def add(self, photo: int, windows: Window) -> None:
+    def add(self, photo: int, windows: LabelledWindows) -> None:
         """Takes in windows of a photograph; the easiest negatives leave where there is no room.
 
         Raises DataError for more windows than there can be at all.
@@ -92,6 +92,8 @@ class Examples:
 
     def drop(self, gone: Flags) -> None:
         """Without the windows marked in `gone` (count,)."""
+        if not gone.any():
+            return
         kept = np.flatnonzero(~gone)
         for array in (self.vectors, self.signs, self.dual, self.labels, self.deltas, self.photos):
             array[: len(kept)] = array[kept]

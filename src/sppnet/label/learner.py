@@ -56,14 +56,14 @@ class Suggestions:
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class ConfirmedPhoto:
     """A confirmed photograph."""
 
     photo: int
     truth: GroundTruth
     classes: tuple[str, ...]
     refused: Floats
-    judge: bool
+    evaluate: bool
     """Whether it tells how good suggestions are: not where it was confirmed before."""
     since: float
 
@@ -89,9 +89,11 @@ class Learner:
         self._found: OrderedDict[int, Suggestions] = OrderedDict()
         self._ready: OrderedDict[int, Candidates] = OrderedDict()
         self._wanted: list[int] = []
-        self._lessons: list[Lesson] = []
+        self._confirmed: list[ConfirmedPhoto] = []
         self._changed = threading.Condition()
         self._closing = False
+        self._learning = False
+        """No convolution is begun meanwhile: somebody waits."""
         self._threads = [
             threading.Thread(target=work, name=name, daemon=True)
             for work, name in ((self._prepare, "sppnet-prepare"), (self._learn, "sppnet-learn"))
@@ -122,13 +124,15 @@ class Learner:
         truth: GroundTruth,
         classes: Sequence[str],
         refused: Floats | None = None,
-        judge: bool = True,
+        evaluate: bool = True,
     ) -> None:
         """A photograph was confirmed; one that waits to be learned from already is replaced."""
         refused = np.empty((0, 4), np.float32) if refused is None else refused
         with self._changed:
-            self._lessons = [lesson for lesson in self._lessons if lesson.photo != photo]
-            self._lessons.append(Lesson(photo, truth, tuple(classes), refused, judge, time.monotonic()))
+            self._confirmed = [confirmed for confirmed in self._confirmed if confirmed.photo != photo]
+            self._confirmed.append(
+                ConfirmedPhoto(photo, truth, tuple(classes), refused, evaluate, time.monotonic())
+            )
             self._changed.notify_all()
 
     def suggestions(self, photo: int) -> Suggestions | None:
@@ -138,7 +142,7 @@ class Learner:
     @property
     def waiting(self) -> int:
         """Confirmed photographs that were not learned from yet."""
-        return len(self._lessons)
+        return len(self._confirmed)
 
     def is_ready(self, photo: int) -> bool:
         return photo in self._ready
@@ -149,7 +153,7 @@ class Learner:
         while True:
             with self._changed:
                 photo = self._next_unprepared()
-                while photo is None and not self._closing:
+                while (photo is None or self._learning) and not self._closing:
                     self._changed.wait()
                     photo = self._next_unprepared()
                 if self._closing:
@@ -158,8 +162,8 @@ class Learner:
             self._prepare_one(photo)
 
     def _next_unprepared(self) -> int | None:
-        lessons = [lesson.photo for lesson in self._lessons]
-        wanted = (*lessons, *self._wanted)
+        confirmed_photos = [confirmed.photo for confirmed in self._confirmed]
+        wanted = (*confirmed_photos, *self._wanted)
         return next((one for one in wanted if one not in self._ready and one not in self.problems), None)
 
     def _prepare_one(self, photo: int) -> None:
@@ -171,7 +175,7 @@ class Learner:
             return
         with self._changed:
             self._ready[photo] = candidates
-            needed = {*self._wanted, *(lesson.photo for lesson in self._lessons)}
+            needed = {*self._wanted, *(confirmed.photo for confirmed in self._confirmed)}
             for other in list(self._ready):
                 if len(self._ready) > AHEAD and other not in needed:
                     del self._ready[other]
@@ -197,18 +201,22 @@ class Learner:
                     work = self._next_work()
                 if self._closing:
                     return
+                self._learning = True
             assert work is not None
             try:
                 work()
             except Exception:  # a session goes on without suggestions rather than ending
                 logger.exception("a photograph could not be learned from")
+            with self._changed:
+                self._learning = False
+                self._changed.notify_all()
 
     def _next_work(self) -> Callable[[], None] | None:
         """The oldest confirmed photograph, then suggestions for those shown next."""
-        self._lessons = [lesson for lesson in self._lessons if lesson.photo not in self.problems]
-        for lesson in self._lessons:
-            if lesson.photo in self._ready:
-                return lambda: self._learn_from(lesson)
+        self._confirmed = [confirmed for confirmed in self._confirmed if confirmed.photo not in self.problems]
+        for confirmed in self._confirmed:
+            if confirmed.photo in self._ready:
+                return lambda: self._learn_from(confirmed)
         if self.version:
             for photo in self._wanted:
                 found = self._found.get(photo)
@@ -216,24 +224,26 @@ class Learner:
                     return lambda: self._suggest(photo)
         return None
 
-    def _learn_from(self, lesson: Lesson) -> None:
+    def _learn_from(self, confirmed: ConfirmedPhoto) -> None:
         with self._changed:
-            candidates = self._ready[lesson.photo]
-            if lesson in self._lessons:
-                self._lessons.remove(lesson)
-        before = self._found.get(lesson.photo)
-        if lesson.judge:
+            candidates = self._ready[confirmed.photo]
+            if confirmed in self._confirmed:
+                self._confirmed.remove(confirmed)
+        before = self._found.get(confirmed.photo)
+        if confirmed.evaluate:
             scored = before.scored if before else self.model.score(candidates)
-            self.model.judge(scored, lesson.truth)
-        self.model.learn(lesson.photo, candidates, lesson.truth, lesson.classes, lesson.refused)
+            self.model.evaluate(scored, confirmed.truth)
+        self.model.learn(confirmed.photo, candidates, confirmed.truth, confirmed.classes, confirmed.refused)
         self.version += 1
         with self._changed:
-            shown_next = [photo for photo in self._wanted if photo != lesson.photo and photo in self._ready]
+            shown_next = [
+                photo for photo in self._wanted if photo != confirmed.photo and photo in self._ready
+            ]
         for photo in shown_next[:1]:
             self._suggest(photo)
-        self.seconds, self.learned_at = time.monotonic() - lesson.since, time.time()
+        self.seconds, self.learned_at = time.monotonic() - confirmed.since, time.time()
         for photo in shown_next[1:SUGGESTED]:
-            if not self._lessons:
+            if not self._confirmed:
                 self._suggest(photo)
         self.callback(None)
 

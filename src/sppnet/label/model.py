@@ -12,7 +12,7 @@ from sppnet.boxes import box_iou, match_boxes
 from sppnet.detect.postprocess import ScoredBoxes
 from sppnet.detect.roi_features import RoIFeatureExtractor, RoIFeatures
 from sppnet.heads.ridge import BoxRegressor
-from sppnet.label.examples import NO_CLASS, Examples, Window, regression_targets
+from sppnet.label.examples import NO_CLASS, Examples, LabelledWindows, regression_targets
 from sppnet.label.fitting import FitConfig, fit_classes, fit_regression
 from sppnet.label.suggesting import Candidates, SuggestConfig, score_photo
 from sppnet.structures import GroundTruth
@@ -108,7 +108,7 @@ class LabelModel:
 
     # --- learning --------------------------------------------------------------------------------
 
-    def judge(self, scored: ScoredBoxes, truth: GroundTruth) -> None:
+    def evaluate(self, scored: ScoredBoxes, truth: GroundTruth) -> None:
         """Compares what was suggested with what was confirmed: before the photograph is learned from."""
         self.judged.append((scored.scores, scored.labels, right_ones(scored, truth)))
         self.objects.append(len(truth))
@@ -162,7 +162,7 @@ class LabelModel:
         assert self.examples is not None
         self.svm = fit_classes(self.examples, self.svm, self.classes, only, self.config.fit)
 
-    def _add(self, photo: int, windows: Window, forced: Ints, taken: Ints) -> Ints:
+    def _add(self, photo: int, windows: LabelledWindows, forced: Ints, taken: Ints) -> Ints:
         """Windows of the photograph that are not `taken` join; gives all that are now."""
         assert self.examples is not None
         rows = np.union1d(hard_negatives(windows, self.svm, self.config, photo), forced)
@@ -207,7 +207,7 @@ def _joined(first: RoIFeatures, second: RoIFeatures) -> RoIFeatures:
 
 def label_windows(
     boxes: Floats, features: RoIFeatures, truth: GroundTruth, classes: int, config: LabelConfig
-) -> Window:
+) -> LabelledWindows:
     """Every box as a window to learn from; the objects' own boxes come first."""
     iou = box_iou(boxes, truth.boxes) if len(truth) else np.zeros((len(boxes), 0), np.float32)
     signs: Signs = np.full((len(boxes), classes), -1, np.int8)
@@ -220,13 +220,13 @@ def label_windows(
     shared, nearest = match_boxes(boxes, truth.boxes)
     nearest = np.where(shared >= RIGHT_IOU, nearest, -1)
     labels = np.append(truth.labels, NO_CLASS)[nearest]
-    return Window(
+    return LabelledWindows(
         features.distinct[torch.from_numpy(features.roi_of_box)],
         signs, labels, regression_targets(boxes, truth.boxes, nearest),
     )  # fmt: skip
 
 
-def positives(windows: Window, config: LabelConfig, photo: int) -> Ints:
+def positives(windows: LabelledWindows, config: LabelConfig, photo: int) -> Ints:
     """Windows on objects: the objects' own, then others as the draw has them."""
     near = np.flatnonzero(windows.labels != NO_CLASS)
     shuffled = np.random.default_rng((photo, 1)).permutation(near)
@@ -234,7 +234,7 @@ def positives(windows: Window, config: LabelConfig, photo: int) -> Ints:
     return np.sort(np.array(list(dict.fromkeys(order.tolist()))[: config.max_positives], np.int64))
 
 
-def hard_negatives(windows: Window, svm: LinearSVM | None, config: LabelConfig, photo: int) -> Ints:
+def hard_negatives(windows: LabelledWindows, svm: LinearSVM | None, config: LabelConfig, photo: int) -> Ints:
     """Negatives within a margin of the SVMs, the hardest of each class; at random where nothing is known."""
     negative = windows.signs < 0
     rng = np.random.default_rng((photo, 2))

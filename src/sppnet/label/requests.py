@@ -69,7 +69,7 @@ async def _read_json(request: Request, limits: Limits) -> Any:
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise Refusal(415, "expected a body of application/json; send that content type")
     if int(request.headers.get("content-length", "0") or 0) > MAX_BODY_BYTES:
-        raise Refusal(413, f"a body has {MAX_BODY_BYTES >> 20} MiB at most; send fewer boxes")
+        raise Refusal(413, f"a body has {MAX_BODY_BYTES >> 10:,} KiB at most; send fewer boxes")
     try:
         async with asyncio.timeout(limits.upload_seconds):
             return await bounded(request, limits).json()

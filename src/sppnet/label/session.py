@@ -42,7 +42,8 @@ class Session:
         done = self.store.done()
         chosen = np.linspace(0, len(done) - 1, min(len(done), LEARNED_AT_START)).round().astype(int)
         for index in np.unique(chosen).tolist():
-            self.learner.confirm(done[index], self.store.truth(done[index]), self.store.classes, judge=False)
+            photo, classes = done[index], self.store.classes
+            self.learner.confirm(photo, self.store.truth(photo), classes, evaluate=False)
         self.learner.start()
         self.show(None, "name")
 
@@ -134,7 +135,7 @@ class Session:
         if first:
             self._judged.add(photo)
             self.figures.add(truth, None if found is None else found.shown)
-        self.learner.confirm(photo, truth, self.store.classes, self._refused.get(photo), judge=first)
+        self.learner.confirm(photo, truth, self.store.classes, self._refused.get(photo), evaluate=first)
 
     def add_class(self, name: str) -> str:
         with self._lock:

@@ -92,6 +92,7 @@ export class Canvas {
   // --- pointers ---
 
   down(event) {
+    if (this.actions.busy()) return;
     this.canvas.focus();
     this.canvas.setPointerCapture(event.pointerId);
     const at = this.place(event);

@@ -139,3 +139,11 @@ export class Editing {
     this.origins = new Map(boxes.map((one) => [one.key, one.origin]));
   }
 }
+
+// A box moved as a whole, or its lower right corner, within a photograph.
+export function nudged([x0, y0, x1, y1], dx, dy, resize, { width, height }) {
+  const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+  if (resize) return [x0, y0, clamp(x1 + dx, x0 + 2, width), clamp(y1 + dy, y0 + 2, height)];
+  const [x, y] = [clamp(x0 + dx, 0, width - (x1 - x0)), clamp(y0 + dy, 0, height - (y1 - y0))];
+  return [x, y, x + x1 - x0, y + y1 - y0];
+}

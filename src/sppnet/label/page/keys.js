@@ -2,12 +2,12 @@
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-export function listen(actions) {
+export function listen(actions, isBusy) {
   addEventListener("keydown", (event) => {
     if (event.target.closest("input, select, textarea, dialog")) return;
     const pressed = event.target.closest("button, a") && ["Enter", " "].includes(event.key);
     if (pressed || event.metaKey) return;
-    if (handle(event, actions)) event.preventDefault();
+    if (isBusy() || handle(event, actions)) event.preventDefault();
   });
 }
 

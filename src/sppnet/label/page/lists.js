@@ -1,6 +1,35 @@
-// Rows of the lists of classes and boxes.
+// The lists of classes and boxes beside the photograph.
 
-export function row(fill, text, number, dashed = false) {
+export function showClasses(session, chosen, colourOf, choose) {
+  document.querySelector("#classes").replaceChildren(...session.classes.map((name, index) => {
+    const key = index < 10 ? `${(index + 1) % 10} · ` : "";
+    const button = row(colourOf(name), name, `${key}${session.objects[name] ?? 0}`);
+    button.setAttribute("role", "radio");
+    button.setAttribute("aria-checked", String(name === chosen));
+    button.addEventListener("click", () => choose(index));
+    return item(button);
+  }));
+}
+
+export function showBoxes(editing, done, colourOf, select) {
+  const all = [...editing.boxes, ...editing.suggestions];
+  const list = document.querySelector("#boxes");
+  list.replaceChildren(...all.map((one) => {
+    const suggested = editing.isSuggestion(one.key);
+    const size = `${Math.round(one.box[2] - one.box[0])}×${Math.round(one.box[3] - one.box[1])}`;
+    const button = row(colourOf(one.label), suggested ? `${one.label}?` : one.label, size, suggested);
+    button.setAttribute("aria-pressed", String(one.key === editing.selected));
+    if (suggested) button.setAttribute("aria-label", `${one.label}, suggested, ${size} pixels`);
+    button.addEventListener("click", () => select(one.key));
+    return item(button);
+  }));
+  if (all.length) return;
+  const none = item(done ? "no object here" : "none yet: drag on the photograph");
+  none.className = "none";
+  list.append(none);
+}
+
+function row(fill, text, number, dashed = false) {
   const [button, swatch, words, count] = ["button", "span", "span", "span"].map((kind) => document.createElement(kind));
   button.type = "button";
   swatch.className = dashed ? "swatch dashed" : "swatch";
@@ -13,7 +42,7 @@ export function row(fill, text, number, dashed = false) {
   return button;
 }
 
-export function item(content) {
+function item(content) {
   const made = document.createElement("li");
   made.append(content);
   return made;

@@ -3,10 +3,10 @@
 import { ask, photoPath } from "./api.js";
 import { Canvas } from "./canvas.js";
 import { colour, draw } from "./drawing.js";
-import { Editing } from "./editing.js";
+import { Editing, nudged } from "./editing.js";
 import { showFigures, showLearned } from "./figures.js";
 import { listen } from "./keys.js";
-import { item, row } from "./lists.js";
+import { showBoxes, showClasses } from "./lists.js";
 import { read } from "./pictures.js";
 import { Strip } from "./strip.js";
 import { watchTraining } from "./training.js";
@@ -23,9 +23,10 @@ let label = null; // the class of the next box
 let copied = [];
 let saving = null;
 let unsaved = false;
+let loading = true;
 
 const canvas = new Canvas(at("#canvas"), editing, {
-  redraw, label: () => label,
+  redraw, label: () => label, busy: () => loading,
   select: (key) => { editing.selected = key; refresh(); },
   accept: (keys) => changed(editing.accept(keys)),
   refuse: (keys) => changed(editing.refuse(keys)),
@@ -56,10 +57,14 @@ function redraw() {
   draw(place.getContext("2d"), canvas.size, image, canvas.view, editing, colourOf, canvas.dragged);
 }
 
+function showLists() {
+  showClasses(session, editing.find()?.label ?? label, colourOf, (index) => actions.chooseClass(index));
+  showBoxes(editing, photo?.state === "done", colourOf, (key) => { editing.selected = key; refresh(); });
+}
+
 function refresh() {
   redraw();
-  showClasses();
-  showBoxes();
+  showLists();
   const count = editing.suggestions.length;
   at("#accept").disabled = !count;
   at("#accept-count").textContent = count > 1 ? `all ${count}` : count ? "it" : "";
@@ -69,49 +74,19 @@ function refresh() {
   at("#redo").disabled = !editing.future.length;
 }
 
-function showClasses() {
-  const list = at("#classes");
-  const chosen = editing.find()?.label ?? label;
-  list.replaceChildren(...session.classes.map((name, index) => {
-    const button = row(colourOf(name), name, `${index < 10 ? `${(index + 1) % 10} · ` : ""}${session.objects[name] ?? 0}`);
-    button.setAttribute("role", "radio");
-    button.setAttribute("aria-checked", String(name === chosen));
-    button.addEventListener("click", () => actions.chooseClass(index));
-    return item(button);
-  }));
-}
-
-function showBoxes() {
-  const list = at("#boxes");
-  const all = [...editing.boxes, ...editing.suggestions];
-  list.replaceChildren(...all.map((one) => {
-    const suggested = editing.isSuggestion(one.key);
-    const size = `${Math.round(one.box[2] - one.box[0])}×${Math.round(one.box[3] - one.box[1])}`;
-    const button = row(colourOf(one.label), suggested ? `${one.label}?` : one.label, size, suggested);
-    button.setAttribute("aria-pressed", String(one.key === editing.selected));
-    if (suggested) button.setAttribute("aria-label", `${one.label}, suggested, ${size} pixels`);
-    button.addEventListener("click", () => { editing.selected = one.key; refresh(); });
-    return item(button);
-  }));
-  if (!all.length) {
-    const none = item(photo?.state === "done" ? "no object here" : "none yet: drag on the photograph");
-    none.className = "none";
-    list.append(none);
-  }
-}
-
 // --- photographs ---------------------------------------------------------------------------------
 
 async function leaveFor(number) {
   if (number === null || number === photo?.id) return;
+  loading = true;
   await settle();
   if (photo && editing.boxes.length) copied = editing.boxes.map(({ label: name, box }) => ({ label: name, box }));
   await open(number);
 }
 
 async function open(number) {
+  loading = true; // what is pressed meanwhile is not meant for the photograph before
   strip.show(number);
-  at("#name").textContent = strip.names[number];
   try {
     const described = await ask(photoPath(number));
     const picture = await read(number);
@@ -130,6 +105,8 @@ async function open(number) {
     at("#empty").textContent = error.message;
   }
   location.replace(`#${number}`);
+  loading = false;
+  at("#name").textContent = strip.names[number];
   refresh();
   document.body.dataset.ready = "yes";
   ({ next } = await ask(photoPath(number, `/show?order=${at("#order").value}`), "POST"));
@@ -151,9 +128,14 @@ function changed(really) {
   return really;
 }
 
+function setUnsaved(value) {
+  unsaved = value;
+  document.body.dataset.unsaved = value ? "yes" : "no";
+}
+
 function save(done) {
   if (!photo || photo.state === "unreadable") return Promise.resolve(false);
-  unsaved = true;
+  setUnsaved(true);
   const turn = (saving ?? Promise.resolve()).then(() => send(done));
   saving = turn;
   return turn;
@@ -166,14 +148,14 @@ async function send(done) {
     const kept = await ask(photoPath(sent.id), "PUT", body);
     Object.assign(sent, { revision: kept.revision, state: kept.state });
     if (photo === sent) editing.saved(kept.boxes);
-    unsaved = false;
+    setUnsaved(false);
     strip.set(sent.id, kept.state);
     tell(done ? "Done and saved." : "Saved.");
     return true;
   } catch (error) {
     tell(error.message, true);
     if (error.status === 409 && photo === sent) {
-      unsaved = false;
+      setUnsaved(false);
       await open(sent.id);
       tell(error.message, true);
     } else if (photo === sent) setTimeout(() => unsaved && photo === sent && save(done), RETRY_MS);
@@ -185,7 +167,10 @@ const settle = () => (saving ?? Promise.resolve()).catch(() => {});
 
 async function confirm() {
   if (photo.state === "unreadable") return goOn();
-  if (await save(true)) await goOn();
+  loading = true;
+  const kept = await save(true);
+  loading = false;
+  if (kept) await goOn();
 }
 
 // --- what keys and buttons do; each gives true where it did something -----------------------------
@@ -248,13 +233,7 @@ const actions = {
     const chosen = editing.find();
     if (!chosen) return dy ? false : (dx < 0 ? actions.before() : actions.after());
     const step = Math.max(1, 1 / canvas.view.scale) * steps;
-    const [x0, y0, x1, y1] = chosen.box;
-    const { width, height } = canvas.view;
-    const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-    const moved = resize
-      ? [x0, y0, clamp(x1 + dx * step, x0 + 2, width), clamp(y1 + dy * step, y0 + 2, height)]
-      : [clamp(x0 + dx * step, 0, width - (x1 - x0)), clamp(y0 + dy * step, 0, height - (y1 - y0))];
-    const box = resize ? moved : [...moved, moved[0] + x1 - x0, moved[1] + y1 - y0];
+    const box = nudged(chosen.box, dx * step, dy * step, resize, canvas.view);
     return changed(editing.replace(chosen.key, { box }));
   },
 };
@@ -268,7 +247,7 @@ async function follow() {
       session = news;
       for (const { id, state, revision } of news.changed) {
         strip.set(id, state);
-        if (id === photo?.id && revision > photo.revision && !unsaved) await reopen();
+        if (id === photo?.id && revision > photo.revision && !unsaved && !loading) await reopen();
       }
       await takeSuggestions();
       adoptClasses();
@@ -292,10 +271,10 @@ async function reopen() {
 
 // Newer suggestions for the photograph on the screen, unless its suggestions were answered already.
 async function takeSuggestions() {
-  if (!photo || photo.state === "done" || photo.state === "unreadable" || editing.touched) return;
+  if (!photo || loading || photo.state === "done" || photo.state === "unreadable" || editing.touched) return;
   const { id } = photo;
   const found = await ask(photoPath(id, "/suggestions"));
-  if (id !== photo?.id || editing.touched || found.version <= (photo.version ?? 0)) return;
+  if (id !== photo?.id || editing.touched || loading || found.version <= (photo.version ?? 0)) return;
   photo.version = found.version;
   if (editing.isSuggestion()) editing.selected = null;
   editing.suggest(found.suggestions);
@@ -304,7 +283,7 @@ async function takeSuggestions() {
 
 function adoptClasses() {
   if (label === null || !session.classes.includes(label)) label = session.classes[0] ?? null;
-  showClasses();
+  showLists();
 }
 
 // --- the beginning -------------------------------------------------------------------------------
@@ -327,7 +306,7 @@ async function begin() {
 for (const [place, name] of Object.entries({
   "#before": "before", "#after": "after", "#accept": "accept", "#confirm": "confirm", "#nothing": "nothing",
   "#copy": "copy", "#undo": "undo", "#redo": "redo", "#fit": "fit", "#help-open": "help",
-})) at(place).addEventListener("click", () => actions[name]());
+})) at(place).addEventListener("click", () => loading || actions[name]());
 at("#order").addEventListener("change", async () => {
   ({ next } = await ask(photoPath(photo.id, `/show?order=${at("#order").value}`), "POST"));
 });
@@ -344,7 +323,7 @@ at("#add-class").addEventListener("submit", async (event) => {
     tell(error.message, true);
   }
 });
-listen(actions);
+listen(actions, () => loading);
 new ResizeObserver(redraw).observe(at("#stage"));
 addEventListener("beforeunload", (event) => unsaved && event.preventDefault());
 setInterval(() => session && showLearned(session.learning), 500);
