@@ -99,7 +99,12 @@ class HeadRoIFeatureExtractor:
         pooled = photo.maps.pool_windows(windows, self.levels).float()
         pairs = np.stack([nearest, windows.roi_of_box], 1).reshape(-1, 2)
         (used, windows_used), of_box = _distinct(pairs)
-        vectors = torch.cat([torch.from_numpy(head.vectors[used]), pooled[torch.from_numpy(windows_used)]], 1)
+        length = head.vectors.shape[1]
+        vectors = torch.empty(
+            len(used), length + pooled.shape[1]
+        )  # filled in place: copies cost more than pooling
+        vectors[:, :length] = torch.from_numpy(head.vectors[used])
+        vectors[:, length:] = pooled[torch.from_numpy(windows_used)]
         return RoIFeatures(vectors, vectors, of_box)
 
     def windows(self, maps: FeatureMaps, boxes: Floats) -> RoIs:
@@ -148,7 +153,7 @@ class StandardisedRoIFeatureExtractor:
 
     def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures:
         made = self.maker(photo, boxes)
-        distinct = self.standard(made.distinct)
+        distinct = made.distinct.sub_(self.standard.mean).mul_(self.standard.factor)  # made for this call
         return RoIFeatures(distinct, distinct, made.roi_of_box)
 
 
