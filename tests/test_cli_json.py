@@ -14,6 +14,7 @@ import torch
 import typer
 from typer.main import get_command
 
+from onnx_detectors import write_detector
 from sppnet.cli.app import app, main
 from sppnet.demo import generate, generate_scenes
 from sppnet.nn.trunks import load_trunk
@@ -30,6 +31,7 @@ PRINT = {
     "check": ("data", {"splits", "damaged"}),
     "convert": ("scenes --to yolo --out converted", {"out", "splits", "objects", "skipped", "notes"}),
     "doctor": ("", {"versions", "devices", "kernels", "training"}),
+    "trunk": ("tiny.onnx --photo data/dots/1.jpg", {"maps", "classes", "difference"}),
     "proposals": (
         "scenes/test --out b.json --max-proposals 9 --annotations scenes",
         {"file", "images", "recall"},
@@ -45,6 +47,7 @@ FILES = {
     "detect compress",
     "features",
     "demo",
+    "label",
     "serve",
     "export onnx",
     "visualize filters",
@@ -87,6 +90,7 @@ def home(tmp_path_factory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        write_detector("tiny.onnx")
         for command, arguments in MAKE.items():
             code, printed, told = run(command, f"{arguments} --device cpu")
             assert code == 0, (code, told)

@@ -155,6 +155,7 @@ class Scoring:
     classes: tuple[str, ...] = ("cat", "dog")
     config: object = field(default_factory=lambda: SimpleNamespace(nms_iou=0.3, voting_iou=1.0))
     extractor: object = None
+    least_score: float = -1.5
     postprocess = Detector.postprocess
 
     def candidates(self, photo, min_score) -> ScoredBoxes:

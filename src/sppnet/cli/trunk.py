@@ -1,11 +1,14 @@
 """sppnet trunk"""
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sppnet.cli.destinations import check_file
+from sppnet.cli.options import Json
 
 if TYPE_CHECKING:
     from sppnet.nn.onnx_trunk import OnnxTrunk
@@ -24,8 +27,10 @@ def trunk(
         Path | None, typer.Option(help="Draw what the network finds in the photograph by itself (PNG).")
     ] = None,
     min_score: Annotated[float, typer.Option(help="Probability from which on it is drawn.")] = 0.3,
+    as_json: Json = False,
 ) -> None:
     """Say what detect train --trunk FILE would find in a detector's ONNX file, and check it."""
+    from sppnet.cli.output import print_json
     from sppnet.nn.onnx_trunk import OnnxTrunk
 
     if draw is not None:
@@ -33,33 +38,61 @@ def trunk(
             raise typer.BadParameter("--draw needs a photograph: give --photo")
         check_file(draw, "--draw", [photo, file])
     found = OnnxTrunk.from_file(file)
-    for line in _described(found):
-        typer.echo(line)
+    facts = _described(found)
     if photo is not None:
-        typer.echo(_compared(found, file, photo))
+        facts["difference"] = _compare(found, file, photo)
     if photo is not None and draw is not None:
         _draw(found, photo, draw, min_score)
+        facts["drawn"] = str(draw)
+    if as_json:
+        print_json(facts)
+    else:
+        for line in _in_words(facts):
+            typer.echo(line)
 
 
-def _described(trunk: "OnnxTrunk") -> list[str]:
+def _described(trunk: "OnnxTrunk") -> dict[str, Any]:
     from sppnet.features.head_boxes import VectorLayout
 
-    graph, layout, classes = trunk.graph, VectorLayout.of(trunk), trunk.known_classes
-    more = f", … ({len(classes)})" if len(classes) > NAMED else f" ({len(classes)})"
-    maps = ", ".join(f"{tap.channels} at stride {tap.grid.stride}" for tap in trunk.taps)
-    order = "BGR" if trunk.convention.bgr else "RGB"
-    others = "other sizes too" if graph.dynamic else "no other size"
-    return [
-        f"maps      {maps}",
-        f"head      {layout.class_features} class features, {layout.box_features} box features a cell; "
-        f"vectors of {layout.length} numbers",
-        f"classes   {', '.join(classes[:NAMED])}{more}",
-        f"input     {graph.size_px}×{graph.size_px}, {others}; "
-        f"{order}, white is {trunk.convention.peak:g} ({trunk.convention_name})",
-    ]
+    graph, layout = trunk.graph, VectorLayout.of(trunk)
+    return {
+        "maps": [{"stride": tap.grid.stride, "channels": tap.channels} for tap in trunk.taps],
+        "class_features": layout.class_features,
+        "box_features": layout.box_features,
+        "vector_length": layout.length,
+        "classes": list(trunk.known_classes),
+        "size_px": graph.size_px,
+        "any_size": graph.dynamic,
+        "input": {"name": trunk.convention_name, **asdict(trunk.convention)},
+    }
 
 
-def _compared(trunk: "OnnxTrunk", file: Path, photo: Path) -> str:
+def _in_words(facts: dict[str, Any]) -> Iterator[str]:
+    how, classes = facts["input"], facts["classes"]
+    maps = (f"{one['channels']} at stride {one['stride']}" for one in facts["maps"])
+    yield f"maps      {', '.join(maps)}"
+    yield (
+        f"head      {facts['class_features']} class features, {facts['box_features']} box features a cell; "
+        f"vectors of {facts['vector_length']} numbers"
+    )
+    yield f"classes   {', '.join(classes[:NAMED])}{', …' * (len(classes) > NAMED)} ({len(classes)})"
+    yield (
+        f"input     {facts['size_px']}×{facts['size_px']}, "
+        f"{'other sizes too' if facts['any_size'] else 'no other size'}; "
+        f"{'BGR' if how['bgr'] else 'RGB'}, white is {how['peak']:g} ({how['name']})"
+    )
+    if "difference" in facts:
+        difference = facts["difference"]
+        yield (
+            "compared  not possible: the file's own output is not that of YOLOX"
+            if difference is None
+            else f"compared  differs from the file's own output by {difference:.1g} at most"
+        )
+    if "drawn" in facts:
+        yield facts["drawn"]
+
+
+def _compare(trunk: "OnnxTrunk", file: Path, photo: Path) -> float | None:
     from sppnet.data.image import read_image
     from sppnet.data.transforms import resize_to
     from sppnet.features.onnx_extractor import longer_size
@@ -67,10 +100,7 @@ def _compared(trunk: "OnnxTrunk", file: Path, photo: Path) -> str:
 
     image = read_image(photo)
     size_hw = longer_size((image.shape[0], image.shape[1]), trunk.graph.size_px)
-    difference = compare_with_file(trunk, file, resize_to(image, size_hw))
-    if difference is None:
-        return "compared  not possible: the file's own output is not that of YOLOX"
-    return f"compared  differs from the file's own output by {difference:.1g} at most"
+    return compare_with_file(trunk, file, resize_to(image, size_hw))
 
 
 def _draw(trunk: "OnnxTrunk", photo: Path, out: Path, min_score: float) -> None:
@@ -80,4 +110,3 @@ def _draw(trunk: "OnnxTrunk", photo: Path, out: Path, min_score: float) -> None:
 
     image = read_image(photo)
     detect_known(OnnxExtractor(trunk)(image), trunk, min_score).draw(image).save(out, "PNG")
-    typer.echo(out)
