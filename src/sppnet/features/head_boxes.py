@@ -74,12 +74,15 @@ def read_head(
     levels: as `OnnxTrunk.run` gives them. ratio: (4,) pixels of the network's image a pixel of the
     photograph, for x, y, x, y. size_hw: of the photograph.
     """
-    cells = [_level_cells(index, trunk.strides, level) for index, level in enumerate(levels)]
-    boxes, objectness, vectors = (np.concatenate(parts) for parts in zip(*cells, strict=True))
-    order = np.argsort(-objectness, kind="stable")[:MAX_CELLS]
-    return _without_copies(
-        clip_boxes((boxes[order] / ratio).astype(np.float32), size_hw), objectness[order], vectors[order]
+    boxes = np.concatenate(
+        [_boxes(level[4], stride) for level, stride in zip(levels, trunk.strides, strict=True)]
     )
+    objectness = np.concatenate([level[5].ravel() for level in levels])
+    order = np.argsort(-objectness, kind="stable")[:MAX_CELLS]
+    found = clip_boxes((boxes[order] / ratio).astype(np.float32), size_hw)
+    kept: Ints = nms(found, objectness[order], COPY_IOU, MAX_BOXES)
+    cells = order[kept]
+    return HeadBoxes(found[kept], _rounded(_vectors(levels, cells, boxes[cells])))
 
 
 def join_boxes(several: Sequence[HeadBoxes], layout: "VectorLayout") -> HeadBoxes:
@@ -88,40 +91,41 @@ def join_boxes(several: Sequence[HeadBoxes], layout: "VectorLayout") -> HeadBoxe
         return several[0]
     boxes = np.concatenate([one.boxes for one in several])
     vectors = np.concatenate([one.vectors for one in several])
-    return _without_copies(boxes, vectors[:, layout.objectness], vectors)
+    kept = nms(boxes, vectors[:, layout.objectness], COPY_IOU, MAX_BOXES)
+    return HeadBoxes(boxes[kept], vectors[kept])
 
 
-def _without_copies(boxes: Floats, objectness: Array, vectors: Floats) -> HeadBoxes:
-    kept: Ints = nms(boxes, objectness, COPY_IOU, MAX_BOXES)
-    halves = vectors[kept].astype(np.float16)  # as the cache keeps them
-    return HeadBoxes(boxes[kept], halves.astype(np.float32))
+def _rounded(vectors: Array) -> Floats:
+    """As the cache keeps them, in half precision."""
+    return vectors.astype(np.float16).astype(np.float32)
 
 
-def _level_cells(
-    index: int, strides: tuple[int, ...], level: tuple[Array, ...]
-) -> tuple[Array, Array, Array]:
-    """Boxes (n, 4) in the network's pixels, logits of objectness (n,), vectors (n, d) of a level's cells."""
-    _, class_features, box_features, logits, boxes, objectness = map(_rows, level)
-    height, width = level[4].shape[1:]
+def _boxes(numbers: Array, stride: int) -> Array:
+    """(4, h, w) as the head gives them → (h·w, 4) xyxy in the network's pixels."""
+    height, width = numbers.shape[1:]
     rows, columns = np.divmod(np.arange(height * width), width)
-    centres = (boxes[:, :2] + np.stack([columns, rows], 1)) * strides[index]
-    halves = np.exp(boxes[:, 2:].clip(-10, 8)) * (strides[index] / 2)
-    at_level = np.zeros((len(boxes), len(strides)), np.float32)
-    at_level[:, index] = 1
-    vectors = np.concatenate(
-        [
-            class_features, box_features, _log_probabilities(logits), _log_probabilities(objectness),
-            at_level, np.log(np.maximum(halves, 1)) - 3,
-        ],
-        axis=1,
-    ).astype(np.float32)  # fmt: skip
-    return np.concatenate([centres - halves, centres + halves], 1), objectness[:, 0], vectors
+    dx, dy, log_width, log_height = numbers.reshape(4, -1)
+    centres = np.stack([columns + dx, rows + dy], 1) * stride
+    halves = np.exp(np.stack([log_width, log_height], 1).clip(-10, 8)) * (stride / 2)
+    return np.concatenate([centres - halves, centres + halves], 1)
 
 
-def _rows(array: Array) -> Array:
-    """(c, h, w) → (h·w, c)."""
-    rows: Array = array.reshape(len(array), -1).T
-    return rows
+def _vectors(levels: Sequence[tuple[Array, ...]], cells: Ints, boxes: Array) -> Array:
+    """(n, d) of cells numbered through all levels; boxes: (n, 4) theirs, in the network's pixels."""
+    counts = [level[5].size for level in levels]
+    level_of = np.searchsorted(np.cumsum(counts), cells, side="right")
+    parts = []
+    for index, (level, first) in enumerate(zip(levels, np.cumsum(counts) - counts, strict=True)):
+        chosen = cells[level_of == index] - first
+        _, class_features, box_features, logits, _, objectness = (
+            part.reshape(len(part), -1)[:, chosen].T for part in level
+        )
+        log = _log_probabilities(np.concatenate([logits, objectness], 1))
+        at_level = np.tile(np.eye(len(levels), dtype=np.float32)[index], (len(chosen), 1))
+        parts.append(np.concatenate([class_features, box_features, log, at_level], 1))
+    place = np.argsort(np.argsort(level_of, kind="stable"), kind="stable")
+    sizes = np.log(np.maximum((boxes[:, 2:] - boxes[:, :2]) / 2, 1)) - 3
+    return np.concatenate([np.concatenate(parts)[place], sizes], 1)
 
 
 def _log_probabilities(logits: Array) -> Array:
