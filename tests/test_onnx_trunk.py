@@ -20,7 +20,7 @@ from sppnet.features.lazy_image import LazyImage
 from sppnet.features.onnx_extractor import OnnxExtractor, longer_size
 from sppnet.nn import onnx_graph
 from sppnet.nn.coco_classes import COCO_CLASSES, known_class
-from sppnet.nn.onnx_graph import cut_detector, parse_model, read_detector_graph
+from sppnet.nn.onnx_graph import cut_detector, parse_model
 from sppnet.nn.onnx_trunk import CONVENTIONS, OnnxTrunk, is_onnx, open_trunk, restore_trunk
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -45,8 +45,8 @@ def photograph(height=50, width=70, seed=0):
 # --- the graph -------------------------------------------------------------------------------------
 
 
-def test_the_head_is_found_by_its_last_convolutions(file):
-    graph = read_detector_graph(file)
+def test_the_head_is_found_by_its_last_convolutions(trunk):
+    graph = trunk.graph
     assert [level.stride for level in graph.levels] == [8, 16]
     assert graph.channels == ((8, 6, 6, CLASSES, 4, 1),) * 2
     assert (graph.size_px, graph.dynamic) == (SIZE_PX, True)
@@ -180,6 +180,14 @@ def test_two_inputs_and_other_shapes_are_refused():
     assert "images of shape (1, 3, height, width) were expected" in refusal(model)
 
 
+def test_no_file_is_opened_that_a_model_s_header_names(tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("hunter2 is the word")
+    with pytest.raises(ModelError) as caught:
+        parse_model(b"damaged", str(secret))
+    assert "hunter2" not in str(caught.value)
+
+
 # --- the trunk -------------------------------------------------------------------------------------
 
 
@@ -234,6 +242,11 @@ def test_a_trunk_is_opened_by_the_name_of_its_file(file):
 def test_classes_are_known_by_name(name, meant):
     index = known_class(name, COCO_CLASSES)
     assert (None if index is None else COCO_CLASSES[index]) == meant
+
+
+def test_a_class_named_by_signs_alone_is_no_other():
+    assert known_class("raccoon", ("?", "cat")) is None
+    assert known_class("!", ("?", "cat")) is None
 
 
 # --- what the head says ----------------------------------------------------------------------------

@@ -31,9 +31,9 @@ ALIKE = {
 
 def known_class(name: str, classes: tuple[str, ...]) -> int | None:
     """The index of the class that `name` means among `classes`, or None; case and spacing do not count."""
-    plain = {_plain(one): index for index, one in enumerate(classes)}
+    plain = {_plain(one): index for index, one in enumerate(classes) if _plain(one)}
     wanted = _plain(name)
-    return plain.get(wanted, plain.get(_plain(ALIKE.get(wanted, ""))))
+    return plain.get(wanted, plain.get(_plain(ALIKE.get(wanted, wanted))))
 
 
 def _plain(name: str) -> str:

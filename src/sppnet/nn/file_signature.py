@@ -23,6 +23,11 @@ def foreign_kind(path: str | Path) -> str | None:
             start = file.read(512)
     except OSError:
         return None
+    return foreign_kind_of(start)
+
+
+def foreign_kind_of(start: bytes) -> str | None:
+    """`foreign_kind` of the first bytes of a file, 512 or more of a longer one."""
     if not start:
         return "empty (0 bytes): download or copy it again"
     for beginning, kind in _BEGINNINGS:

@@ -16,7 +16,7 @@ import numpy as np
 
 from sppnet.arrays import Array
 from sppnet.errors import MissingExtraError, ModelError
-from sppnet.nn.file_signature import foreign_kind
+from sppnet.nn.file_signature import foreign_kind_of
 
 MAX_BYTES = 1 << 30
 """Of a file."""
@@ -34,7 +34,7 @@ InstanceNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mish Mul N
 ReduceMax ReduceMean ReduceSum Relu Reshape Resize Round Shape Sigmoid Slice Softmax Softplus
 SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tanh Transpose Unsqueeze Upsample
 """
-"""Operations whose output is no larger than what the input's size explains; none runs another graph."""
+"""Operations of plain networks: none runs another graph, or makes an array of whatever size a number says."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,6 @@ class DetectorGraph:
         return DetectorGraph(content, levels, int(described["size_px"]), bool(described["dynamic"]), channels)
 
 
-def read_detector_graph(path: str | Path) -> DetectorGraph:
-    """The network of an ONNX file of a YOLOX-like detector: one that gives, for each stride and cell, a box
-    of 4 numbers, an objectness and class scores, each from a convolution of its own.
-
-    Raises ModelError naming what was found instead, MissingExtraError without onnx and onnxruntime.
-    """
-    path = Path(path)
-    model = parse_model(read_bytes(path), str(path))
-    return cut_detector(model, str(path))
-
-
 def read_bytes(path: Path) -> bytes:
     """A file of a size that a network may have; raises ModelError."""
     try:
@@ -112,7 +101,7 @@ def parse_model(content: bytes, name: str) -> Any:
     try:
         model.ParseFromString(content)
     except Exception as error:  # protobuf has its own errors, which change with its version
-        kind = foreign_kind(name)
+        kind = foreign_kind_of(content[:512])
         raise ModelError(
             f"{name} is damaged or no ONNX file" + (f": it is {kind}" if kind else "; copy it again")
         ) from error
@@ -144,7 +133,11 @@ def _check_weights(model: Any, name: str) -> None:
 
 
 def cut_detector(model: Any, name: str) -> DetectorGraph:
-    """The front of a parsed model, up to the last convolutions."""
+    """The front of a parsed model of a YOLOX-like detector, up to its last convolutions.
+
+    Such a detector gives, for each stride and cell, a box of 4 numbers, an objectness and class scores, each
+    from a convolution of its own. Raises ModelError naming what was found instead.
+    """
     graph = _Graph(model)
     last = graph.last_convolutions()
     described = f"{name} ends in {_in_words(graph, last)}"
