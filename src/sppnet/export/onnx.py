@@ -4,7 +4,6 @@ The file takes images as Pillow gives them, so nobody has to normalise; resizing
 ONNX operator resizes as Pillow does. What a user of the file has to know stands in its metadata.
 """
 
-import importlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,10 +20,12 @@ from sppnet.arrays import Array
 from sppnet.classify.classifier import Classifier
 from sppnet.data.transforms import MAX_ASPECT
 from sppnet.detect.detector import Detector
-from sppnet.errors import MissingExtraError, ModelError
+from sppnet.errors import ModelError
 from sppnet.export.networks import PixelClassifier, PixelDetector
 from sppnet.export.parity import Run, check_classifier, check_detector
 from sppnet.nn.model_file import write_file
+from sppnet.nn.onnx_graph import first_line, import_extra
+from sppnet.nn.onnx_graph import open_session as open_onnx
 from sppnet.nn.trunks import Trunk
 from sppnet.ops.decomposition import operator_kept
 from sppnet.progress import NullProgress, Progress
@@ -57,7 +58,7 @@ def export_model(model: Classifier | Detector, path: str | Path, progress: Progr
     of sizes that do not divide; MissingExtraError without the extra "onnx".
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        _import_extra(package)
+        import_extra(package)
     progress = progress or NullProgress()
     recipe = classifier_recipe(model) if isinstance(model, Classifier) else detector_recipe(model)
     progress.begin("exporting", 2)
@@ -89,29 +90,21 @@ def convert(recipe: Recipe) -> bytes:
             assert program is not None
             return _described(program.model_proto, recipe.metadata)
     except Exception as error:  # the exporter has many words for no
-        raise ModelError(f"this network cannot be exported to ONNX: {_first_line(error)}") from error
+        raise ModelError(f"this network cannot be exported to ONNX: {first_line(error)}") from error
 
 
 def open_session(content: bytes) -> Run:
     """The file in onnxruntime on the CPU, as a function of its inputs, which raises ModelError."""
-    runtime = _import_extra("onnxruntime")
-    try:
-        session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ModelError(f"onnxruntime does not take the exported network: {_first_line(error)}") from error
+    session = open_onnx(content)
 
     def run(inputs: dict[str, Array]) -> Sequence[Array]:
         try:
             return cast(Sequence[Array], session.run(None, inputs))
         except Exception as error:
             sizes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
-            raise ModelError(f"onnxruntime fails on {sizes}: {_first_line(error)}. Not written") from error
+            raise ModelError(f"onnxruntime fails on {sizes}: {first_line(error)}. Not written") from error
 
     return run
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _described(proto: Any, metadata: dict[str, str]) -> bytes:
@@ -121,13 +114,6 @@ def _described(proto: Any, metadata: dict[str, str]) -> bytes:
         entry.key, entry.value = key, value
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
-
-
-def _import_extra(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(package, "onnx") from error
 
 
 # --- the two kinds -------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def read_bytes(path: Path) -> bytes:
 
 def parse_model(content: bytes, name: str) -> Any:
     """The onnx.ModelProto of a file's bytes, checked to be a plain network; raises ModelError."""
-    onnx = _import_extra("onnx")
+    onnx = import_extra("onnx")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
@@ -123,7 +123,7 @@ def _check_operations(model: Any, name: str) -> None:
 
 def _check_weights(model: Any, name: str) -> None:
     """Raises ModelError for weights outside the file: it may point anywhere."""
-    onnx = _import_extra("onnx")
+    onnx = import_extra("onnx")
     outside = [one.name for one in model.graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
     if outside:
         raise ModelError(
@@ -256,7 +256,7 @@ class _Graph:
 
     def part(self, outputs: Sequence[str]) -> bytes:
         """The network that gives these tensors, for images of any size."""
-        onnx = _import_extra("onnx")
+        onnx = import_extra("onnx")
         needed = set().union(*map(self._before, outputs))
         nodes = [node for node in self.graph.node if needed.intersection(node.output)]
         refused = {node.op_type for node in nodes} - set(ALLOWED.split())
@@ -279,7 +279,7 @@ class _Graph:
 
 def open_session(content: bytes, threads: int = 0) -> Any:
     """An onnxruntime session on the CPU; raises ModelError for what it does not take."""
-    runtime = _import_extra("onnxruntime")
+    runtime = import_extra("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what fails is raised, and in our words
@@ -287,7 +287,7 @@ def open_session(content: bytes, threads: int = 0) -> Any:
     try:
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ModelError(f"onnxruntime does not take the network: {_first_line(error)}") from error
+        raise ModelError(f"onnxruntime does not take the network: {first_line(error)}") from error
 
 
 def run_session(session: Any, images: Array) -> list[Array]:
@@ -296,7 +296,7 @@ def run_session(session: Any, images: Array) -> list[Array]:
         outputs: list[Array] = session.run(None, {session.get_inputs()[0].name: images})
         return outputs
     except Exception as error:
-        raise ModelError(f"the network fails on {images.shape}: {_first_line(error)}") from error
+        raise ModelError(f"the network fails on {images.shape}: {first_line(error)}") from error
 
 
 def _probe(content: bytes, size_px: int, name: str) -> list[tuple[int, ...]]:
@@ -318,12 +318,14 @@ def _takes_any_size(content: bytes, size_px: int) -> bool:
     return all(one.shape[2] * width == one.shape[3] * height for one in outputs)
 
 
-def _import_extra(package: str) -> Any:
+def import_extra(package: str) -> Any:
+    """A package of the extra onnx; raises MissingExtraError."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
         raise MissingExtraError(package, "onnx") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of what onnxruntime says, which may be pages."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
