@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from sppnet.classify.classifier import Classifier
+from sppnet.detect.components import DetectorComponents
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, DetectorComponents
+from sppnet.detect.detector import Detector
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.model_file import load_model
 from sppnet.nn.network import SPPNet

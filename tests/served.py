@@ -10,8 +10,9 @@ from torch import nn
 
 from browser import until
 from sppnet.classify.classifier import Classifier, Testing
+from sppnet.detect.components import DetectorComponents
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, DetectorComponents
+from sppnet.detect.detector import Detector
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk

@@ -44,6 +44,7 @@ PRINT = {
 """Commands that print data: how they are run, and what of it must be there."""
 
 FILES = {
+    "detect add",
     "detect compress",
     "features",
     "demo",

@@ -30,7 +30,9 @@ def test_every_field_is_an_option_with_its_help_and_default(command, configurati
         assert option.default is None, "what is not given is the configuration's own default"
         help_text, _, told = option.help.partition(" [default: ")
         assert help_text[-1:] == ".", f"{field.name} needs a docstring under it, a full sentence"
-        if isinstance(field.default, tuple):
+        if field.default == ():
+            assert told == ""
+        elif isinstance(field.default, tuple):
             assert told == f"{','.join(map(str, field.default))}]"
         elif field.default is not None and not isinstance(field.default, bool):
             assert told == f"{field.default}]"

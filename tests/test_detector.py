@@ -13,8 +13,9 @@ from torch import nn
 from sppnet.boxes import box_area
 from sppnet.data.transforms import to_tensor
 from sppnet.detect import detector as detector_module
+from sppnet.detect.components import DetectorComponents
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, DetectorComponents, make_roi_extractor
+from sppnet.detect.detector import Detector, make_roi_extractor
 from sppnet.detect.label_assignment import (
     assign_distinct_labels,
     assign_labels,

@@ -12,8 +12,9 @@ from PIL import Image
 from torch import nn
 
 from sppnet.classify.classifier import Classifier, Testing
+from sppnet.detect.components import DetectorComponents
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, DetectorComponents, make_roi_extractor
+from sppnet.detect.detector import Detector, make_roi_extractor
 from sppnet.errors import MissingExtraError, ModelError
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.lazy_image import LazyImage

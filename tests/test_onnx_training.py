@@ -16,7 +16,12 @@ from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
 from sppnet.detect.ensemble import Ensemble
 from sppnet.detect.evaluate import evaluate_detector
-from sppnet.detect.known_classes import find_known_classes
+from sppnet.detect.known_classes import (
+    LOGIT_SHARE,
+    MIN_KEPT_PROBABILITY,
+    detect_known,
+    find_known_classes,
+)
 from sppnet.detect.train import train_detector
 from sppnet.errors import ConfigError, ModelError
 from sppnet.export.onnx import export_model
@@ -184,3 +189,54 @@ def test_a_damaged_network_in_a_model_file_is_named(trained, tmp_path):
     save_model(path, "detector", header, tensors)
     with pytest.raises(ModelError, match="damaged"):
         Detector.load(path)
+
+
+def test_kept_classes_are_found_as_the_network_finds_them(data, trained, tmp_path):
+    trunk = trained["one"].model.parent.parent / "one.onnx"
+    config = DetectorConfig(trunk=str(trunk), positive_iou=0.4, keep=("RED", "d"))
+    run = train_detector(data, tmp_path / "run", config, cache=tmp_path.parent / "maps")
+    detector = Detector.load(run.model)
+    assert detector.classes == ("green", "red", "RED", "d")
+    found_any = False
+    for path in sorted(data.glob("*.png"))[:4]:
+        photo = LazyImage(path, detector.extractor)
+        own = detect_known(photo.maps, detector.parts.trunk, 0.0)
+        found = detector.detect(photo, -8)
+        for name in ("RED", "d"):
+            label = detector.classes.index(name)
+            boxes = found.boxes[found.labels == label]
+            expected = own.boxes[np.array(own.names) == name][: len(boxes)]
+            assert np.array_equal(boxes, expected)
+            scores = found.scores[found.labels == label]
+            assert np.all(np.diff(scores) <= 0)
+            probabilities = own.scores[np.array(own.names) == name][: len(boxes)]
+            assert np.allclose(np.exp(scores / LOGIT_SHARE) * MIN_KEPT_PROBABILITY, probabilities, rtol=1e-4)
+            found_any |= len(boxes) > 0
+    assert found_any
+
+
+def test_kept_classes_are_not_learned(data, trained, tmp_path):
+    trunk = trained["one"].model.parent.parent / "one.onnx"
+    config = DetectorConfig(trunk=str(trunk), positive_iou=0.4, keep=("red",))
+    run = train_detector(data, tmp_path / "run", config)
+    assert run.detector.classes == ("green", "red")
+    assert set(run.objects) == {"green"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trunk": "zf5", "keep": ("car",)}, "keep car need a detector's network"),
+        ({"trunk": "a.onnx", "keep": ("car",), "vectors": "pyramid"}, "keep needs the network's own boxes"),
+    ],
+)
+def test_what_cannot_be_kept_is_said_at_once(options, message):
+    with pytest.raises(ConfigError, match=message):
+        DetectorConfig(**options)
+
+
+def test_a_class_that_the_network_does_not_know_cannot_be_kept(data, trained, tmp_path):
+    config = DetectorConfig(trunk=str(trained["one"].model.parent.parent / "one.onnx"), keep=("raccoon",))
+    with pytest.raises(ConfigError, match=r"one\.onnx knows no raccoon; it knows 5 classes"):
+        train_detector(data, tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()

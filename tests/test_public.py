@@ -25,6 +25,7 @@ PUBLIC = [
     "TrainingConfig",
     "Trunk",
     "__version__",
+    "add_classes",
     "bin_edges",
     "boxes_to_cells",
     "evaluate",

@@ -18,8 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
+from sppnet.detect.components import DetectorComponents
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, DetectorComponents
+from sppnet.detect.detector import Detector
 from sppnet.engine.tables import read_detections
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.image_vectors import SPPFeatures

@@ -16,8 +16,9 @@ from torch import nn
 from served import serving
 from sppnet.classify.classifier import Classifier, Testing
 from sppnet.data.image import read_image
+from sppnet.detect.components import DetectorComponents
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, DetectorComponents, make_roi_extractor
+from sppnet.detect.detector import Detector, make_roi_extractor
 from sppnet.errors import ConfigError
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.maps import FeatureMaps

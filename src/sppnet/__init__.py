@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sppnet.proposals.selective_search.search import selective_search as selective_search
     from sppnet.structures import Detections as Detections
     from sppnet.structures import Proposals as Proposals
+    from sppnet.training import add_classes as add_classes
     from sppnet.training import train as train
     from sppnet.training import train_detector as train_detector
 
@@ -72,6 +73,7 @@ _HOMES = {
     "selective_search": "sppnet.proposals.selective_search.search",
     "Detections": "sppnet.structures",
     "Proposals": "sppnet.structures",
+    "add_classes": "sppnet.training",
     "train": "sppnet.training",
     "train_detector": "sppnet.training",
 }

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,10 @@ from sppnet.classify.train import TrainingResult
 from sppnet.classify.train import train as train_classifier
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.detect.config import DetectorConfig
+from sppnet.detect.detector import Detector
 from sppnet.detect.run_folder import DetectorRun
 from sppnet.detect.train import DetectorTraining
+from sppnet.detect.train import add_classes as add_classes_to
 from sppnet.detect.train import train_detector as train_stages
 from sppnet.nn.model_file import read_header, write_file
 from sppnet.progress import Progress, Timed
@@ -93,6 +95,40 @@ def train_detector(
         "sppnet.train_detector", Name("images") if isinstance(data, AnnotatedImages) else data, out, config,
         split=split, resume=resume, cache=cache,
     )  # fmt: skip
+    return replace(result, report=_leave_page(Path(out), lambda: _tell_detector(result, said)))
+
+
+def add_classes(
+    model: str | Path,
+    data: str | Path | AnnotatedImages,
+    out: str | Path,
+    classes: Sequence[str] | None = None,
+    *,
+    split: str | None = None,
+    resume: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    report: bool = True,
+    command: str | None = None,
+) -> DetectorTraining:
+    """Teach a trained detector more classes; what it knew stays bit for bit, and `model` is not changed.
+
+    Trunk, proposals and fc layers are used as they are: SVMs and box regression of the new classes are all
+    that is fitted, which takes seconds where feature maps are cached.
+    model: a detector's file. data: photographs with objects of the new classes; those of other classes are
+    background there.
+    classes: which to add; by default all of the data set that the detector does not know.
+    Everything else, and what is raised, as for `train_detector`.
+    """
+    detector = Detector.load(model)
+    with _own_random_numbers():
+        result = add_classes_to(
+            detector, data, out, classes, split=split, resume=resume, cache=cache, progress=progress
+        )
+    if not report:
+        return result
+    shown = Name("images") if isinstance(data, AnnotatedImages) else str(data)
+    said = command or f"sppnet.add_classes({str(model)!r}, {shown!r}, {str(out)!r}, {classes!r})"
     return replace(result, report=_leave_page(Path(out), lambda: _tell_detector(result, said)))
 
 

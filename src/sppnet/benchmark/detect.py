@@ -21,8 +21,9 @@ from sppnet.benchmark.results import Row, row_of, time_interleaved
 from sppnet.benchmark.roofline import PRODUCT, large_product, multiply_adds
 from sppnet.benchmark.subprocess_runner import peak_bytes, run_in_subprocess
 from sppnet.data.image import read_image
+from sppnet.detect.components import DetectorComponents
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, DetectorComponents
+from sppnet.detect.detector import Detector
 from sppnet.errors import ConfigError
 from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import detection_head

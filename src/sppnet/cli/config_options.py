@@ -45,14 +45,14 @@ class Field:
         )
 
     def _default_in_words(self) -> str:
-        if self.default is None or isinstance(self.default, bool):
+        if self.default in (None, ()) or isinstance(self.default, bool):
             return ""
         value = ",".join(map(str, self.default)) if isinstance(self.default, tuple) else self.default
         return f" [default: {value}]"
 
     def read(self, option: str, given: Any) -> Any:
         """The value for what was typed; raises ConfigError for text that is no list of numbers."""
-        if self.annotation == "Sequence[str]":
+        if self.annotation in ("Sequence[str]", "tuple[str, ...]"):
             return tuple(given.split(","))
         if self.annotation == "tuple[int, int]":
             return parse_integers(option, given, "two whole numbers such as 1024,256", 2)

@@ -15,6 +15,7 @@ from sppnet.progress import Timed
 if TYPE_CHECKING:
     from sppnet.detect.detector import Detector
     from sppnet.detect.ensemble import Ensemble
+    from sppnet.detect.train import DetectorTraining
     from sppnet.metrics.coco import CocoResult
     from sppnet.metrics.detection import DetectionResult
     from sppnet.structures import Detections
@@ -62,11 +63,35 @@ def train(
             data, out, DetectorConfig(**given), split=split, resume=resume, progress=bars,
             report=not no_report, command=command(),
         )  # fmt: skip
-    tell_problems(result.problems)
-    tell_left_out(result.images, result.skipped)
-    _tell_times(result.seconds, result.images)
-    tell_report(result.report)
-    typer.echo(result.model)
+    _tell_training(result)
+
+
+@app.command()
+def add(
+    model: Annotated[Path, typer.Argument(help="Detector made by training; its file is not changed.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run folder: the new model, configuration, times, stages.")],
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Classes to add: a,b. Default: all of the data set that the model does not know."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Default: trainval or train, if there.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, at its stage.")
+    ] = False,
+    no_report: NoReport = False,
+) -> None:
+    """Add classes to a detector, in seconds; those that it knows stay as they are, bit for bit."""
+    from sppnet.cli.output import Bars
+    from sppnet.training import add_classes
+
+    chosen = classes.split(",") if classes else None
+    with Bars() as bars:
+        result = add_classes(
+            model, data, out, chosen, split=split, resume=resume, progress=bars,
+            report=not no_report, command=command(),
+        )  # fmt: skip
+    _tell_training(result)
 
 
 @app.command()
@@ -193,6 +218,14 @@ def _in_words(found: "Detections") -> str:
     named = [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores, strict=True)]
     more = len(named) - NAMED_IN_LINES
     return ", ".join(named[:NAMED_IN_LINES]) + (f" and {more} more" if more > 0 else "") or "nothing"
+
+
+def _tell_training(result: "DetectorTraining") -> None:
+    tell_problems(result.problems)
+    tell_left_out(result.images, result.skipped)
+    _tell_times(result.seconds, result.images)
+    tell_report(result.report)
+    typer.echo(result.model)
 
 
 def _tell_times(seconds: dict[str, float], images: int) -> None:

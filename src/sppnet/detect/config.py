@@ -80,6 +80,9 @@ class DetectorConfig:
     network both, or head where it knows all classes."""
     known_classes: bool = True
     """Begin classes that a detector's network knows by name, such as COCO's, from its own score."""
+    keep: tuple[str, ...] = ()
+    """Classes that a detector's network knows, such as car,person, to be found beside those that are learned:
+    as the network finds them by itself."""
     svm_layer: Layer = "auto"
     """Features that feed the SVMs: pool, fc6, fc7; auto is fc7, or pool without fc layers."""
     hidden: int = 512
@@ -168,6 +171,12 @@ class DetectorConfig:
             for name, value in (("proposals", self.proposals), ("vectors", self.vectors))
             if value in ("trunk", "head", "both")
         ]
+        if self.keep:
+            asked.append(f"keep {','.join(self.keep)}")
+        if self.keep and onnx and (self.proposals != "trunk" or self.vectors == "pyramid"):
+            raise ConfigError(
+                "keep needs the network's own boxes and vectors: leave --proposals and --vectors"
+            )
         if asked and not onnx:
             raise ConfigError(
                 f"{' and '.join(asked)} need a detector's network for a trunk (--trunk detector.onnx); got "
@@ -182,7 +191,10 @@ class DetectorConfig:
         given = {NAMES_OF_0_1.get(name, name): value for name, value in data.items()}
         given.setdefault("scale_rule", given.get("box_mapping", "paper"))  # it was one choice in 0.1.0
         given.setdefault("voting_iou", 1.0)
-        return DetectorConfig(**{**given, "scales": tuple(given["scales"]), "levels": tuple(given["levels"])})
+        lists: dict[str, Any] = {
+            name: tuple(given[name]) for name in ("scales", "levels", "keep") if name in given
+        }
+        return DetectorConfig(**{**given, **lists})
 
 
 def default_trunk(weights: str | None) -> tuple[str, str | None]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sppnet.arrays import Floats, Ints
+from sppnet.detect.components import DetectorComponents
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.detector import Detector, DetectorComponents, make_roi_extractor
+from sppnet.detect.detector import Detector, make_roi_extractor
 from sppnet.detect.finetune import FinetuneSamples, finetune_layers
 from sppnet.detect.label_assignment import TrainingImages, assign_distinct_labels, training_boxes
 from sppnet.detect.roi_features import RoIFeatureExtractor

@@ -1,17 +1,17 @@
 """A trained detector: one value that finds objects in images of any size, and one file it lives in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sppnet.arrays import Floats
+from sppnet.arrays import Floats, Ints
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.data.image import ImageSource
+from sppnet.detect.components import DetectorComponents, read_components
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.postprocess import VOTE_MARGIN, ScoredBoxes, select_detections
 from sppnet.detect.roi_features import (
@@ -27,19 +27,12 @@ from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.head_boxes import VectorLayout
 from sppnet.features.lazy_image import LazyImage
 from sppnet.features.onnx_extractor import AnyExtractor, OnnxExtractor, make_extractor
-from sppnet.geometry.grid import count_bins
-from sppnet.heads.fc_layers import detection_head
-from sppnet.heads.ridge import BoxRegressor
-from sppnet.heads.svd_compression import compress_head, ranks_of, split_head
-from sppnet.nn.model_file import check_settings, load_model, save_model
-from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk, is_onnx, restore_trunk
-from sppnet.nn.weights import load_weights
+from sppnet.heads.svd_compression import compress_head, ranks_of
+from sppnet.nn.model_file import load_model, save_model
+from sppnet.nn.onnx_trunk import OnnxTrunk
 from sppnet.progress import Progress
-from sppnet.proposals.dense_windows import WindowConfig
-from sppnet.proposals.proposal_head import ProposalHead, current_names
-from sppnet.proposals.proposers import HeadProposer, Proposer, TrunkProposer, in_header, make_proposer
+from sppnet.proposals.proposers import HeadProposer, Proposer, TrunkProposer, make_proposer
 from sppnet.structures import Detections
-from sppnet.svm.linear_svm import LinearSVM
 
 KIND = "detector"
 
@@ -49,23 +42,8 @@ MIN_SCORE = -1.5
 MIN_HEAD_SCORE = -8.0
 """The same for the boxes of a detector's own head, of which there are few: all that may ever be shown."""
 
-MAX_CORRECTED = 300
+MAX_CORRECTED = 1000
 """Windows of a class in an image whose boxes are corrected."""
-
-
-@dataclass(frozen=True, eq=False)
-class DetectorComponents:
-    """What training makes, and a model file holds."""
-
-    classes: tuple[str, ...]
-    config: DetectorConfig
-    trunk: AnyTrunk
-    windows: ProposalHead | None
-    """Of learned proposals."""
-    head: nn.Sequential | None
-    """Fine-tuned fc layers."""
-    svm: LinearSVM
-    regressor: BoxRegressor
 
 
 class Detector:
@@ -86,6 +64,7 @@ class Detector:
             else HeadProposer(parts.windows, self.config.max_proposals)
         )
         self.roi_extractor = make_roi_extractor(self.config, self.extractor, parts.head)
+        self.kept = parts.kept
 
     def __repr__(self) -> str:
         return f"Detector({', '.join(self.classes)}; {self.parts.trunk.name})"
@@ -124,6 +103,8 @@ class Detector:
         an object better. Of eleven comparisons nine were for it, by 0.8 points on average.
         """
         scores = self.parts.svm.scores(vectors.distinct).numpy()[vectors.roi_of_box]
+        for label, column in self.kept.items():
+            scores[self._likeliest(vectors) != column, label] = -np.inf
         if self.config.voting_iou < 1:
             min_score -= VOTE_MARGIN
         found = []
@@ -131,9 +112,17 @@ class Detector:
             own = np.flatnonzero(scores[:, label] >= min_score)
             own = own[np.argsort(-scores[own, label], kind="stable")[:MAX_CORRECTED]]
             labels = np.full(len(own), label)
-            moved = self.parts.regressor.apply(vectors.take_pooled(own), boxes[own], labels, size_hw)
+            moved = boxes[own]
+            if label not in self.kept:
+                moved = self.parts.regressor.apply(vectors.take_pooled(own), moved, labels, size_hw)
             found.append(ScoredBoxes(moved, scores[own, label], labels))
         return ScoredBoxes.joined(found)
+
+    def _likeliest(self, vectors: RoIFeatures) -> Ints:
+        """(n,) the class of the trunk's own network that each box most likely is."""
+        assert isinstance(self.parts.trunk, OnnxTrunk)  # the configuration refuses others
+        layout = VectorLayout.of(self.parts.trunk)
+        return layout.likeliest(vectors.distinct.numpy())[vectors.roi_of_box]
 
     def postprocess(
         self,
@@ -148,7 +137,7 @@ class Detector:
         iou_threshold = self.config.nms_iou if iou_threshold is None else iou_threshold
         min_score = self.least_score if min_score is None else min_score
         found = select_detections(
-            ScoredBoxes.joined(several), iou_threshold, self.config.voting_iou, min_score
+            ScoredBoxes.joined(several), iou_threshold, self.config.voting_iou, min_score, self.kept
         )
         return Detections(found.boxes, found.scores, found.labels, self.classes)
 
@@ -196,16 +185,7 @@ class Detector:
 
     def save(self, path: str | Path, trained: dict[str, Any] | None = None) -> None:
         """trained: what else the header should say."""
-        parts = self.parts
-        header = {
-            "classes": list(parts.classes),
-            "config": _portable(parts.config),
-            "trunk": parts.trunk.spec,
-            "windows": None if parts.windows is None else parts.windows.config.to_json(),
-            "ranks": None if parts.head is None else ranks_of(parts.head),
-            "trained": trained or {},
-        }
-        save_model(path, KIND, header, _tensors(parts))
+        save_model(path, KIND, self.parts.header(trained or {}), self.parts.tensors())
 
     @staticmethod
     def load(path: str | Path, device: str = "cpu", *, proposals: str | None = None) -> "Detector":
@@ -216,7 +196,7 @@ class Detector:
         """
         header, tensors = load_model(path, KIND)
         try:
-            parts = _parts(header, tensors)
+            parts = read_components(header, tensors)
             detector = Detector(parts, device)
         except (MissingExtraError, MemoryError):
             raise
@@ -224,84 +204,6 @@ class Detector:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(f"{path} does not hold what its header describes: {reason}") from error
         return detector if proposals is None else Detector(parts, device, proposals=proposals)
-
-
-def _portable(config: DetectorConfig) -> dict[str, Any]:
-    """The configuration without what only the machine that trained knows: its paths and its device."""
-    weights = config.weights if config.weights in (None, "imagenet") else Path(config.weights).name
-    proposals = in_header(config.proposals)
-    trunk = Path(config.trunk).name if is_onnx(config.trunk) else config.trunk
-    portable = {"trunk": trunk, "weights": weights, "proposals": proposals, "device": "auto"}
-    return config.to_json() | portable
-
-
-def _tensors(parts: DetectorComponents) -> dict[str, Tensor]:
-    modules = {"trunk": parts.trunk, "windows": parts.windows, "head": parts.head}
-    tensors = {
-        f"{name}.{key}": tensor
-        for name, module in modules.items()
-        if module is not None
-        for key, tensor in module.state_dict().items()
-    }
-    svm, regressor = parts.svm, parts.regressor
-    return tensors | {
-        "svm.weight": svm.weight,
-        "svm.bias": svm.bias,
-        "regressor.weight": regressor.weight,
-        "regressor.bias": regressor.bias,
-    }
-
-
-def _parts(header: dict[str, Any], tensors: dict[str, Tensor]) -> DetectorComponents:
-    config, classes = DetectorConfig.from_json(header["config"]), tuple(map(str, header["classes"]))
-    check_settings(config)
-    if not header["config"]["scales"]:
-        raise ModelError("its scales are none; one size or more was expected")
-    config = replace(config, proposals=in_header(config.proposals))  # version 0.1.0 wrote a path
-    trunk = restore_trunk(header["trunk"], tensors_of(tensors, "trunk"))
-    windows = None
-    if header["windows"] is not None:
-        window_config = WindowConfig.from_json(header["windows"])
-        check_settings(window_config)
-        with torch.device("meta"):
-            windows = ProposalHead(trunk.channels, window_config)
-        load_weights(windows, current_names(tensors_of(tensors, "windows")))
-    head = None
-    if config.finetune != "none":
-        length = trunk.channels * count_bins(config.levels)
-        with torch.device("meta"):
-            head = detection_head(length, config.hidden, len(classes))
-            if ranks := header.get("ranks"):
-                head = split_head(head, ranks)
-        load_weights(head, tensors_of(tensors, "head"))
-    svm = LinearSVM(_floats(tensors, "svm.weight"), _floats(tensors, "svm.bias"), classes)
-    regressor = BoxRegressor(
-        _floats(tensors, "regressor.weight"), _floats(tensors, "regressor.bias"), classes
-    )
-    pooled = vector_length(config, trunk)
-    expected = (pooled if config.svm_layer == "pool" else config.hidden, pooled)
-    if (lengths := (svm.weight.shape[1], regressor.weight.shape[2])) != expected:
-        raise ModelError(f"SVMs and box regression must take vectors of {expected} numbers; got {lengths}")
-    return DetectorComponents(
-        classes,
-        config,
-        trunk.eval(),
-        windows if windows is None else windows.eval(),
-        head if head is None else head.eval(),
-        svm,
-        regressor,
-    )
-
-
-def _floats(tensors: dict[str, Tensor], name: str) -> Tensor:
-    if not tensors[name].is_floating_point():
-        raise ModelError(f"{name} must hold floats; got {tensors[name].dtype}")
-    return tensors[name].float()
-
-
-def tensors_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Those of one part, under the names it gives them."""
-    return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
 
 
 def make_roi_extractor(
@@ -316,11 +218,3 @@ def make_roi_extractor(
         return RcnnRoIFeatureExtractor(extractor, config.levels)
     layers = layers_up_to(head, config.svm_layer) if head is not None and config.svm_layer != "pool" else None
     return SppRoIFeatureExtractor(config.levels, config.box_mapping, config.scale_rule, layers)
-
-
-def vector_length(config: DetectorConfig, trunk: AnyTrunk) -> int:
-    """Numbers of a window's vector, before fc layers."""
-    pooled = trunk.channels * count_bins(config.levels)
-    if not isinstance(trunk, OnnxTrunk) or config.vectors == "pyramid":
-        return pooled
-    return VectorLayout.of(trunk).length + (pooled if config.vectors == "both" else 0)

@@ -1,18 +1,23 @@
-"""Classes that a detector's network knows by name: rescored, where others are learned from nothing."""
+"""Classes that a detector's network knows by name: rescored or kept; others are learned from nothing."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sppnet.arrays import Flags, Floats, Ints
+from sppnet.detect.components import DetectorComponents
+from sppnet.detect.config import DetectorConfig
 from sppnet.detect.cross_validation import MAX_IMAGES
 from sppnet.detect.label_assignment import TrainingImages
-from sppnet.features.head_boxes import LOG_SHARE, VectorLayout
+from sppnet.errors import ConfigError, did_you_mean
+from sppnet.features.head_boxes import LOG_SHARE, OWN_NMS_IOU, VectorLayout
 from sppnet.features.maps import FeatureMaps
 from sppnet.heads.rescoring import Rescoring, fit_rescoring
+from sppnet.heads.ridge import BoxRegressor
 from sppnet.heads.standardisation import Standardisation
 from sppnet.metrics.detection import judge_class
 from sppnet.nn.coco_classes import known_class
@@ -27,9 +32,12 @@ from sppnet.threads import ordered_map
 
 MIN_OWN_SCORE = -9.0
 """Logarithm of class probability times objectness below which the network would not show a box."""
-NMS_IOU, MAX_PER_IMAGE = 0.5, 100
-"""Of the boxes that the network would show."""
+MAX_PER_IMAGE = 100
+"""Boxes that the network would show of a class."""
 RIGHT_IOU = 0.5
+
+MIN_KEPT_PROBABILITY = 0.3
+"""Of a class that is kept as it is: the default threshold, which is that of YOLOX's own demonstration."""
 
 LOGIT_SHARE = 0.25
 """Factor of log odds, so that scores spread about as margins of SVMs do, which share their limits."""
@@ -62,6 +70,13 @@ def find_known_classes(classes: Sequence[str], trunk: AnyTrunk) -> list[KnownCla
         for label, index in found
         if index is not None
     ]
+
+
+def known_to_rescore(config: DetectorConfig, classes: Sequence[str], trunk: AnyTrunk) -> list[KnownClass]:
+    """Those that begin from the network's score, which its own boxes have."""
+    if config.known_classes and config.proposals == "trunk" and config.vectors != "pyramid":
+        return find_known_classes(classes, trunk)
+    return []
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +144,7 @@ def _shown(maps: FeatureMaps, one: KnownClass) -> tuple[Floats, Tensor, Tensor]:
     vectors = torch.from_numpy(maps.head.vectors)
     scores = one.own_scores(vectors)
     likely = np.flatnonzero(scores.numpy() > MIN_OWN_SCORE)
-    kept = likely[nms(maps.head.boxes[likely], scores.numpy()[likely], NMS_IOU, MAX_PER_IMAGE)]
+    kept = likely[nms(maps.head.boxes[likely], scores.numpy()[likely], OWN_NMS_IOU, MAX_PER_IMAGE)]
     chosen = torch.from_numpy(kept)
     return maps.head.boxes[kept], vectors[chosen], scores[chosen]
 
@@ -167,18 +182,54 @@ def empty_svms(photos: TrainingImages, length: int, folds: int, seed: int) -> Mi
     return MinedSVMs(svms[0], tuple(svms[1:]), dealt[photos.photograph_of] if len(dealt) else dealt)
 
 
+def append_kept(parts: DetectorComponents) -> DetectorComponents:
+    """With the classes of `config.keep`, which the trunk's network finds by itself, behind the learned ones.
+
+    Their score is LOGIT_SHARE · log(probability / MIN_KEPT_PROBABILITY).
+    """
+    keep = parts.config.keep
+    if not keep:
+        return parts
+    known = find_known_classes(keep, parts.trunk)
+    weight = torch.zeros(len(keep), parts.svm.weight.shape[1])
+    for one in known:
+        weight[one.label, [one.column, one.objectness]] = LOGIT_SHARE / LOG_SHARE
+    bias = torch.full((len(keep),), -LOGIT_SHARE * math.log(MIN_KEPT_PROBABILITY))
+    regressor, classes = parts.regressor, parts.classes + keep
+    still = torch.zeros(len(keep), *regressor.weight.shape[1:])
+    return replace(
+        parts,
+        classes=classes,
+        svm=LinearSVM(torch.cat([parts.svm.weight, weight]), torch.cat([parts.svm.bias, bias]), classes),
+        regressor=BoxRegressor(
+            torch.cat([regressor.weight, still]), torch.cat([regressor.bias, still[:, :, 0]]), classes
+        ),
+    )
+
+
+def check_kept(keep: Sequence[str], trunk: AnyTrunk) -> None:
+    """Raises ConfigError unless the trunk's network knows the classes."""
+    known = {one.label for one in find_known_classes(keep, trunk)}
+    for label, name in enumerate(keep):
+        if label not in known:
+            network = trunk.known_classes if isinstance(trunk, OnnxTrunk) else ()
+            raise ConfigError(
+                f"keep: {trunk.name} knows no {name}; it knows {len(network)} classes: "
+                f"{did_you_mean(name, network)}"
+            )
+
+
 def detect_known(maps: FeatureMaps, trunk: OnnxTrunk, min_score: float) -> Detections:
     """What the network finds by itself, each box as its likeliest class; scores are probabilities."""
     assert maps.head is not None
     layout, vectors = VectorLayout.of(trunk), maps.head.vectors
-    of_classes = vectors[:, layout.first_class : layout.objectness]
-    labels = of_classes.argmax(axis=1)
-    likeliest = of_classes[np.arange(len(labels)), labels] + vectors[:, layout.objectness]
+    labels = layout.likeliest(vectors)
+    likeliest = vectors[np.arange(len(labels)), layout.first_class + labels] + vectors[:, layout.objectness]
     scores = np.exp(likeliest / LOG_SHARE)
     found = []
     for label in np.unique(labels):
         own = np.flatnonzero((labels == label) & (scores >= min_score))
-        found.append(own[nms(maps.head.boxes[own], scores[own], NMS_IOU, MAX_PER_IMAGE)])
+        found.append(own[nms(maps.head.boxes[own], scores[own], OWN_NMS_IOU, MAX_PER_IMAGE)])
     kept = np.concatenate([np.empty(0, np.int64), *found])
     kept = kept[np.argsort(-scores[kept], kind="stable")]
     return Detections(maps.head.boxes[kept], scores[kept], labels[kept], trunk.known_classes)

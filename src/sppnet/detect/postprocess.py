@@ -1,12 +1,13 @@
 """From scored windows to detections: non-maximum suppression, and boxes averaged over their neighbours."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sppnet.arrays import Floats, Ints
 from sppnet.boxes import box_iou
+from sppnet.features.head_boxes import OWN_NMS_IOU
 from sppnet.ops.nms import nms
 
 VOTE_MARGIN = 1.5
@@ -42,18 +43,24 @@ class ScoredBoxes:
 
 
 def select_detections(
-    candidates: ScoredBoxes, nms_iou: float, voting_iou: float, min_score: float
+    candidates: ScoredBoxes,
+    nms_iou: float,
+    voting_iou: float,
+    min_score: float,
+    unchanged: Collection[int] = (),
 ) -> ScoredBoxes:
     """What stays of each class, at most MAX_PER_CLASS and at least `min_score`, the surest first.
 
-    nms_iou: above which, of two of a class, the surer one stays. voting_iou: see `vote_boxes`.
+    nms_iou: above which, of two of a class, the surer one stays. voting_iou: see `vote_boxes`. unchanged:
+    classes of which that is done as their network does it.
     """
     found = []
     for label in np.unique(candidates.labels):
         own = candidates.take(np.flatnonzero(candidates.labels == label))
-        kept = nms(own.boxes, own.scores, nms_iou, MAX_PER_CLASS)
+        iou, voting = (OWN_NMS_IOU, 1.0) if label in unchanged else (nms_iou, voting_iou)
+        kept = nms(own.boxes, own.scores, iou, MAX_PER_CLASS)
         kept = kept[own.scores[kept] >= min_score]
-        found.append(ScoredBoxes(vote_boxes(own, kept, voting_iou), own.scores[kept], own.labels[kept]))
+        found.append(ScoredBoxes(vote_boxes(own, kept, voting), own.scores[kept], own.labels[kept]))
     every = ScoredBoxes.joined(found)
     return every.take(np.argsort(-every.scores, kind="stable"))
 

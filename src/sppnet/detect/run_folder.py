@@ -1,6 +1,7 @@
 """The folder of a detector's training: its configuration, a file a stage, and the model."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,3 +68,32 @@ class DetectorRun:
 
     def _stage(self, name: str) -> Path:
         return self.root / "stages" / f"{name}.safetensors"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage left behind in an earlier run."""
+
+    header: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+class StageStore:
+    """The stages of a run, with the seconds that each took."""
+
+    def __init__(self, run: DetectorRun) -> None:
+        self.run = run
+        self.seconds: dict[str, float] = {}
+        self.began = 0.0
+
+    def ended(self, name: str) -> Stage | None:
+        """A stage that ended before; None for one that begins now, and ends with `keep`."""
+        stored = self.run.load_stage(name)
+        self.began = time.perf_counter()
+        return None if stored is None else Stage(*stored)
+
+    def keep(self, name: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """The end of a stage; its time first, which is lost if that comes last and the run is stopped."""
+        self.seconds[name] = round(time.perf_counter() - self.began, 1)
+        self.run.write_times(self.seconds)
+        self.run.save_stage(name, header, tensors)

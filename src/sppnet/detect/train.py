@@ -1,65 +1,28 @@
-"""From annotated photographs to a detector file, stage by stage."""
+"""From annotated photographs to a detector file, and from a detector to one that knows more classes."""
 
 import logging
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sppnet import __version__
-from sppnet.arrays import Floats
 from sppnet.data.detection_dataset import AnnotatedImages, default_split, open_annotated
-from sppnet.detect.box_regression import learn_boxes
-from sppnet.detect.calibration import choose_thresholds
+from sppnet.detect.components import DetectorComponents, vector_length
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.cross_validation import Fold, count_svm_folds, layer_folds, mine_detector_svms, svm_folds
-from sppnet.detect.detector import (
-    Detector,
-    DetectorComponents,
-    make_roi_extractor,
-    tensors_of,
-    vector_length,
-)
-from sppnet.detect.finetune import FinetuneSamples, finetune_layers, finetune_trunk
-from sppnet.detect.known_classes import empty_svms, find_known_classes, rescore_known
-from sppnet.detect.label_assignment import (
-    TrainingImages,
-    joined_boxes,
-    split_boxes,
-)
-from sppnet.detect.roi_features import (
-    CachedRoIFeatureExtractor,
-    HeadRoIFeatureExtractor,
-    RcnnRoIFeatureExtractor,
-    RoIFeatureExtractor,
-    StandardisedRoIFeatureExtractor,
-)
+from sppnet.detect.detector import Detector
+from sppnet.detect.known_classes import append_kept, find_known_classes
 from sppnet.detect.run_folder import DetectorRun
-from sppnet.detect.standardise import sample_vectors
-from sppnet.detect.training_proposals import convolve_images, learn_windows, propose_windows
-from sppnet.errors import ConfigError, DataError
-from sppnet.features.cache import MapCache, recipe_of
-from sppnet.features.head_boxes import VectorLayout
-from sppnet.features.onnx_extractor import make_extractor
-from sppnet.geometry.grid import count_bins
-from sppnet.heads.fc_layers import FinetuneState, detection_head
+from sppnet.detect.stages import TrainingStages
+from sppnet.errors import ConfigError, DataError, did_you_mean
 from sppnet.heads.ridge import BoxRegressor
-from sppnet.heads.standardisation import Standardisation
 from sppnet.metrics.recall import recall_curve
-from sppnet.nn.device import find_device
-from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk, is_onnx, open_trunk
 from sppnet.progress import NullProgress, Progress
-from sppnet.proposals.dense_windows import WindowConfig
-from sppnet.proposals.proposal_head import ProposalHead
 from sppnet.run_lock import lock_run
-from sppnet.svm.cross_validation import deal_folds
 from sppnet.svm.linear_svm import LinearSVM
-from sppnet.svm.mining import MinedSVMs, MiningRound
 
 logger = logging.getLogger(__name__)
 
@@ -103,15 +66,68 @@ def train_detector(
     Raises DataError, ModelError or ConfigError for what cannot be trained; damaged images are left out.
     """
     config = config or DetectorConfig()
-    images = data if isinstance(data, AnnotatedImages) else open_annotated(data, split or default_split(data))
+    images = _opened(data, split)
+    images = _leave_empty_classes(_without(images, config.keep))
     run = DetectorRun(Path(out))
-    images = _leave_empty_classes(images)
-    training = _Training(
-        images, config, run, cache, progress or NullProgress()
-    )  # a wrong trunk leaves no folder
+    stages = TrainingStages(images, config, run, cache, progress or NullProgress())  # refuses a wrong trunk
     with lock_run(run.root):
         run.start(config, {"data": str(images.root), "split": split, "images": len(images)}, resume)
-        return training.run_stages()
+        return _finish(stages, None)
+
+
+def add_classes(
+    detector: Detector,
+    data: str | Path | AnnotatedImages,
+    out: str | Path,
+    classes: Sequence[str] | None = None,
+    *,
+    split: str | None = None,
+    resume: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> DetectorTraining:
+    """A detector that knows more classes; those it knew keep their SVMs and box regression bit for bit.
+
+    Trunk, proposals and fc layers stay as they are, so this takes seconds where feature maps are cached.
+    classes: which to add; by default all of the data set that the detector does not know. Objects of other
+    classes are background. Everything else as in `train_detector`.
+    """
+    images = _opened(data, split)
+    chosen = _choose_added(images, detector.classes, classes)
+    images = _leave_empty_classes(images.of_classes(chosen))
+    base = _with_pyramid(detector.parts, chosen)
+    run = DetectorRun(Path(out))
+    stages = TrainingStages(images, base.config, run, cache, progress or NullProgress(), base)
+    begun = {"data": str(images.root), "split": split, "images": len(images), "added": list(images.classes)}
+    with lock_run(run.root):
+        run.start(base.config, begun, resume)
+        return _finish(stages, base)
+
+
+def _opened(data: str | Path | AnnotatedImages, split: str | None) -> AnnotatedImages:
+    return data if isinstance(data, AnnotatedImages) else open_annotated(data, split or default_split(data))
+
+
+def _finish(stages: TrainingStages, base: DetectorComponents | None) -> DetectorTraining:
+    """All stages, and the model file: with the classes of `base`, if it is given, or those that are kept."""
+    parts, proposals = stages.train()
+    detector = Detector(append_kept(parts) if base is None else _joined(base, parts))
+    run, images, seconds = stages.run, stages.photos.images, stages.store.seconds
+    trained = {"sppnet": __version__, "images": len(images), "seconds": seconds}
+    detector.save(run.model, trained)
+    count = parts.config.max_proposals
+    recall = recall_curve(proposals[: len(images)], images.truths, (count,), (0.5,)).at(count, 0.5)
+    objects = images.counts(plain=True)
+    return DetectorTraining(
+        run.model, detector, len(images), stages.skipped, seconds, objects, recall, problems=images.problems
+    )
+
+
+def _without(images: AnnotatedImages, kept: tuple[str, ...]) -> AnnotatedImages:
+    """Without the classes that the trunk's network is to find by itself."""
+    if not set(kept) & set(images.classes):
+        return images
+    return images.of_classes(tuple(name for name in images.classes if name not in kept))
 
 
 def _leave_empty_classes(images: AnnotatedImages) -> AnnotatedImages:
@@ -127,280 +143,55 @@ def _leave_empty_classes(images: AnnotatedImages) -> AnnotatedImages:
     return images.of_classes(found)
 
 
-class _Training:
-    """One run; every stage is read from the run folder if it ended before."""
-
-    def __init__(
-        self,
-        images: AnnotatedImages,
-        config: DetectorConfig,
-        run: DetectorRun,
-        cache: Path | None,
-        progress: Progress,
-    ) -> None:
-        self.run, self.progress = run, progress
-        self.trunk = _frozen_trunk(config)
-        extractor = make_extractor(self.trunk, config.scales)
-        self.config = replace(config, scales=extractor.scales)
-        self.known = find_known_classes(images.classes, self.trunk) if _asks_for_known(config) else []
-        if config.vectors == "auto":
-            every = len(self.known) == len(images.classes)
-            self.config = replace(self.config, vectors="head" if every else "both")
-        maps = MapCache(recipe_of(self.trunk, extractor.scales), cache)
-        self.photos = TrainingImages(images, extractor, maps, config.mirror)
-        self.cache = cache
-        self.skipped: tuple[str, ...] = ()
-        self.seconds: dict[str, float] = {}
-        self.began = 0.0
-
-    def run_stages(self) -> DetectorTraining:
-        self.seconds = self.run.read_times()
-        windows = self._learn_windows()
-        proposals = self._propose(windows)
-        head = None
-        if self.config.finetune != "none":
-            head = self._tune_layers(proposals)
-        if head is not None and self.config.finetune == "all":  # another trunk has other maps
-            self._tune_trunk(head, proposals)
-            windows = self._learn_windows(" again")
-            proposals = self._propose(windows, " again")
-        roi_extractor = make_roi_extractor(self.config, self.photos.extractor, head)
-        if isinstance(roi_extractor, RcnnRoIFeatureExtractor):
-            roi_extractor = CachedRoIFeatureExtractor(roi_extractor, self.run.vectors)
-        standard = None
-        if isinstance(roi_extractor, HeadRoIFeatureExtractor):
-            standard = self._standardise(roi_extractor, proposals)
-            roi_extractor = StandardisedRoIFeatureExtractor(roi_extractor, standard)
-        mined = self._train_svms(roi_extractor, proposals, standard)
-        regressor = self._regress_boxes(roi_extractor, proposals)
-        parts = DetectorComponents(
-            self.photos.classes, self.config, self.trunk, windows, head, mined.svm, regressor
-        )
-        svm = self._calibrate(parts, mined, roi_extractor, proposals)
-        if standard is not None:
-            svm, regressor = standard.unfold_svm(svm), standard.unfold_regressor(regressor)
-        detector = Detector(replace(parts, svm=svm, regressor=regressor))
-        trained = {"sppnet": __version__, "images": len(self.photos.images), "seconds": self.seconds}
-        detector.save(self.run.model, trained)
-        images, count = self.photos.images, self.config.max_proposals
-        return DetectorTraining(
-            self.run.model, detector, len(images), self.skipped, self.seconds, images.counts(plain=True),
-            recall_curve(proposals[: len(images)], images.truths, (count,), (0.5,)).at(count, 0.5),
-            problems=images.problems,
-        )  # fmt: skip
-
-    # --- stages ----------------------------------------------------------------------------------
-
-    def _learn_windows(self, again: str = "") -> ProposalHead | None:
-        """Feature maps of all photographs, and the head of the learned windows if those are asked for."""
-        learned = self.config.proposals == "learned"
-        stage = self._ended(f"windows{again}")
-        if stage is not None:
-            self._leave_out(stage.header["skipped"])
-            return _proposal_head(stage, self.trunk.channels) if learned else None
-        config = WindowConfig(seed=self.config.seed)
-        cells, skipped = convolve_images(self.photos, config.seed, self.progress)
-        self._leave_out(skipped)
-        head = learn_windows(self.photos, cells, config, self.progress) if learned else None
-        header = {"skipped": skipped, "windows": config.to_json()}
-        self._store(f"windows{again}", header, {} if head is None else head.state_dict())
-        return head
-
-    def _propose(self, windows: ProposalHead | None, again: str = "") -> list[Floats]:
-        stage = self._ended(f"proposals{again}")
-        if stage is not None:
-            return split_boxes(stage.tensors["boxes"].numpy(), stage.tensors["counts"].numpy())
-        found = propose_windows(self.photos, windows, self.config, self.progress)
-        boxes, counts = joined_boxes(found)
-        tensors = {"boxes": torch.from_numpy(boxes), "counts": torch.from_numpy(counts)}
-        self._store(f"proposals{again}", {}, tensors)
-        return found
-
-    def _tune_layers(self, proposals: list[Floats]) -> nn.Sequential:
-        """Fine-tuned fc layers."""
-        stage = self._ended("tuning")
-        if stage is not None:
-            length = self.trunk.channels * count_bins(self.config.levels)
-            head = detection_head(length, self.config.hidden, len(self.photos.classes))
-            head.load_state_dict(tensors_of(stage.tensors, "head"))
-            return head.eval()
-        windows = FinetuneSamples(self.photos, proposals, self.config)
-        head = finetune_layers(windows, *self._so_far("tuning"), self.progress)
-        self._store_tuned("tuning", {"head": head})
-        return head
-
-    def _tune_trunk(self, head: nn.Sequential, proposals: list[Floats]) -> None:
-        """Trunk and fc layers fine-tuned further, in place."""
-        stage = self._ended("trunk")
-        if stage is not None:
-            head.load_state_dict(tensors_of(stage.tensors, "head"))
-            self.trunk.load_state_dict(tensors_of(stage.tensors, "trunk"))
-        else:
-            windows = FinetuneSamples(self.photos, proposals, self.config)
-            finetune_trunk(windows, head, *self._so_far("trunk"), self.progress)
-            self._store_tuned("trunk", {"head": head, "trunk": self.trunk})
-        self._renew_maps()
-
-    def _so_far(self, stage: str) -> tuple[FinetuneState | None, Callable[[FinetuneState], None]]:
-        """Where a fine-tuning that was stopped stands, and what keeps that."""
-        name = f"{stage} so far"
-        stored = self.run.load_stage(name)
-        state = None if stored is None else FinetuneState.from_json(*stored)
-        return state, lambda state: self.run.save_stage(name, state.to_json(), state.tensors)
-
-    def _store_tuned(self, name: str, modules: dict[str, nn.Module]) -> None:
-        """The end of a fine-tuning, with how its error fell."""
-        state, _ = self._so_far(name)
-        tensors = {
-            f"{part}.{key}": tensor
-            for part, module in modules.items()
-            for key, tensor in module.state_dict().items()
-        }
-        self._store(name, {} if state is None else state.to_json(), tensors)
-        self.run.drop_stage(f"{name} so far")
-
-    def _renew_maps(self) -> None:
-        """The trunk is another now, so its maps are."""
-        extractor = make_extractor(self.trunk, self.config.scales)
-        maps = MapCache(recipe_of(self.trunk, extractor.scales), self.cache)
-        self.photos = replace(self.photos, extractor=extractor, cache=maps)
-
-    def _standardise(
-        self, roi_extractor: HeadRoIFeatureExtractor, proposals: list[Floats]
-    ) -> Standardisation:
-        """What brings the numbers of vectors to the same spread, from those of some photographs."""
-        stage = self._ended("vectors")
-        if stage is not None:
-            return Standardisation(stage.tensors["mean"], stage.tensors["factor"])
-        sample = sample_vectors(self.photos, roi_extractor, proposals, self.config.seed, self.progress)
-        assert isinstance(self.trunk, OnnxTrunk)
-        length = VectorLayout.of(self.trunk).length
-        standard = Standardisation.of(sample, [one for one in (length, sample.shape[1] - length) if one])
-        self._store("vectors", {}, {"mean": standard.mean, "factor": standard.factor})
-        return standard
-
-    def _train_svms(
-        self,
-        roi_extractor: RoIFeatureExtractor,
-        proposals: list[Floats],
-        standard: Standardisation | None,
-    ) -> MinedSVMs:
-        classes, images = self.photos.classes, len(self.photos.images)
-        folds = count_svm_folds(images) if self.config.finetune == "none" else 0
-        stage = self._ended("svm")
-        if stage is not None:
-            weights, biases = stage.tensors["fold_weights"], stage.tensors["fold_biases"]
-            return MinedSVMs(
-                LinearSVM(stage.tensors["weight"], stage.tensors["bias"], classes),
-                tuple(LinearSVM(w, b, classes) for w, b in zip(weights, biases, strict=True)),
-                deal_folds(images, folds, self.config.seed),
+def _choose_added(
+    images: AnnotatedImages, known: tuple[str, ...], classes: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The classes to add, checked."""
+    chosen = tuple(dict.fromkeys(classes or [name for name in images.classes if name not in known]))
+    for name in chosen:
+        if name in known:
+            raise ConfigError(
+                f"the detector knows {name} already; add other classes, or train a new detector"
             )
-        rounds: list[MiningRound] = []
-        if standard is None or len(self.known) < len(classes):
-            mined = mine_detector_svms(
-                self.photos, roi_extractor, proposals, self.config, self.progress, folds, rounds.append
+        if name not in images.classes:
+            marked = ", ".join(images.classes)
+            raise ConfigError(
+                f"the data set marks no {name}, it marks {marked}: {did_you_mean(name, images.classes)}"
             )
-        else:
-            mined = empty_svms(self.photos, len(standard.mean), folds, self.config.seed)
-        if standard is not None and self.known:
-            mined = rescore_known(self.photos, self.known, standard, mined, self.progress)
-        tensors = {
-            "weight": mined.svm.weight,
-            "bias": mined.svm.bias,
-            "fold_weights": torch.stack([mined.svm.weight, *(svm.weight for svm in mined.folds)])[1:],
-            "fold_biases": torch.stack([mined.svm.bias, *(svm.bias for svm in mined.folds)])[1:],
-        }
-        self._store("svm", {"rounds": [asdict(one) for one in rounds]}, tensors)
-        return mined
-
-    def _regress_boxes(self, roi_extractor: RoIFeatureExtractor, proposals: list[Floats]) -> BoxRegressor:
-        stage = self._ended("boxes")
-        if stage is not None:
-            return BoxRegressor(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
-        if len(self.known) < len(self.photos.classes):
-            regressor = learn_boxes(self.photos, proposals, roi_extractor, self.config, self.progress)
-        else:
-            length = vector_length(self.config, self.trunk)
-            regressor = BoxRegressor(
-                torch.zeros(len(self.known), 4, length), torch.zeros(len(self.known), 4), self.photos.classes
-            )
-        for one in self.known:  # the network was trained for their boxes on more photographs than these
-            regressor.weight[one.label], regressor.bias[one.label] = 0, 0
-        self._store("boxes", {}, {"weight": regressor.weight, "bias": regressor.bias})
-        return regressor
-
-    def _calibrate(
-        self,
-        parts: DetectorComponents,
-        mined: MinedSVMs,
-        roi_extractor: RoIFeatureExtractor,
-        proposals: list[Floats],
-    ) -> LinearSVM:
-        """The SVMs with 0 at the best F1 on photographs they were not fitted to."""
-        svm, stage = parts.svm, self._ended("scores")
-        if stage is not None:
-            return replace(svm, bias=stage.tensors["bias"])
-        if parts.head is None:
-            folds = svm_folds(parts, mined, roi_extractor, len(self.photos.images))
-        else:
-            folds = layer_folds(parts, self.photos, proposals, self.progress)
-        everything = Fold(Detector(parts), roi_extractor, np.arange(len(self.photos.images)))
-        # Where nothing can be held out, all are judged by SVMs that know them.
-        thresholds = choose_thresholds(folds or [everything], self.photos, proposals, self.progress)
-        if not folds:  # SVMs are too sure of their own photographs: a threshold above 0 would hide too much
-            thresholds = np.minimum(thresholds, 0)
-        svm = replace(svm, bias=svm.bias - torch.from_numpy(thresholds).to(svm.bias))
-        self._store("scores", {}, {"bias": svm.bias})
-        return svm
-
-    # --- stages: reading, writing, timing --------------------------------------------------------
-
-    def _ended(self, name: str) -> "_Stage | None":
-        """A stage that ended before; None for one that begins now, and ends with `_store`."""
-        stored = self.run.load_stage(name)
-        self.began = time.perf_counter()
-        return None if stored is None else _Stage(*stored)
-
-    def _store(self, name: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """The end of a stage; its time first, which is lost if that comes last and the run is stopped."""
-        self.seconds[name] = round(time.perf_counter() - self.began, 1)
-        self.run.write_times(self.seconds)
-        self.run.save_stage(name, header, tensors)
-
-    def _leave_out(self, skipped: dict[str, str]) -> None:
-        """Damaged images, by their index; from here on the others are all there are."""
-        count = len(self.photos.images)
-        self.skipped += tuple(reason for index, reason in skipped.items() if int(index) < count)
-        good = [index for index in range(count) if str(index) not in skipped]
-        if not good:
-            raise DataError("none of the images could be read")
-        self.photos = self.photos.take(good)
+    if not chosen:
+        raise ConfigError(f"the detector knows all classes of the data set: {', '.join(images.classes)}")
+    return chosen
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """What a stage left behind in an earlier run."""
+def _with_pyramid(parts: DetectorComponents, classes: tuple[str, ...]) -> DetectorComponents:
+    """For classes unknown to the trunk's network: with the pyramid beside its head's vectors, if it lacks.
 
-    header: dict[str, Any]
-    tensors: dict[str, Tensor]
+    The classes that are there weigh it with 0.
+    """
+    known = find_known_classes(classes, parts.trunk)
+    if parts.config.vectors != "head" or len(known) == len(classes):
+        return parts
+    config = replace(parts.config, vectors="both")
+    more = vector_length(config, parts.trunk) - parts.svm.weight.shape[1]
+
+    def widened(weight: Tensor) -> Tensor:
+        return torch.nn.functional.pad(weight, (0, more))
+
+    svm = replace(parts.svm, weight=widened(parts.svm.weight))
+    regressor = replace(parts.regressor, weight=widened(parts.regressor.weight))
+    return replace(parts, config=config, svm=svm, regressor=regressor)
 
 
-def _asks_for_known(config: DetectorConfig) -> bool:
-    """Whether classes that the trunk's network knows begin from its score, which its own boxes have."""
-    return config.known_classes and config.proposals == "trunk" and config.vectors != "pyramid"
+def _joined(base: DetectorComponents, added: DetectorComponents) -> DetectorComponents:
+    """The classes of both, on the trunk and the proposals that they share."""
 
+    def both(name: str, part: str) -> Any:
+        return torch.cat([getattr(getattr(one, name), part) for one in (base, added)])
 
-def _proposal_head(stage: _Stage, channels: int) -> ProposalHead:
-    head = ProposalHead(channels, WindowConfig.from_json(stage.header["windows"]))
-    head.load_state_dict(stage.tensors)
-    return head.eval()
-
-
-def _frozen_trunk(config: DetectorConfig) -> AnyTrunk:
-    if config.weights is None and not is_onnx(config.trunk) and config.finetune != "all":
-        raise ConfigError(
-            "a trunk that stays as it is needs trained weights: give --weights imagenet (downloads them) or "
-            "a file, such as a classifier's best.safetensors; or train it (--finetune all)"
-        )
-    trunk = open_trunk(config.trunk, stride=config.stride, width=config.width, weights=config.weights)
-    return trunk.to(find_device(config.device)).eval()
+    classes = base.classes + added.classes
+    return replace(
+        base,
+        classes=classes,
+        svm=LinearSVM(both("svm", "weight"), both("svm", "bias"), classes),
+        regressor=BoxRegressor(both("regressor", "weight"), both("regressor", "bias"), classes),
+    )

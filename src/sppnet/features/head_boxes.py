@@ -21,6 +21,9 @@ MAX_BOXES = 300
 COPY_IOU = 0.85
 """IoU above which of two boxes the likelier one stays, whatever their classes."""
 
+OWN_NMS_IOU = 0.5
+"""IoU above which the network itself, of two boxes of a class, would show the likelier one only."""
+
 LOGIT_LIMIT = 12.0
 """Beyond it a probability is 0 or 1 for all that matters."""
 LOG_SHARE = 0.25
@@ -59,6 +62,11 @@ class VectorLayout:
     @property
     def objectness(self) -> int:
         return self.first_class + self.classes
+
+    def likeliest(self, vectors: Array) -> Ints:
+        """(n, d) vectors → (n,) the class of the network that each most likely is."""
+        labels: Ints = vectors[:, self.first_class : self.objectness].argmax(axis=1)
+        return labels
 
     @property
     def length(self) -> int:

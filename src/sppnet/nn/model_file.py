@@ -95,8 +95,10 @@ def check_settings(settings: Any) -> None:
         value, default = getattr(settings, field.name), field.default
         limit = LARGEST_SIDE if field.name.startswith(("scale", "size")) else LARGEST
         if isinstance(default, tuple):
-            one = default[0] if default else 1  # an empty one stands for whole numbers found later
-            good = isinstance(value, tuple) and value and all(_fits(v, one, limit) and v for v in value)
+            names = "str" in str(field.type)  # of which there may be none
+            one = "" if names else default[0] if default else 1  # whole numbers that are found later
+            fits = isinstance(value, tuple) and all(_fits(v, one, limit) and v for v in value)
+            good = fits and (names or value)
         elif value is None:
             good = "None" in str(field.type)
         else:

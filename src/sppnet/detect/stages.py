@@ -1,0 +1,303 @@
+"""The stages of a detector's training; each is read from the run folder if it ended before."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from sppnet.arrays import Floats
+from sppnet.data.detection_dataset import AnnotatedImages
+from sppnet.detect.box_regression import learn_boxes
+from sppnet.detect.calibration import choose_thresholds
+from sppnet.detect.components import DetectorComponents, tensors_of, vector_length
+from sppnet.detect.config import DetectorConfig
+from sppnet.detect.cross_validation import Fold, count_svm_folds, layer_folds, mine_detector_svms, svm_folds
+from sppnet.detect.detector import Detector, make_roi_extractor
+from sppnet.detect.finetune import FinetuneSamples, finetune_layers, finetune_trunk
+from sppnet.detect.known_classes import check_kept, empty_svms, known_to_rescore, rescore_known
+from sppnet.detect.label_assignment import (
+    TrainingImages,
+    joined_boxes,
+    split_boxes,
+)
+from sppnet.detect.roi_features import (
+    CachedRoIFeatureExtractor,
+    HeadRoIFeatureExtractor,
+    RcnnRoIFeatureExtractor,
+    RoIFeatureExtractor,
+    StandardisedRoIFeatureExtractor,
+)
+from sppnet.detect.run_folder import DetectorRun, Stage, StageStore
+from sppnet.detect.standardise import sample_vectors
+from sppnet.detect.training_proposals import convolve_images, learn_windows, propose_windows
+from sppnet.errors import ConfigError, DataError
+from sppnet.features.cache import MapCache, recipe_of
+from sppnet.features.head_boxes import VectorLayout
+from sppnet.features.onnx_extractor import make_extractor
+from sppnet.geometry.grid import count_bins
+from sppnet.heads.fc_layers import FinetuneState, detection_head
+from sppnet.heads.ridge import BoxRegressor
+from sppnet.heads.standardisation import Standardisation
+from sppnet.nn.device import find_device
+from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk, is_onnx, open_trunk
+from sppnet.progress import Progress
+from sppnet.proposals.dense_windows import WindowConfig
+from sppnet.proposals.proposal_head import ProposalHead
+from sppnet.svm.cross_validation import deal_folds
+from sppnet.svm.linear_svm import LinearSVM
+from sppnet.svm.mining import MinedSVMs, MiningRound
+
+
+class TrainingStages:
+    """One training; every stage is read from the run folder if it ended before."""
+
+    def __init__(
+        self,
+        images: AnnotatedImages,
+        config: DetectorConfig,
+        run: DetectorRun,
+        cache: Path | None,
+        progress: Progress,
+        base: DetectorComponents | None = None,
+    ) -> None:
+        """base: a detector whose trunk, proposals and fc layers are used as they are, for other classes."""
+        self.run, self.progress, self.cache, self.base = run, progress, cache, base
+        self.trunk = _frozen_trunk(config) if base is None else base.trunk
+        check_kept(config.keep, self.trunk)
+        extractor = make_extractor(self.trunk, config.scales)
+        self.known = known_to_rescore(config, images.classes, self.trunk)
+        self.config = replace(config, scales=extractor.scales)
+        if config.vectors == "auto":
+            every = len(self.known) == len(images.classes)
+            self.config = replace(self.config, vectors="head" if every else "both")
+        maps = MapCache(recipe_of(self.trunk, extractor.scales), cache)
+        self.photos = TrainingImages(images, extractor, maps, config.mirror)
+        self.skipped: tuple[str, ...] = ()
+        self.store = StageStore(run)
+
+    @property
+    def _frozen(self) -> bool:
+        """Whether the vectors are not learned from these photographs."""
+        return self.base is not None or self.config.finetune == "none"
+
+    def train(self) -> tuple[DetectorComponents, list[Floats]]:
+        """The detector's parts, and the windows that were proposed on the photographs."""
+        self.store.seconds = self.run.read_times()
+        windows = self._learn_windows()
+        proposals = self._propose(windows)
+        head = None if self.base is None else self.base.head
+        if not self._frozen:
+            head = self._tune_layers(proposals)
+            if self.config.finetune == "all":  # another trunk has other maps
+                self._tune_trunk(head, proposals)
+                windows = self._learn_windows(" again")
+                proposals = self._propose(windows, " again")
+        roi_extractor = make_roi_extractor(self.config, self.photos.extractor, head)
+        if isinstance(roi_extractor, RcnnRoIFeatureExtractor):
+            roi_extractor = CachedRoIFeatureExtractor(roi_extractor, self.run.vectors)
+        standard = None
+        if isinstance(roi_extractor, HeadRoIFeatureExtractor):
+            standard = self._standardise(roi_extractor, proposals)
+            roi_extractor = StandardisedRoIFeatureExtractor(roi_extractor, standard)
+        mined = self._train_svms(roi_extractor, proposals, standard)
+        regressor = self._regress_boxes(roi_extractor, proposals)
+        parts = DetectorComponents(
+            self.photos.classes, self.config, self.trunk, windows, head, mined.svm, regressor
+        )
+        svm = self._calibrate(parts, mined, roi_extractor, proposals)
+        if standard is not None:
+            svm, regressor = standard.unfold_svm(svm), standard.unfold_regressor(regressor)
+        return replace(parts, svm=svm, regressor=regressor), proposals
+
+    def _learn_windows(self, again: str = "") -> ProposalHead | None:
+        """Feature maps of all photographs, and the head of the learned windows if those are asked for."""
+        learned = self.base is None and self.config.proposals == "learned"
+        stage = self.store.ended(f"windows{again}")
+        if stage is not None:
+            self._leave_out(stage.header["skipped"])
+            return _proposal_head(stage, self.trunk.channels) if learned else self._windows_of_base()
+        config = WindowConfig(seed=self.config.seed)
+        cells, skipped = convolve_images(self.photos, config.seed, self.progress)
+        self._leave_out(skipped)
+        head = learn_windows(self.photos, cells, config, self.progress) if learned else None
+        header = {"skipped": skipped, "windows": config.to_json()}
+        self.store.keep(f"windows{again}", header, {} if head is None else head.state_dict())
+        return head or self._windows_of_base()
+
+    def _windows_of_base(self) -> ProposalHead | None:
+        return None if self.base is None else self.base.windows
+
+    def _propose(self, windows: ProposalHead | None, again: str = "") -> list[Floats]:
+        stage = self.store.ended(f"proposals{again}")
+        if stage is not None:
+            return split_boxes(stage.tensors["boxes"].numpy(), stage.tensors["counts"].numpy())
+        found = propose_windows(self.photos, windows, self.config, self.progress)
+        boxes, counts = joined_boxes(found)
+        tensors = {"boxes": torch.from_numpy(boxes), "counts": torch.from_numpy(counts)}
+        self.store.keep(f"proposals{again}", {}, tensors)
+        return found
+
+    def _tune_layers(self, proposals: list[Floats]) -> nn.Sequential:
+        """Fine-tuned fc layers."""
+        stage = self.store.ended("tuning")
+        if stage is not None:
+            length = self.trunk.channels * count_bins(self.config.levels)
+            head = detection_head(length, self.config.hidden, len(self.photos.classes))
+            head.load_state_dict(tensors_of(stage.tensors, "head"))
+            return head.eval()
+        windows = FinetuneSamples(self.photos, proposals, self.config)
+        head = finetune_layers(windows, *self._so_far("tuning"), self.progress)
+        self._keep_tuned("tuning", {"head": head})
+        return head
+
+    def _tune_trunk(self, head: nn.Sequential, proposals: list[Floats]) -> None:
+        """Trunk and fc layers fine-tuned further, in place."""
+        stage = self.store.ended("trunk")
+        if stage is not None:
+            head.load_state_dict(tensors_of(stage.tensors, "head"))
+            self.trunk.load_state_dict(tensors_of(stage.tensors, "trunk"))
+        else:
+            windows = FinetuneSamples(self.photos, proposals, self.config)
+            finetune_trunk(windows, head, *self._so_far("trunk"), self.progress)
+            self._keep_tuned("trunk", {"head": head, "trunk": self.trunk})
+        self._renew_maps()
+
+    def _so_far(self, stage: str) -> tuple[FinetuneState | None, Callable[[FinetuneState], None]]:
+        """Where a fine-tuning that was stopped stands, and what keeps that."""
+        name = f"{stage} so far"
+        stored = self.run.load_stage(name)
+        state = None if stored is None else FinetuneState.from_json(*stored)
+        return state, lambda state: self.run.save_stage(name, state.to_json(), state.tensors)
+
+    def _keep_tuned(self, name: str, modules: dict[str, nn.Module]) -> None:
+        """The end of a fine-tuning, with how its error fell."""
+        state, _ = self._so_far(name)
+        tensors = {
+            f"{part}.{key}": tensor
+            for part, module in modules.items()
+            for key, tensor in module.state_dict().items()
+        }
+        self.store.keep(name, {} if state is None else state.to_json(), tensors)
+        self.run.drop_stage(f"{name} so far")
+
+    def _renew_maps(self) -> None:
+        """The trunk is another now, so its maps are."""
+        extractor = make_extractor(self.trunk, self.config.scales)
+        maps = MapCache(recipe_of(self.trunk, extractor.scales), self.cache)
+        self.photos = replace(self.photos, extractor=extractor, cache=maps)
+
+    def _standardise(
+        self, roi_extractor: HeadRoIFeatureExtractor, proposals: list[Floats]
+    ) -> Standardisation:
+        """What brings the numbers of vectors to the same spread, from those of some photographs."""
+        stage = self.store.ended("vectors")
+        if stage is not None:
+            return Standardisation(stage.tensors["mean"], stage.tensors["factor"])
+        sample = sample_vectors(self.photos, roi_extractor, proposals, self.config.seed, self.progress)
+        assert isinstance(self.trunk, OnnxTrunk)
+        length = VectorLayout.of(self.trunk).length
+        standard = Standardisation.of(sample, [one for one in (length, sample.shape[1] - length) if one])
+        self.store.keep("vectors", {}, {"mean": standard.mean, "factor": standard.factor})
+        return standard
+
+    def _train_svms(
+        self,
+        roi_extractor: RoIFeatureExtractor,
+        proposals: list[Floats],
+        standard: Standardisation | None,
+    ) -> MinedSVMs:
+        classes, images = self.photos.classes, len(self.photos.images)
+        folds = count_svm_folds(images) if self._frozen else 0
+        stage = self.store.ended("svm")
+        if stage is not None:
+            weights, biases = stage.tensors["fold_weights"], stage.tensors["fold_biases"]
+            return MinedSVMs(
+                LinearSVM(stage.tensors["weight"], stage.tensors["bias"], classes),
+                tuple(LinearSVM(w, b, classes) for w, b in zip(weights, biases, strict=True)),
+                deal_folds(images, folds, self.config.seed),
+            )
+        rounds: list[MiningRound] = []
+        if standard is None or len(self.known) < len(classes):
+            mined = mine_detector_svms(
+                self.photos, roi_extractor, proposals, self.config, self.progress, folds, rounds.append
+            )
+        else:
+            mined = empty_svms(self.photos, len(standard.mean), folds, self.config.seed)
+        if standard is not None and self.known:
+            mined = rescore_known(self.photos, self.known, standard, mined, self.progress)
+        tensors = {
+            "weight": mined.svm.weight,
+            "bias": mined.svm.bias,
+            "fold_weights": torch.stack([mined.svm.weight, *(svm.weight for svm in mined.folds)])[1:],
+            "fold_biases": torch.stack([mined.svm.bias, *(svm.bias for svm in mined.folds)])[1:],
+        }
+        self.store.keep("svm", {"rounds": [asdict(one) for one in rounds]}, tensors)
+        return mined
+
+    def _regress_boxes(self, roi_extractor: RoIFeatureExtractor, proposals: list[Floats]) -> BoxRegressor:
+        stage = self.store.ended("boxes")
+        if stage is not None:
+            return BoxRegressor(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
+        if len(self.known) < len(self.photos.classes):
+            regressor = learn_boxes(self.photos, proposals, roi_extractor, self.config, self.progress)
+        else:
+            length = vector_length(self.config, self.trunk)
+            regressor = BoxRegressor(
+                torch.zeros(len(self.known), 4, length), torch.zeros(len(self.known), 4), self.photos.classes
+            )
+        for one in self.known:  # the network was trained for their boxes on more photographs than these
+            regressor.weight[one.label], regressor.bias[one.label] = 0, 0
+        self.store.keep("boxes", {}, {"weight": regressor.weight, "bias": regressor.bias})
+        return regressor
+
+    def _calibrate(
+        self,
+        parts: DetectorComponents,
+        mined: MinedSVMs,
+        roi_extractor: RoIFeatureExtractor,
+        proposals: list[Floats],
+    ) -> LinearSVM:
+        """The SVMs with 0 at the best F1 on photographs they were not fitted to."""
+        svm, stage = parts.svm, self.store.ended("scores")
+        if stage is not None:
+            return replace(svm, bias=stage.tensors["bias"])
+        if self._frozen:
+            folds = svm_folds(parts, mined, roi_extractor, len(self.photos.images))
+        else:
+            folds = layer_folds(parts, self.photos, proposals, self.progress)
+        everything = Fold(Detector(parts), roi_extractor, np.arange(len(self.photos.images)))
+        # Where nothing can be held out, all are judged by SVMs that know them.
+        thresholds = choose_thresholds(folds or [everything], self.photos, proposals, self.progress)
+        if not folds:  # SVMs are too sure of their own photographs: a threshold above 0 would hide too much
+            thresholds = np.minimum(thresholds, 0)
+        svm = replace(svm, bias=svm.bias - torch.from_numpy(thresholds).to(svm.bias))
+        self.store.keep("scores", {}, {"bias": svm.bias})
+        return svm
+
+    def _leave_out(self, skipped: dict[str, str]) -> None:
+        """Damaged images, by their index; from here on the others are all there are."""
+        count = len(self.photos.images)
+        self.skipped += tuple(reason for index, reason in skipped.items() if int(index) < count)
+        good = [index for index in range(count) if str(index) not in skipped]
+        if not good:
+            raise DataError("none of the images could be read")
+        self.photos = self.photos.take(good)
+
+
+def _proposal_head(stage: Stage, channels: int) -> ProposalHead:
+    head = ProposalHead(channels, WindowConfig.from_json(stage.header["windows"]))
+    head.load_state_dict(stage.tensors)
+    return head.eval()
+
+
+def _frozen_trunk(config: DetectorConfig) -> AnyTrunk:
+    if config.weights is None and not is_onnx(config.trunk) and config.finetune != "all":
+        raise ConfigError(
+            "a trunk that stays as it is needs trained weights: give --weights imagenet (downloads them) or "
+            "a file, such as a classifier's best.safetensors; or train it (--finetune all)"
+        )
+    trunk = open_trunk(config.trunk, stride=config.stride, width=config.width, weights=config.weights)
+    return trunk.to(find_device(config.device)).eval()
