@@ -13,8 +13,8 @@ from sppnet.detect.postprocess import ScoredBoxes
 from sppnet.detect.roi_features import RoIFeatureExtractor, RoIFeatures
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.label.examples import NO_CLASS, Examples, LabelledWindows, regression_targets
-from sppnet.label.fitting import FitConfig, fit_classes, fit_regression
-from sppnet.label.suggesting import Candidates, SuggestConfig, score_photo
+from sppnet.label.fitting import BoxQuality, FitConfig, fit_classes, fit_regression
+from sppnet.label.suggesting import Candidates, Learned, SuggestConfig, score_photo
 from sppnet.structures import GroundTruth
 from sppnet.svm.linear_svm import LinearSVM
 
@@ -28,7 +28,7 @@ class LabelConfig:
 
     max_examples: int = 3000
     positive_iou: float = 0.6
-    negative_iou: float = 0.3
+    negative_iou: float = 0.45
     max_positives: int = 24
     """Windows on objects that a photograph gives, the objects' own among them."""
     max_negatives: int = 40
@@ -61,6 +61,7 @@ class LabelModel:
         self.examples: Examples | None = None
         self.svm: LinearSVM | None = None
         self.regressor: BoxRegressor | None = None
+        self.quality: BoxQuality | None = None
         self.judged: deque[tuple[Floats, Ints, Flags]] = deque(maxlen=self.config.judged_photos)
         self.objects: deque[int] = deque(maxlen=self.config.judged_photos)
         self.photos: set[int] = set()
@@ -69,9 +70,10 @@ class LabelModel:
 
     def score(self, candidates: Candidates) -> ScoredBoxes:
         """All boxes that may be suggested."""
-        if self.svm is None or self.regressor is None or not len(candidates.boxes):
+        if self.svm is None or self.regressor is None or self.quality is None or not len(candidates.boxes):
             return ScoredBoxes.joined([])
-        return score_photo(candidates, self.svm, self.regressor, self.roi_extractor, self.config.suggest)
+        learned = Learned(self.svm, self.regressor, self.quality, self.roi_extractor)
+        return score_photo(candidates, learned, self.config.suggest)
 
     def shown(self, scored: ScoredBoxes) -> ScoredBoxes:
         """Those worth showing, the surest first: by what came of those suggested before."""
@@ -151,7 +153,7 @@ class LabelModel:
                 taken = self._add(photo, labelled, forced[:0], taken)
                 self._fit(only)
         self.photos.add(photo)
-        self.regressor = fit_regression(self.examples, self.classes, self.config.fit)
+        self.regressor, self.quality = fit_regression(self.examples, self.classes, self.config.fit)
 
     def _is_fitted(self, label: int) -> bool:
         return (
