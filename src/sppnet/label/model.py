@@ -14,6 +14,7 @@ from sppnet.detect.roi_features import RoIFeatureExtractor, RoIFeatures
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.label.examples import NO_CLASS, Examples, LabelledWindows, regression_targets
 from sppnet.label.fitting import BoxQuality, FitConfig, fit_classes, fit_regression
+from sppnet.label.known_classes import KnownClasses
 from sppnet.label.suggesting import Candidates, Learned, SuggestConfig, score_photo
 from sppnet.structures import GroundTruth
 from sppnet.svm.linear_svm import LinearSVM
@@ -55,7 +56,14 @@ EARLY_PHOTOS, EARLY_SCORE = 3, -0.5
 class LabelModel:
     """For one thread at a time. The same photographs in the same order give the same numbers."""
 
-    def __init__(self, roi_extractor: RoIFeatureExtractor, config: LabelConfig | None = None) -> None:
+    def __init__(
+        self,
+        roi_extractor: RoIFeatureExtractor,
+        config: LabelConfig | None = None,
+        known: KnownClasses | None = None,
+    ) -> None:
+        """known: of the network that made the vectors."""
+        self.known = known
         self.roi_extractor, self.config = roi_extractor, config or LabelConfig()
         self.classes: tuple[str, ...] = ()
         self.examples: Examples | None = None
@@ -146,6 +154,8 @@ class LabelModel:
         forced = np.arange(len(truth), len(boxes) - len(candidates.boxes))
         taken = self._add(photo, labelled, forced, np.zeros(0, np.int64))
         new = [k for k in np.unique(truth.labels).tolist() if not self._is_fitted(k)]
+        if self.known is not None:
+            self.known.learn(photo, candidates.photo.maps, truth, self.classes)
         only = new if new and known else list(range(len(classes)))
         self._fit(only)
         if new or len(self.photos) < self.config.early_photos:
@@ -163,6 +173,8 @@ class LabelModel:
     def _fit(self, only: Sequence[int]) -> None:
         assert self.examples is not None
         self.svm = fit_classes(self.examples, self.svm, self.classes, only, self.config.fit)
+        if self.known is not None:
+            self.svm = self.known.rescore(self.svm, only)
 
     def _add(self, photo: int, windows: LabelledWindows, forced: Ints, taken: Ints) -> Ints:
         """Windows of the photograph that are not `taken` join; gives all that are now."""
