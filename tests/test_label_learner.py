@@ -6,11 +6,11 @@ import torch
 
 from browser import until
 from labelling import describe, make_photos, make_trunk, propose
-from sppnet.boxes import box_iou
+from sppnet.boxes import box_iou, decode_boxes
 from sppnet.detect.postprocess import ScoredBoxes
 from sppnet.features.lazy_image import LazyImage
 from sppnet.heads.ridge import fit_boxes
-from sppnet.label.examples import Examples, LabelledWindows
+from sppnet.label.examples import Examples, LabelledWindows, iou_of_deltas
 from sppnet.label.fitting import FitConfig, fit_classes, fit_regression
 from sppnet.label.learner import Learner
 from sppnet.label.model import LabelConfig, LabelModel, best_threshold, right_ones
@@ -156,9 +156,38 @@ def test_fits_are_those_of_the_package_s_own_solvers():
     moved = np.hstack([squares[:, :2] + 10 * deltas[own, :2], 10 * np.exp(deltas[own, 2:])])
     targets = np.hstack([5 + moved[:, :2] - moved[:, 2:] / 2, 5 + moved[:, :2] + moved[:, 2:] / 2])
     ridge = fit_boxes(vectors[torch.from_numpy(own)], squares, targets, labels[own], classes)
-    found = fit_regression(examples, classes, config)
+    found, quality = fit_regression(examples, classes, config)
     assert torch.allclose(found.weight / examples.scale, ridge.weight, atol=1e-5)
     assert torch.allclose(found.bias, ridge.bias, atol=1e-4)
+    for label in range(3):
+        rows = np.pad(vectors[torch.from_numpy(labels == label)].numpy(), ((0, 0), (0, 1)), constant_values=1)
+        iou = iou_of_deltas(deltas[labels == label])
+        weight = np.linalg.solve(rows.T @ rows + 1000 * np.eye(31), rows.T @ (iou - iou.mean()))
+        expected = rows @ weight + iou.mean()
+        of_class = np.full(len(rows), label)
+        assert quality(torch.from_numpy(rows[:, :-1] / examples.scale), of_class) == pytest.approx(
+            expected, abs=1e-4
+        )
+
+
+def test_the_iou_that_deltas_lead_to_is_that_of_the_boxes():
+    rng = np.random.default_rng(2)
+    corners, sides = rng.uniform(0, 90, (50, 2)), rng.uniform(5, 60, (50, 2))
+    boxes = np.hstack([corners, corners + sides])
+    deltas = rng.normal(size=(50, 4)) * 0.5
+    there = box_iou(boxes.astype(np.float32), decode_boxes(boxes, deltas).astype(np.float32))
+    assert iou_of_deltas(deltas) == pytest.approx(np.diag(there), abs=1e-5)
+
+
+def test_of_two_boxes_the_tight_one_is_the_surer(scene):
+    candidates, truths = scene
+    model = taught(candidates, truths, 6, ("apple",), apples)
+    tight = apples(truths[8]).boxes
+    loose = tight + np.array([[-6, -6, 6, 6]], np.float32)
+    of_both = np.zeros(2, np.int64)
+    features = describe(candidates[8].photo, np.concatenate([tight, loose]))
+    first, second = model.quality(features.pooled, of_both)
+    assert first > second
 
 
 @pytest.mark.parametrize("limit", [70, 120])

@@ -8,8 +8,13 @@ from PIL import Image
 from onnx_detectors import write_detector
 from sppnet.benchmark.label import replay
 from sppnet.data.detection_dataset import open_annotated
+from sppnet.detect.known_classes import LOGIT_SHARE, find_known_classes
 from sppnet.errors import DataError
+from sppnet.label.model import LabelModel
+from sppnet.label.suggesting import Candidates
 from sppnet.label.trunk import open_trunk
+from sppnet.nn.onnx_trunk import OnnxTrunk
+from sppnet.structures import GroundTruth
 from test_detect_train import draw_scene, write_voc
 
 
@@ -54,3 +59,31 @@ def test_photographs_that_cannot_be_read_are_no_measure(tmp_path, images):
     assert open_trunk(str(file), cache=tmp_path, photos=[broken, *images.paths]).name == "tiny.onnx"
     with pytest.raises(DataError, match="none of the photographs could be read"):
         open_trunk(str(file), cache=tmp_path, photos=[broken])
+
+
+def learned(trunk, images, known):
+    """After four photographs; and the head's vectors of the next, as they come and standardised."""
+    model = LabelModel(trunk.roi_extractor, known=known)
+    for index in range(4):
+        photo = trunk.open_photo(images.paths[index])
+        boxes = trunk.proposer(photo).boxes
+        candidates = Candidates(photo, boxes, trunk.roi_extractor(photo, boxes), photo.size_hw)
+        found = GroundTruth.of(photo.maps.head.boxes[:2], [0, 1])  # so that the network is right about some
+        model.learn(index, candidates, found, images.classes)
+    head = trunk.open_photo(images.paths[4]).maps.head
+    vectors = trunk.roi_extractor(trunk.open_photo(images.paths[4]), head.boxes)
+    return model.svm, vectors, torch.from_numpy(head.vectors)
+
+
+def test_a_class_that_the_network_knows_scores_as_the_network_does(images, tmp_path):
+    named = f'["{images.classes[0]}", "b", "c", "d", "e"]'
+    file = write_detector(tmp_path / "named.onnx", names=named)
+    trunk = open_trunk(str(file), cache=tmp_path, photos=images.paths)
+    svm, vectors, head = learned(trunk, images, trunk.make_known())
+    plain, *_ = learned(trunk, images, None)
+    (one,) = find_known_classes(images.classes, OnnxTrunk.from_file(file))
+    scores = svm.scores(vectors.distinct)[torch.from_numpy(vectors.roi_of_box)]
+    own = one.own_scores(head)
+    assert torch.allclose(scores[:, 0], LOGIT_SHARE * own, atol=1e-3)  # too few to correct them
+    others = plain.scores(vectors.distinct)[torch.from_numpy(vectors.roi_of_box)]
+    assert not torch.allclose(others[:, 0], LOGIT_SHARE * own, atol=1e-3)

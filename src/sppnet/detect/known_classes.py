@@ -24,7 +24,7 @@ from sppnet.nn.coco_classes import known_class
 from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk
 from sppnet.ops.nms import nms
 from sppnet.progress import Progress, track
-from sppnet.structures import Detections
+from sppnet.structures import Detections, GroundTruth
 from sppnet.svm.cross_validation import deal_folds, first_folds
 from sppnet.svm.linear_svm import LinearSVM
 from sppnet.svm.mining import NORM, MinedSVMs
@@ -105,9 +105,9 @@ def rescore_known(
     svm, folds = _copy(mined.svm), [_copy(fold) for fold in mined.folds]
     progress.begin("rescoring known classes", len(known))
     for one, boxes in zip(known, shown, strict=True):
-        full = _put(svm, one, boxes, np.ones(len(boxes.right), np.bool_), standard, None)
+        full = write_rescoring(svm, one, boxes, np.ones(len(boxes.right), np.bool_), standard, None)
         for number, fold in enumerate(folds):
-            _put(fold, one, boxes, mined.fold_of[boxes.photographs] != number, standard, full)
+            write_rescoring(fold, one, boxes, mined.fold_of[boxes.photographs] != number, standard, full)
         progress.advance()
     return MinedSVMs(svm, tuple(folds), mined.fold_of)
 
@@ -123,19 +123,34 @@ def _gather(photos: TrainingImages, known: Sequence[KnownClass], progress: Progr
     count = len(photos)
     looks = list(track(ordered_map(look, range(count)), "what the network shows", count, progress))
     truths = [photos.truth(index) for index in range(count)]
-    found = []
-    for position, one in enumerate(known):
-        parts = [look[position] for look in looks]
-        detections = [
-            Detections(boxes, scores.numpy(), np.full(len(boxes), one.label), photos.classes)
-            for boxes, _, scores in parts
-        ]
-        _, right, ignored, _ = judge_class(detections, truths, one.label, RIGHT_IOU)
-        photographs = np.repeat(np.arange(count), [len(boxes) for boxes, *_ in parts])
-        kept = np.flatnonzero(~ignored)
-        vectors = torch.cat([vectors for _, vectors, _ in parts])[torch.from_numpy(kept)]
-        found.append(ShownBoxes(vectors, right[kept], photographs[kept]))
-    return found
+    return [
+        _judged([look[position] for look in looks], truths, one, photos.classes)
+        for position, one in enumerate(known)
+    ]
+
+
+def judge_shown(
+    maps: Sequence[FeatureMaps], truths: Sequence[GroundTruth], one: KnownClass, classes: tuple[str, ...]
+) -> ShownBoxes:
+    """What the network would show of a known class on photographs, and what of it is right."""
+    return _judged([_shown(each, one) for each in maps], truths, one, classes)
+
+
+def _judged(
+    parts: Sequence[tuple[Floats, Tensor, Tensor]],
+    truths: Sequence[GroundTruth],
+    one: KnownClass,
+    classes: tuple[str, ...],
+) -> ShownBoxes:
+    detections = [
+        Detections(boxes, scores.numpy(), np.full(len(boxes), one.label), classes)
+        for boxes, _, scores in parts
+    ]
+    _, right, ignored, _ = judge_class(detections, truths, one.label, RIGHT_IOU)
+    photographs = np.repeat(np.arange(len(parts)), [len(boxes) for boxes, *_ in parts])
+    kept = np.flatnonzero(~ignored)
+    vectors = torch.cat([vectors for _, vectors, _ in parts])[torch.from_numpy(kept)]
+    return ShownBoxes(vectors, right[kept], photographs[kept])
 
 
 def _shown(maps: FeatureMaps, one: KnownClass) -> tuple[Floats, Tensor, Tensor]:
@@ -149,7 +164,7 @@ def _shown(maps: FeatureMaps, one: KnownClass) -> tuple[Floats, Tensor, Tensor]:
     return maps.head.boxes[kept], vectors[chosen], scores[chosen]
 
 
-def _put(
+def write_rescoring(
     svm: LinearSVM,
     one: KnownClass,
     boxes: ShownBoxes,

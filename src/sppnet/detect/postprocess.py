@@ -65,17 +65,17 @@ def select_detections(
     return every.take(np.argsort(-every.scores, kind="stable"))
 
 
-def vote_boxes(candidates: ScoredBoxes, kept: Ints, voting_iou: float) -> Floats:
+def vote_boxes(candidates: ScoredBoxes, kept: Ints, voting_iou: float, margin: float = VOTE_MARGIN) -> Floats:
     """(m, 4) the boxes of the kept candidates (m,), each averaged with its neighbours; all are of one class.
 
     Box voting (Gidaris and Komodakis 2015, section 4): the mean of all candidates that overlap by an IoU of
-    `voting_iou` or more and score at most VOTE_MARGIN less, weighted by score. At 1 boxes stay as they are.
+    `voting_iou` or more and score at most `margin` less, weighted by score. At 1 boxes stay as they are.
     """
     boxes, scores = candidates.boxes, candidates.scores
     if voting_iou >= 1 or not len(kept):
         return boxes[kept]
     lead = scores[None, :] - scores[kept, None]
-    votes = (box_iou(boxes[kept], boxes) >= voting_iou) & (lead >= -VOTE_MARGIN)
+    votes = (box_iou(boxes[kept], boxes) >= voting_iou) & (lead >= -margin)
     votes[np.arange(len(kept)), kept] = True
     weights = np.where(votes, np.exp(VOTE_SHARPNESS * np.minimum(lead, 0), dtype=np.float64), 0)
     mean: Floats = (weights @ boxes / weights.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -130,3 +130,12 @@ def regression_targets(boxes: Floats, objects: Floats, nearest: Ints) -> Doubles
     if len(some):
         deltas[some] = encode_boxes(boxes[some], objects[nearest[some]])
     return deltas
+
+
+def iou_of_deltas(deltas: Doubles) -> Doubles:
+    """(n, 4) → (n,) IoU of a box and the object that its deltas lead to."""
+    side = np.exp(deltas[:, 2:])
+    low, high = deltas[:, :2] - side / 2, deltas[:, :2] + side / 2
+    both = np.prod(np.maximum(np.minimum(high, 0.5) - np.maximum(low, -0.5), 0), axis=1)
+    iou: Doubles = both / (1 + np.prod(side, axis=1) - both)
+    return iou

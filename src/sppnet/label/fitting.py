@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.arrays import Array, Doubles, Ints
+from sppnet.arrays import Array, Doubles, Floats, Ints
 from sppnet.heads.ridge import BoxRegressor
-from sppnet.label.examples import NO_CLASS, Examples
+from sppnet.label.examples import NO_CLASS, Examples, iou_of_deltas
 from sppnet.svm.gram import one_thread
 from sppnet.svm.linear_svm import LinearSVM, fit_svm
 
@@ -66,9 +66,27 @@ def fit_classes(
     return LinearSVM(weight, bias, tuple(classes))
 
 
-def fit_regression(examples: Examples, classes: Sequence[str], config: FitConfig) -> BoxRegressor:
-    """The ridge regression of `heads.ridge`, solved in the windows' own Gram matrix."""
-    weight, bias = torch.zeros(len(classes), 4, examples.vectors.shape[1]), torch.zeros(len(classes), 4)
+@dataclass(frozen=True, eq=False)
+class BoxQuality:
+    """How well a window is expected to fit an object of its class: ridge regression of their IoU."""
+
+    weight: Tensor
+    """(k, d) float32."""
+    bias: Tensor
+    """(k,) float32."""
+
+    def __call__(self, vectors: Tensor, labels: Ints) -> Floats:
+        """(n, d) and (n,) → (n,) expected IoU."""
+        every = torch.addmm(self.bias, vectors, self.weight.T).numpy()
+        expected: Floats = every[np.arange(len(labels)), labels]
+        return expected
+
+
+def fit_regression(
+    examples: Examples, classes: Sequence[str], config: FitConfig
+) -> tuple[BoxRegressor, BoxQuality]:
+    """The ridge regressions of boxes (as `heads.ridge`) and of their IoU, by the windows' own Gram matrix."""
+    weight, bias = torch.zeros(len(classes), 5, examples.vectors.shape[1]), torch.zeros(len(classes), 5)
     labels = examples.labels[: examples.count]
     shared: tuple[Tensor, Tensor] | None = None
     for label in range(len(classes)):
@@ -78,17 +96,20 @@ def fit_regression(examples: Examples, classes: Sequence[str], config: FitConfig
         elif (labels != NO_CLASS).any():
             shared = shared or _solve(examples, np.flatnonzero(labels != NO_CLASS)[-MAX_REGRESSED:], config)
             weight[label], bias[label] = shared
-    return BoxRegressor(weight * examples.scale, bias, tuple(classes))
+    weight *= examples.scale
+    boxes = BoxRegressor(weight[:, :4].contiguous(), bias[:, :4].contiguous(), tuple(classes))
+    return boxes, BoxQuality(weight[:, 4].contiguous(), bias[:, 4].contiguous())
 
 
 def _solve(examples: Examples, rows: Ints, config: FitConfig) -> tuple[Tensor, Tensor]:
-    """Weights (4, d) and biases (4,) of some windows; the bias is regularised like any weight."""
-    deltas: Doubles = examples.deltas[rows]
-    mean = deltas.mean(axis=0)
+    """Weights (5, d) and biases (5,) of some windows; the bias is regularised like any weight."""
+    deltas = examples.deltas[rows]
+    targets: Doubles = np.column_stack([deltas, iou_of_deltas(deltas)])
+    mean = targets.mean(axis=0)
     system: Array = examples.gram_of(rows).astype(np.float64) + 1
     system[np.diag_indices(len(rows))] += config.ridge_alpha
     with one_thread():
         factor = torch.linalg.cholesky(torch.from_numpy(system))
-        solved = torch.cholesky_solve(torch.from_numpy(deltas - mean), factor)
+        solved = torch.cholesky_solve(torch.from_numpy(targets - mean), factor)
         weight = solved.float().T @ torch.from_numpy(examples.vectors[rows])
     return weight, (torch.from_numpy(mean) + solved.sum(0)).float()

@@ -19,6 +19,7 @@ from sppnet.detect.postprocess import ScoredBoxes
 from sppnet.detect.roi_features import RoIFeatureExtractor
 from sppnet.errors import SppnetError
 from sppnet.features.lazy_image import LazyImage
+from sppnet.label.known_classes import KnownClasses
 from sppnet.label.model import LabelConfig, LabelModel
 from sppnet.label.suggesting import Candidates
 from sppnet.proposals.proposers import Proposer
@@ -41,6 +42,8 @@ class Trunk:
     proposer: Proposer
     roi_extractor: RoIFeatureExtractor
     open_photo: Callable[[Path], LazyImage]
+    make_known: Callable[[], KnownClasses | None] = lambda: None
+    """For a session: what the network knows by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,7 @@ class Learner:
     ) -> None:
         """callback: called from the threads with a photograph whose suggestions changed, or None."""
         self.paths, self.trunk, self.callback = list(paths), trunk, callback
-        self.model = LabelModel(trunk.roi_extractor, config)
+        self.model = LabelModel(trunk.roi_extractor, config, trunk.make_known())
         self.version = 0
         self.seconds: float | None = None
         """From the last confirmation to new suggestions."""

@@ -13,8 +13,9 @@ from sppnet.detect.postprocess import ScoredBoxes
 from sppnet.detect.roi_features import RoIFeatureExtractor, RoIFeatures
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.label.examples import NO_CLASS, Examples, LabelledWindows, regression_targets
-from sppnet.label.fitting import FitConfig, fit_classes, fit_regression
-from sppnet.label.suggesting import Candidates, SuggestConfig, score_photo
+from sppnet.label.fitting import BoxQuality, FitConfig, fit_classes, fit_regression
+from sppnet.label.known_classes import KnownClasses
+from sppnet.label.suggesting import Candidates, Learned, SuggestConfig, score_photo
 from sppnet.structures import GroundTruth
 from sppnet.svm.linear_svm import LinearSVM
 
@@ -28,7 +29,7 @@ class LabelConfig:
 
     max_examples: int = 3000
     positive_iou: float = 0.6
-    negative_iou: float = 0.3
+    negative_iou: float = 0.45
     max_positives: int = 24
     """Windows on objects that a photograph gives, the objects' own among them."""
     max_negatives: int = 40
@@ -55,12 +56,20 @@ EARLY_PHOTOS, EARLY_SCORE = 3, -0.5
 class LabelModel:
     """For one thread at a time. The same photographs in the same order give the same numbers."""
 
-    def __init__(self, roi_extractor: RoIFeatureExtractor, config: LabelConfig | None = None) -> None:
+    def __init__(
+        self,
+        roi_extractor: RoIFeatureExtractor,
+        config: LabelConfig | None = None,
+        known: KnownClasses | None = None,
+    ) -> None:
+        """known: of the network that made the vectors."""
+        self.known = known
         self.roi_extractor, self.config = roi_extractor, config or LabelConfig()
         self.classes: tuple[str, ...] = ()
         self.examples: Examples | None = None
         self.svm: LinearSVM | None = None
         self.regressor: BoxRegressor | None = None
+        self.quality: BoxQuality | None = None
         self.judged: deque[tuple[Floats, Ints, Flags]] = deque(maxlen=self.config.judged_photos)
         self.objects: deque[int] = deque(maxlen=self.config.judged_photos)
         self.photos: set[int] = set()
@@ -69,9 +78,10 @@ class LabelModel:
 
     def score(self, candidates: Candidates) -> ScoredBoxes:
         """All boxes that may be suggested."""
-        if self.svm is None or self.regressor is None or not len(candidates.boxes):
+        if self.svm is None or self.regressor is None or self.quality is None or not len(candidates.boxes):
             return ScoredBoxes.joined([])
-        return score_photo(candidates, self.svm, self.regressor, self.roi_extractor, self.config.suggest)
+        learned = Learned(self.svm, self.regressor, self.quality, self.roi_extractor)
+        return score_photo(candidates, learned, self.config.suggest)
 
     def shown(self, scored: ScoredBoxes) -> ScoredBoxes:
         """Those worth showing, the surest first: by what came of those suggested before."""
@@ -144,6 +154,8 @@ class LabelModel:
         forced = np.arange(len(truth), len(boxes) - len(candidates.boxes))
         taken = self._add(photo, labelled, forced, np.zeros(0, np.int64))
         new = [k for k in np.unique(truth.labels).tolist() if not self._is_fitted(k)]
+        if self.known is not None:
+            self.known.learn(photo, candidates.photo.maps, truth, self.classes)
         only = new if new and known else list(range(len(classes)))
         self._fit(only)
         if new or len(self.photos) < self.config.early_photos:
@@ -151,7 +163,7 @@ class LabelModel:
                 taken = self._add(photo, labelled, forced[:0], taken)
                 self._fit(only)
         self.photos.add(photo)
-        self.regressor = fit_regression(self.examples, self.classes, self.config.fit)
+        self.regressor, self.quality = fit_regression(self.examples, self.classes, self.config.fit)
 
     def _is_fitted(self, label: int) -> bool:
         return (
@@ -161,6 +173,8 @@ class LabelModel:
     def _fit(self, only: Sequence[int]) -> None:
         assert self.examples is not None
         self.svm = fit_classes(self.examples, self.svm, self.classes, only, self.config.fit)
+        if self.known is not None:
+            self.svm = self.known.rescore(self.svm, only)
 
     def _add(self, photo: int, windows: LabelledWindows, forced: Ints, taken: Ints) -> Ints:
         """Windows of the photograph that are not `taken` join; gives all that are now."""

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
-from sppnet.arrays import Doubles, Floats, Ints
-from sppnet.boxes import box_area, box_iou
-from sppnet.detect.postprocess import ScoredBoxes
+from sppnet.arrays import Floats, Ints
+from sppnet.boxes import box_area
+from sppnet.detect.postprocess import ScoredBoxes, vote_boxes
 from sppnet.detect.roi_features import RoIFeatureExtractor, RoIFeatures
 from sppnet.features.lazy_image import LazyImage
 from sppnet.heads.ridge import BoxRegressor
+from sppnet.label.fitting import BoxQuality
 from sppnet.ops.nms import nms
 from sppnet.svm.linear_svm import LinearSVM
 
@@ -21,6 +23,13 @@ PASSES = 2
 
 MIN_SCORE = -1.2
 """Below this a box is no suggestion whatever the threshold: it is not corrected either."""
+
+COPY_IOU = 0.75
+"""Of two candidates of a class that overlap more the surer one is corrected."""
+
+QUALITY_SHARE, USUAL_IOU = 4.0, 0.7
+"""Score for each unit of IoU that a box is expected to have beyond the usual: an SVM tells objects from the
+rest, but hardly a tight box from a loose one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,35 +54,50 @@ class SuggestConfig:
     max_shown: int = 60
 
 
-def score_photo(
-    candidates: Candidates,
-    svm: LinearSVM,
-    regressor: BoxRegressor,
-    roi_extractor: RoIFeatureExtractor,
-    config: SuggestConfig,
-) -> ScoredBoxes:
-    """The boxes of every class, corrected and thinned, the surest first; down to MIN_SCORE."""
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What judges and corrects boxes."""
+
+    svm: LinearSVM
+    regressor: BoxRegressor
+    quality: BoxQuality
+    roi_extractor: RoIFeatureExtractor
+
+    def correct(
+        self, before: ScoredBoxes, vectors: Tensor, candidates: Candidates
+    ) -> tuple[ScoredBoxes, Tensor]:
+        """The boxes moved by the regression and judged where they now lie, and their vectors there."""
+        labels = before.labels
+        boxes = self.regressor.apply(vectors, before.boxes, labels, candidates.size_hw)
+        features = self.roi_extractor(candidates.photo, boxes)
+        scores = self.svm.scores(features.distinct).numpy()[features.roi_of_box, labels]
+        moved = features.take_pooled(np.arange(len(boxes)))
+        scores = scores + QUALITY_SHARE * (self.quality(moved, labels) - USUAL_IOU)
+        return ScoredBoxes(boxes, scores.astype(np.float32), labels), moved
+
+
+def score_photo(candidates: Candidates, learned: Learned, config: SuggestConfig) -> ScoredBoxes:
+    """The boxes of every class, corrected and thinned, the surest first."""
+    found = _likeliest(candidates, learned.svm)
+    vectors, passes = candidates.features.take_pooled(found[1]), []
+    boxes = found[0]
+    for _ in range(PASSES if len(boxes.boxes) else 0):
+        boxes, vectors = learned.correct(boxes, vectors, candidates)
+        passes.append(boxes)
+    return select_suggestions(ScoredBoxes.joined(passes), config)
+
+
+def _likeliest(candidates: Candidates, svm: LinearSVM) -> tuple[ScoredBoxes, Ints]:
+    """Candidates of each class that score MIN_SCORE or more, without near copies, and their numbers."""
     scores = svm.scores(candidates.features.distinct).numpy()[candidates.features.roi_of_box]
     rows, labels = [], []
     for label in range(scores.shape[1]):
         own = np.flatnonzero(scores[:, label] >= MIN_SCORE)
-        own = own[nms(candidates.boxes[own], scores[own, label], 0.75, MAX_REFINED)]
+        own = own[nms(candidates.boxes[own], scores[own, label], COPY_IOU, MAX_REFINED)]
         rows.append(own)
         labels.append(np.full(len(own), label))
-    row, own_label = np.concatenate(rows), np.concatenate(labels)
-    found = ScoredBoxes(candidates.boxes[row], scores[row, own_label], own_label)
-    if not len(row):
-        return found
-    pooled = candidates.features.take_pooled(row)
-    everything = [found]
-    for _ in range(PASSES):
-        boxes = regressor.apply(pooled, found.boxes, own_label, candidates.size_hw)
-        vectors = roi_extractor(candidates.photo, boxes)
-        judged = svm.scores(vectors.distinct).numpy()[vectors.roi_of_box]
-        found = ScoredBoxes(boxes, judged[np.arange(len(own_label)), own_label], own_label)
-        pooled = vectors.take_pooled(np.arange(len(boxes)))
-        everything.append(found)
-    return select_suggestions(ScoredBoxes.joined(everything[1:]), config)
+    row, label_of = np.concatenate(rows), np.concatenate(labels)
+    return ScoredBoxes(candidates.boxes[row], scores[row, label_of], label_of), row
 
 
 def select_suggestions(scored: ScoredBoxes, config: SuggestConfig) -> ScoredBoxes:
@@ -83,20 +107,12 @@ def select_suggestions(scored: ScoredBoxes, config: SuggestConfig) -> ScoredBoxe
         own = scored.take(np.flatnonzero(scored.labels == label))
         stay = nms(own.boxes, own.scores, config.nms_iou, config.max_shown)
         stay = stay[_not_inside(own.boxes[stay], config.inside)]
-        kept.append(ScoredBoxes(_voted(own, stay, config), own.scores[stay], own.labels[stay]))
+        kept.append(
+            ScoredBoxes(vote_boxes(own, stay, config.voting_iou, np.inf), own.scores[stay], own.labels[stay])
+        )
     every = ScoredBoxes.joined(kept)
     every = every.take(nms(every.boxes, every.scores, 0.7, config.max_shown))
     return every.take(np.argsort(-every.scores, kind="stable"))
-
-
-def _voted(own: ScoredBoxes, stay: Ints, config: SuggestConfig) -> Floats:
-    iou = box_iou(own.boxes[stay], own.boxes)
-    lead = own.scores[None] - own.scores[stay, None]
-    weights: Doubles = np.where(
-        iou >= config.voting_iou, np.exp(2 * np.minimum(lead, 0), dtype=np.float64), 0
-    )
-    mean: Floats = (weights @ own.boxes / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return mean
 
 
 def _not_inside(boxes: Floats, share: float) -> Ints:

@@ -16,6 +16,7 @@ from sppnet.features.head_boxes import VectorLayout
 from sppnet.features.lazy_image import LazyImage
 from sppnet.features.onnx_extractor import make_extractor
 from sppnet.heads.standardisation import Standardisation
+from sppnet.label.known_classes import KnownClasses
 from sppnet.label.learner import Trunk
 from sppnet.nn.device import find_device
 from sppnet.nn.onnx_trunk import OnnxTrunk, is_onnx
@@ -84,6 +85,7 @@ def _detector_trunk(config: DetectorConfig, cache: Path | None, photos: Sequence
         propose,
         StandardisedRoIFeatureExtractor(plain, standard),
         lambda path: LazyImage(path, extractor, maps),
+        lambda: KnownClasses(loaded, standard),
     )
 
 
