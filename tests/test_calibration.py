@@ -17,7 +17,7 @@ from sppnet.detect.detector import Detector
 from sppnet.detect.label_assignment import TrainingImages
 from sppnet.features.cache import MapCache
 from sppnet.heads.ridge import BoxRegressor
-from sppnet.metrics.detection import Curve
+from sppnet.metrics.detection import Curve, evaluate_detections
 from sppnet.progress import NullProgress
 from sppnet.svm.cross_validation import deal_folds
 from sppnet.svm.linear_svm import LinearSVM
@@ -112,17 +112,34 @@ def trained(scenes, tmp_path):
     return parts, photos, proposals
 
 
+def f1_from_zero(detector, photos, proposals):
+    found = []
+    for index in range(len(photos)):
+        photo, boxes = photos.photo(index), proposals[index]
+        vectors = detector.roi_extractor(photo, boxes)
+        scored = detector.score_and_refine(boxes, vectors, photo.size_hw, -100)
+        found.append(detector.postprocess([scored]))
+    return evaluate_detections(found, photos.images.truths, photos.classes).f1()
+
+
 def test_thresholds_come_from_the_photographs_of_the_folds(trained):
     parts, photos, proposals = trained
     parts = replace(parts, svm=replace(parts.svm, bias=parts.svm.bias + 20))  # all above the least score
     detector = Detector(parts)
     fold = Fold(detector, detector.roi_extractor, np.arange(len(photos)))
-    thresholds = choose_thresholds([fold], photos, proposals, NullProgress())
+    found = choose_thresholds([fold], photos, proposals, NullProgress())
+    thresholds = found.thresholds
+    shifted = Detector(
+        replace(parts, svm=replace(parts.svm, bias=parts.svm.bias - torch.tensor(thresholds).float()))
+    )
+    judged = f1_from_zero(shifted, photos, proposals)
+    assert found.f1 == pytest.approx({name: value for name, value in judged.items() if value is not None})
+    assert max(found.f1.values()) > 0
     assert thresholds.shape == (len(photos.classes),)
     raised = Detector(replace(parts, svm=replace(parts.svm, bias=parts.svm.bias + 5)))
     moved = choose_thresholds(
         [Fold(raised, raised.roi_extractor, np.arange(len(photos)))], photos, proposals, NullProgress()
-    )
+    ).thresholds
     np.testing.assert_allclose(moved, thresholds + 5, atol=1e-3)
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from recording_progress import RecordingProgress
-from sppnet.cli.app import main
+from sppnet.cli.app import app, main
 from sppnet.data.check import SideRange, check_folder
 from sppnet.data.check_detection import BoxRange, check_annotated
+from sppnet.data.detection_dataset import open_annotated
 from sppnet.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -111,8 +113,46 @@ def test_a_folder_where_nothing_can_be_read(tmp_path):
 
 def test_a_folder_without_classes_is_refused(tmp_path):
     save(tmp_path / "1.png", 5, 6)
-    with pytest.raises(DataError, match="no images in class folders"):
+    with pytest.raises(DataError, match=r"should hold folders of images, .* 1 images lie in it directly"):
         check_folder(tmp_path)
+
+
+def test_splits_of_other_classes_are_told(tmp_path):
+    for number, folder in enumerate(("train/cat", "train/dog", "val/cat", "val/Dog")):
+        (tmp_path / folder).mkdir(parents=True)
+        save(tmp_path / folder / "1.png", 5, 6 + number)
+    lines = CliRunner().invoke(app, ["check", str(tmp_path)]).output.splitlines()
+    assert "classes of val that train has not, so training refuses them: Dog" in lines
+    assert "classes of train that val has not: dog" in lines
+
+
+def test_a_class_name_of_two_lines_is_one_line(tmp_path):
+    for name in ("a\nb", "c"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "1.png", 5, 6)
+    assert r"a\nb 1" in CliRunner().invoke(app, ["check", str(tmp_path)]).output
+
+
+ELSEWHERE = [
+    pytest.param("1.json", '{"version": "5", "shapes": [{"label": "a", "points": [[1, 2]]}]}', "LabelMe"),
+    pytest.param("a/all.xml", '<annotations><version>1.1</version>\n<image id="0">', "CVAT's XML for images"),
+    pytest.param("a/boxes.csv", "filename,class,xmin,ymin,xmax,ymax\n", "a table of boxes"),
+    pytest.param("via.json", '{"1.png": {"shape_attributes": {}}}', "VGG Image Annotator"),
+    pytest.param("all.tfrecord", "", "TensorFlow's records"),
+    pytest.param("notes.json", '{"annotations": "none"}', ""),
+]
+
+
+@pytest.mark.parametrize(("file", "text", "tool"), ELSEWHERE)
+def test_annotations_that_are_not_read_are_named(tmp_path, file, text, tool):
+    (tmp_path / "a").mkdir()
+    save(tmp_path / "a/1.png", 5, 6)
+    (tmp_path / file).write_text(text)
+    said = f"{file} seems to be of {tool}, which is not read; export the boxes as VOC, COCO or YOLO"
+    assert check_folder(tmp_path).unread_boxes == (said if tool else "")
+    with pytest.raises(DataError) as caught:
+        open_annotated(tmp_path)
+    assert (said in str(caught.value)) == bool(tool)
 
 
 @pytest.mark.shared

@@ -19,7 +19,7 @@ from sppnet.data.files import (
     writable_name,
 )
 from sppnet.data.folder import find_splits, open_folder, split_folder
-from sppnet.data.labels import read_table
+from sppnet.data.label_table import read_table
 from sppnet.errors import DataError, printable
 
 LATIN = os.fsdecode(b"caf\xe9")
@@ -82,6 +82,10 @@ BOTH = {"blue": 1, "red": 1}
         ),
         pytest.param(
             [*two("train"), "test/1.jpg", "test/2.jpg"], {"train": BOTH}, id="beside a flat test folder"
+        ),
+        pytest.param([*two("train"), "test1/1.jpg"], {"train": BOTH}, id="beside test1, as on Kaggle"),
+        pytest.param(
+            [*two("train2017"), *two("val_2017")], {"train": BOTH, "val": BOTH}, id="years behind the words"
         ),
         pytest.param([*two("train"), "images/1.jpg"], {"train": BOTH}, id="train beside a flat folder"),
         pytest.param([*two("train"), *two("photos")], {"train": BOTH}, id="train beside the same, unsplit"),
@@ -259,6 +263,8 @@ PHOTOS = ["images/1.jpg", "images/2.jpg", "images/3.jpg"]
             id="foreign paths",
         ),
         pytest.param("1.jpg,a\n2.jpg,b\n3.jpg,a\n", id="no line of names"),
+        pytest.param("sep=;\nfilename;label\n1.jpg;a\n2.jpg;b\n3.jpg;a\n", id="of Excel"),
+        pytest.param("filename,label\n1.jpg,a,\n2.jpg,b,,\n3.jpg,a\n", id="commas at the ends"),
         pytest.param("filename,a,b\n1.jpg,1,0\n2.jpg,0,1\n3.jpg,1,0\n", id="a column for each class"),
     ],
 )
@@ -283,10 +289,20 @@ def test_what_a_table_lacks_is_told(tmp_path):
     assert [each.reason.partition(", such")[0] for each in folder.omitted] == [
         "1 image is listed in the table of labels but not there",
         "1 image is listed by a name that several images have; give their paths",
-        "1 image is listed without a class, or with several",
+        "1 image is listed without a class, with several, or in a longer line",
         "1 image is listed twice, with two classes",
         "2 images are without a line in train.csv",
     ]
+
+
+@pytest.mark.parametrize("line", ["2.jpg,NaN", "2.jpg", "2.jpg,b,c", '2.jpg,""'])
+def test_a_line_without_one_class_labels_nothing(tmp_path, line):
+    make_files(tmp_path, *PHOTOS)
+    (tmp_path / "labels.csv").write_text(f"filename,label\n1.jpg,a\n3.jpg,b\n{line}\n")
+    folder = open_folder(tmp_path)
+    assert folder.counts() == {"a": 1, "b": 1}
+    (told,) = folder.omitted
+    assert told.reason.startswith("1 image is listed without a class, with several, or in a longer line")
 
 
 def test_splits_by_tables_and_by_a_column(tmp_path):

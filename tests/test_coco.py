@@ -74,7 +74,9 @@ def test_boxes_crowds_and_ids_with_gaps(tmp_path):
         pytest.param([30, 40, 0, 20], None, "is empty; it is left out", id="no width"),
         pytest.param([90, 70, 5, 5], None, "lies beyond the image", id="beyond the border"),
         pytest.param([1, 2, 3], None, "1 annotations have no bbox of four numbers", id="three numbers"),
-        pytest.param([1, 2, 3, "4"], None, "no bbox of four numbers", id="text"),
+        pytest.param([1, "2", "3", "4.0"], [1, 2, 4, 6], None, id="numbers in text"),
+        pytest.param([1, 2, 3, "x"], None, "no bbox of four numbers", id="text"),
+        pytest.param({"x": 1}, None, "no bbox of four numbers", id="a mapping"),
         pytest.param([1, 2, 3, float("nan")], None, "no bbox of four numbers", id="not a number"),
         pytest.param([1, 2, 3, 10**400], None, "no bbox of four numbers", id="without end"),
         pytest.param(None, None, "no bbox of four numbers", id="nothing"),
@@ -130,6 +132,38 @@ def test_odd_images_and_categories_are_counted(tmp_path):
     assert open_annotated(tmp_path).problems == (
         "a.json: 1 of its images have no id or file_name; they are left out",
         "a.json: 2 of its categories have no id or name; they are left out",
+    )
+
+
+@pytest.mark.parametrize("bbox", [None, []])
+@pytest.mark.parametrize(
+    ("outlines", "box"),
+    [
+        pytest.param([[10, 20, 30, 20, 30, 41]], [10, 20, 30, 41], id="a triangle"),
+        pytest.param([[10, 20, 30, 20, 30, 40], [5, 5, 6, 5, 6, 50]], [5, 5, 30, 50], id="two parts"),
+        pytest.param([[10, 20, 30, 20, 30]], None, id="half a point"),
+        pytest.param({"counts": "x", "size": [60, 80]}, None, id="a mask"),
+        pytest.param([], None, id="nothing"),
+    ],
+)
+def test_an_outline_stands_for_a_box_that_is_missing(tmp_path, bbox, outlines, box):
+    data = coco(annotations=[(100, 7, bbox)])
+    data["annotations"][0]["segmentation"] = outlines
+    write(tmp_path / "a.json", data, tmp_path)
+    images = open_annotated(tmp_path)
+    assert images.truths[0].boxes.tolist() == ([box] if box else [])
+    (sentence,) = images.problems
+    assert ("1 annotations have an outline and no bbox in a.json" in sentence) == bool(box)
+
+
+def test_categories_of_one_name_or_none_are_told(tmp_path):
+    data = coco(annotations=[(100, 7, [1, 2, 3, 4])])
+    data["categories"] = [{"id": 7, "name": "cat"}, {"id": 8, "name": " cat "}, {"id": 9, "name": None}]
+    write(tmp_path / "a.json", data, tmp_path)
+    assert open_annotated(tmp_path).counts() == {"cat": 1}
+    assert open_annotated(tmp_path).problems == (
+        "a.json: 1 of its categories have no id or name; they are left out",
+        "a.json names cat twice; those categories are read as one class",
     )
 
 

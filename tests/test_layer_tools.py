@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
 from torch.export import Dim
 from torch.func import grad, jacrev, vjp, vmap
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -120,6 +121,31 @@ def test_windows_under_torch_func():
     assert none.shape == (1, 0, 42)
     with pytest.raises(GeometryError, match=r"windows cannot be mapped by torch\.func\.vmap; pass them"):
         vmap(lambda some: pyramid_pool(features, some, LEVELS))(cells[None])
+
+
+CELLS = torch.tensor([[0, 0, 0, 5, 5], [1, 2, 2, 7, 7], [0, 0, 0, 5, 5], [1, 1, 0, 2, 7]])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's forward mode calls it
+@pytest.mark.parametrize("cells", [None, CELLS], ids=["whole maps", "windows"])
+def test_gradients_twice_and_in_forward_mode(cells):
+    features = draw(2, 2, 7, 7, seed=3).double().requires_grad_()
+
+    def pool(x):
+        return pyramid_pool(x, cells, (1, 2))
+
+    assert gradcheck(pool, (features,), check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(lambda x: pool(x) ** 3, (features,))
+
+
+def test_a_penalty_on_gradients_is_that_of_adaptive_pooling():
+    features = draw(2, 3, 7, 9)
+    penalties = []
+    for pool in (SpatialPyramidPooling(LEVELS), adaptive):
+        own = features.clone().requires_grad_()
+        (first,) = torch.autograd.grad((pool(own) ** 2).sum(), own, create_graph=True)
+        penalties.append(torch.autograd.grad(first.norm(), own)[0])
+    torch.testing.assert_close(*penalties)
 
 
 # --- torch.onnx --------------------------------------------------------------------------------------

@@ -336,13 +336,6 @@ def test_an_expanded_gradient_will_do():
     assert features.grad.sum() == 15
 
 
-def test_a_second_derivative_is_refused():
-    features = draw(1, 2, 5, 5).requires_grad_()
-    (first,) = torch.autograd.grad(pyramid_pool(features).square().sum(), features, create_graph=True)
-    with pytest.raises(RuntimeError, match="pyramid_pool_backward"):
-        torch.autograd.grad(first.sum(), features)
-
-
 @FAST
 def test_gradients_are_the_same_on_every_run_and_any_number_of_threads(name):
     features, cells = draw(2, 40, 20, 20).relu(), draw_cells(200, 2, 20, 20)

@@ -165,7 +165,7 @@ def test_an_evaluation_of_a_classifier_tells_how(judged):
 def test_a_detector_s_training_shows_what_it_learned_from_and_how():
     text = detection.training_page(
         "runs/d", "sppnet detect train x", CONFIG, {EVIL: 3, "cat": 1200}, 0.917, 12,
-        TUNING, TRUNK_TUNING, MINING, {"svm": 100.0, "boxes": 20.0},
+        TUNING, TRUNK_TUNING, MINING, {"svm": 100.0, "boxes": 20.0}, f1={EVIL: 0.25, "cat": 0.5},
     )  # fmt: skip
     reader = check_page(text)
     assert [one["aria-label"] for one in reader.all("svg")] == [
@@ -174,10 +174,19 @@ def test_a_detector_s_training_shows_what_it_learned_from_and_how():
         "loss: training ends at 0.5",
         "error: held out ends at 20.0 %",
     ]
-    for words in ("2 min 00 s", "objects1,203", "found by proposals91.7 %", "cat1,200", "21,2004,000300100"):
+    for words in (
+        "2 min 00 s",
+        "objects1,203",
+        "found by proposals91.7 %",
+        "cat1,200",
+        "F1, held out37.5 %",
+        "cat50.0 %",
+        "21,2004,000300100",
+    ):
         assert words in reader.text, words
     bare = detection.training_page("d", "sppnet", CONFIG, {"cat": 1}, 1, 1, [], [], [], {"svm": 1.0})
     bare = check_page(bare)
+    assert "F1" not in bare.text
     assert "Fine-tuning" not in bare.text
     assert "Hard negatives" not in bare.text
     assert (

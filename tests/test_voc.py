@@ -65,7 +65,8 @@ def names_in(root: Path, split: str | None = None) -> list[str]:
         pytest.param("1 10 0 20", [0, 9, 1, 20], "wrong order", id="inverted by one"),
         pytest.param("nan 1 2 3", None, "is not finite; it is left out", id="not a number"),
         pytest.param("1 1 inf 3", None, "is not finite", id="without end"),
-        pytest.param("1 1 x 3", None, "object 1 has no box of four numbers", id="a letter"),
+        pytest.param("1 1 x 3", None, "four numbers, xmin ymin xmax ymax; got 1 1 x 3;", id="a letter"),
+        pytest.param("1,5 1 2 3", None, "object 1 has no box of four numbers", id="a decimal comma"),
     ],
 )
 def test_what_becomes_of_a_box(tmp_path, corners, box, problem):

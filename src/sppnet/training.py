@@ -164,14 +164,18 @@ def _tell_detector(result: DetectorTraining, command: str) -> str:
     return detection.training_page(
         name_of(run.root), command, _config(run.config), result.objects, result.recall, result.images,
         _rows(run, "tuning", "rows"), _rows(run, "trunk", "rows"), _rows(run, "svm", "rounds"),
-        result.seconds, result.skipped, result.problems,
+        result.seconds, result.skipped, result.problems, _stage(run, "scores").get("f1", {}),
     )  # fmt: skip
 
 
 def _rows(run: DetectorRun, stage: str, name: str) -> list[dict[str, Any]]:
+    return list(_stage(run, stage).get(name, []))
+
+
+def _stage(run: DetectorRun, name: str) -> dict[str, Any]:
     """What a stage recorded; nothing where it was not asked for, or is of an earlier version."""
-    stored = run.load_stage(stage)
-    return [] if stored is None else list(stored[0].get(name, []))
+    stored = run.load_stage(name)
+    return {} if stored is None else stored[0]
 
 
 def _config(path: Path) -> dict[str, Any]:

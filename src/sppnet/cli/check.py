@@ -75,6 +75,14 @@ def _describe_classes(report: "FolderReport") -> Iterator[str]:
 def _describe_oddities(report: "FolderReport") -> Iterator[str]:
     if max(map(len, report.splits.values())) < 2:
         yield "one class alone: a classifier needs two or more"
+    if report.unread_boxes:
+        yield report.unread_boxes
+    learnt = report.splits.get("train", {})
+    for split, classes in report.splits.items():
+        if learnt and (unknown := classes.keys() - learnt):
+            yield f"classes of {split} that train has not, so training refuses them: {_names(unknown)}"
+        if lacking := learnt.keys() - classes:
+            yield f"classes of train that {split} has not: {_names(lacking)}"
     for name in report.empty_classes:
         yield f"empty class: {name}"
     for reason in report.omitted:
@@ -116,5 +124,11 @@ def _describe_problems(report: "AnnotatedReport") -> Iterator[str]:
         yield f"… and {len(problems) - SHOWN_PROBLEMS} problems more; --json lists all"
 
 
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
 def _count(counts: Iterable[tuple[str, int]]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts)
+    from sppnet.errors import printable
+
+    return ", ".join(f"{printable(name)} {count}" for name, count in counts)

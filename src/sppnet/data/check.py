@@ -13,7 +13,8 @@ from typing import Any
 
 from sppnet.data.class_files import LabelledFiles
 from sppnet.data.files import Walk, is_image_name, is_unread_name, walk, writable_name
-from sppnet.data.folder import find_splits
+from sppnet.data.folder import find_splits, layout_hint
+from sppnet.data.foreign import unread_annotations
 from sppnet.data.image import read_header, read_image
 from sppnet.errors import DataError, ImageError
 from sppnet.progress import NullProgress, Progress, track
@@ -83,6 +84,8 @@ class FolderReport(ImageSummary):
 
     unread_tables: tuple[str, ...] = ()
     """Of labels, beside class folders: a sentence."""
+    unread_boxes: str = ""
+    """A sentence if a tool's annotations lie there that are not read."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ def check_folder(root: str | Path, workers: int = 2, progress: Progress | None =
     ]
     if not entries:
         omitted = "".join(f"; {each.reason}" for listed in splits.values() for each in listed.omitted)
-        raise DataError(f"{root} holds no images in class folders; expected ROOT/class/image.jpg{omitted}")
+        hint = layout_hint(here)
+        raise DataError(f"{root} should hold folders of images, ROOT/class/image.jpg. {hint}{omitted}")
     return _report(here, splits, summarise(here, entries, workers, progress))
 
 
@@ -181,6 +185,7 @@ def _report(root: Path, splits: dict[str, LabelledFiles], summary: dict[str, Any
         classes_from={split: _told_by(split, listed, root) for split, listed in splits.items()},
         omitted=tuple(each.reason for listed in splits.values() for each in listed.omitted),
         ignored=count_ignored(below),
+        unread_boxes=unread_annotations(root),
         unread_tables=tuple(sentence for listed in splits.values() for sentence in listed.unread),
     )
 

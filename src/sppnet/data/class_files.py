@@ -114,14 +114,16 @@ def pass_wrappers(here: Path) -> Path:
 def _splits_in(here: Path) -> Layout:
     """The splits among the folders of `here`; none where these are classes.
 
-    Folders whose names differ in the word for the split alone are splits together. A class may be called
+    Folders whose names differ in the word for the split alone are splits together; numbers behind it are
+    those of a year or a part ("test1" beside "train"). A class may be called
     "train": then images lie in it, or less than two folders, and other classes beside it.
     """
     folders = visible_folders(here)
     groups: dict[tuple[str, ...], dict[str, Path]] = defaultdict(dict)
     for folder in sorted(folders, key=_word_order):
         if found := split_of(folder.name):
-            groups[found[1]].setdefault(found[0], folder)
+            rest = ("",) if all(re.fullmatch(r"[\W\d_]*", part) for part in found[1]) else found[1]
+            groups[rest].setdefault(found[0], folder)
     for rest, group in sorted(groups.items(), key=lambda item: (item[0] != ("",), -len(item[1]), item[0])):
         labelled = {split: pass_wrappers(folder) for split, folder in group.items() if _holds_classes(folder)}
         alone = rest == ("",) and (len(folders) == 1 or _is_lone_train(group))

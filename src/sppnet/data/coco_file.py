@@ -5,6 +5,7 @@ Ids and flags are compared by what they say: some tools write 7, 7.0 and "7" for
 
 import json
 import math
+from collections import Counter
 from collections.abc import Container, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,9 @@ def read_table(path: Path) -> Table:
             )
         else:
             by_image.setdefault(image, []).append(mark)
+            if not item.get("bbox"):
+                what = f"annotations have an outline and no bbox in {path.name}"
+                problems.count(what, "the box around each is read", f"annotations[{number}]")
     sizes = {key: said_size(item.get("height"), item.get("width")) for key, item in images.items()}
     listed = tuple(
         Entry(str(item["file_name"]), sizes[key], tuple(by_image.get(key, ())))
@@ -65,6 +69,8 @@ def read_table(path: Path) -> Table:
     )
     ordered = sorted(categories, key=lambda key: natural_key(str(key)))
     names = {key: plain_name(categories[key]["name"]) for key in ordered}
+    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+        problems.add(f"{path.name} names {', '.join(twice)} twice; those categories are read as one class")
     if _look_like_corners(listed):
         problems.add(
             f"{path.name}: most boxes reach beyond their images, and would not if they were corners x0, y0, "
@@ -84,7 +90,8 @@ def _mark(
         return image, "are of images that are not listed"
     if category not in categories:
         return image, "are of categories that are not listed"
-    if (box := corners_of(item.get("bbox"))) is None:
+    box = corners_of(item["bbox"]) if item.get("bbox") else outline_box(item.get("segmentation"))
+    if box is None:
         return image, "have no bbox of four numbers"
     name = plain_name(categories[category]["name"])
     return image, BoxAnnotation(name, box, flag(item.get("ignore")), flag(item.get("iscrowd")))
@@ -109,7 +116,7 @@ def _by_id(entries: list[Any], name: str, file: str, problems: Problems) -> dict
     found: dict[Hashable, list[dict[str, Any]]] = {}
     lost = 0
     for item in entries:
-        if isinstance(item, dict) and {"id", name} <= item.keys() and _are_ids(item["id"]):
+        if isinstance(item, dict) and "id" in item and _are_ids(item["id"]) and _is_name(item.get(name)):
             found.setdefault(id_of(item["id"]), []).append(item)
         else:
             lost += 1
@@ -140,6 +147,10 @@ def _are_ids(*values: Any) -> bool:
     return all(isinstance(value, int | str | float | None) for value in values)
 
 
+def _is_name(value: Any) -> bool:
+    return value is not None and bool(str(value).strip())
+
+
 def id_of(value: Any) -> Hashable:
     """An id for comparison: text of digits is the number."""
     text = value.strip() if isinstance(value, str) else ""
@@ -147,12 +158,28 @@ def id_of(value: Any) -> Hashable:
 
 
 def corners_of(bbox: Any) -> Box | None:
-    """xyxy of x, y, width, height."""
-    if not isinstance(bbox, list) or len(bbox) != 4:
+    """xyxy of x, y, width, height, in numbers or in text."""
+    numbers = _finite(bbox)
+    if numbers is None or len(numbers) != 4:
         return None
-    x, y, width, height = bbox
-    try:
-        box = float(x + 0), float(y + 0), float(x + width), float(y + height)  # text has no sum with 0
-    except (TypeError, OverflowError):
-        return None
+    x, y, width, height = numbers
+    box = x, y, x + width, y + height
     return box if all(map(math.isfinite, box)) else None
+
+
+def outline_box(outlines: Any) -> Box | None:
+    """xyxy around outlines, each a list x, y, x, y, …; None for masks in other forms."""
+    parts = [_finite(outline) for outline in outlines] if isinstance(outlines, list) else []
+    if not parts or any(part is None or len(part) < 6 or len(part) % 2 for part in parts):
+        return None
+    xs = [x for part in parts if part for x in part[::2]]
+    ys = [y for part in parts if part for y in part[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _finite(values: Any) -> list[float] | None:
+    try:
+        numbers = [float(value) for value in values] if isinstance(values, list) else []
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None

@@ -20,6 +20,7 @@ import numpy as np
 from sppnet.data.annotations import AnnotatedImage, AnnotationSource, BoxAnnotation, ParsedDataset, plain_name
 from sppnet.data.coco import find_coco
 from sppnet.data.files import natural_key, path_key
+from sppnet.data.foreign import unread_annotations
 from sppnet.data.lookup import Lookup
 from sppnet.data.problems import alike_classes, tiny_boxes
 from sppnet.data.split_names import SPLIT_ORDER
@@ -171,7 +172,8 @@ def find_source(data: str | Path) -> AnnotationSource:
             f"{data} is neither a COCO .json nor a YOLO .yaml file; name the folder of the data set"
         )
     inside = [entry for entry in sorted(here.iterdir()) if entry.is_dir() and _find(entry)]
-    hint = f". Did you mean {inside[0]}?" if inside else f". It holds {_contents(here)}"
+    held = unread_annotations(here) or f"It holds {_contents(here)}"
+    hint = f". Did you mean {inside[0]}?" if inside else f". {held}"
     raise DataError(f"{data} is no annotated data set; looked for {'; '.join(LAYOUTS)}{hint}")
 
 

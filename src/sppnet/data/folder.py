@@ -24,9 +24,11 @@ from sppnet.data.class_files import (
 )
 from sppnet.data.files import Omission, is_hidden, is_image_name, walk
 from sppnet.data.files import natural_key as natural_key
+from sppnet.data.foreign import unread_annotations
 from sppnet.data.hold_out import HOLD_OUT, draw_held_out
-from sppnet.data.labels import SUFFIXES as TABLE_SUFFIXES
-from sppnet.data.labels import LabelTable, find_tables, first_line, read_labels, read_table, tell_unread
+from sppnet.data.label_table import SUFFIXES as TABLE_SUFFIXES
+from sppnet.data.label_table import LabelTable, first_line, read_table
+from sppnet.data.labels import find_tables, read_labels, tell_unread
 from sppnet.errors import ConfigError, DataError, did_you_mean, printable
 
 logger = logging.getLogger(__name__)
@@ -143,7 +145,7 @@ def find_splits(root: str | Path) -> dict[str, LabelledFiles]:
         return read_labels(here, tables)
     if layout.flat:
         names = " and ".join(folder.name for folder in layout.flat)
-        hint = _foreign_layout(layout.root) or (
+        hint = _other_layout(layout.root) or (
             "Make a folder for each class inside, ROOT/train/class/image.jpg, or put a table of labels "
             "beside them: labels.csv with the columns filename,label"
         )
@@ -215,10 +217,10 @@ def _as_folder(listed: LabelledFiles) -> ImageFolder:
     omitted = "".join(f". {omission.reason}" for omission in listed.omitted)
     if not listed.labelled_classes:
         raise DataError(
-            f"{root} should hold folders of images, ROOT/class/image.jpg. {_layout_hint(root)}{omitted}"
+            f"{root} should hold folders of images, ROOT/class/image.jpg. {layout_hint(root)}{omitted}"
         )
     if empty := [name for name, paths in files.items() if not paths]:
-        hint = _foreign_layout(root) or "Add images or remove the folders"
+        hint = _other_layout(root) or "Add images or remove the folders"
         raise DataError(f"class folders without images in {root}: {', '.join(empty)}. {hint}{omitted}")
     labels = [label for label, paths in enumerate(files.values()) for _ in paths]
     paths = tuple(path for paths in files.values() for path in paths)
@@ -250,17 +252,17 @@ def _existing(root: str | Path) -> Path:
     raise DataError(f"{root} does not exist; {hint}")
 
 
-def _layout_hint(root: Path) -> str:
+def layout_hint(root: Path) -> str:
     """What a folder without classes seems to be instead."""
-    if foreign := _foreign_layout(root):
-        return foreign
+    if other := _other_layout(root):
+        return other
     names = sorted(entry.name for entry in root.iterdir() if not is_hidden(entry.name))
     if count := sum(is_image_name(Path(name)) for name in names):
         return f"Its {count} images lie in it directly. Make a folder for each class and move them there"
     return f"It holds {', '.join(names[:5]) or 'nothing'}. Make a folder of images for each class"
 
 
-def _foreign_layout(root: Path) -> str:
+def _other_layout(root: Path) -> str:
     """A sentence if the folder looks like a data set of boxes, which people mistake for classes."""
     names = {entry.name for entry in root.iterdir()}
     layouts = {
@@ -268,10 +270,9 @@ def _foreign_layout(root: Path) -> str:
         "COCO (annotations in JSON)": any(map(COCO_NAME.fullmatch, names)),
         "YOLO (images, labels)": {"images", "labels"} <= names,
     }
-    layout = next((layout for layout, fits in layouts.items() if fits), None)
-    return (
-        f"It is laid out like {layout}: boxes in photographs, not a folder for each class" if layout else ""
-    )
+    if layout := next((layout for layout, fits in layouts.items() if fits), None):
+        return f"It is laid out like {layout}: boxes in photographs, not a folder for each class"
+    return unread_annotations(root)
 
 
 def _with_classes(val: ImageFolder, train: ImageFolder) -> ImageFolder:

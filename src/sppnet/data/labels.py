@@ -2,24 +2,18 @@
 
     labels.csv, train.csv, …     filename,label  or  id,breed  or  image_id,class_name  …
 
-The delimiter is a comma, a semicolon or a tab. Names of columns are compared without regard to case; one
-column of 0 and 1 for each class is read too. A table names its images by path, by name, or without suffix;
-they are looked for below the folder of the table alone, so that no path leads out of the data set.
+A table names its images by path, by name, or without suffix; they are looked for below the folder of the
+table alone, so that no path leads out of the data set. The reading of one file is in `label_table`.
 """
 
-import csv
-import io
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from sppnet.data.class_files import LabelledFiles, entries_of, split_of
+from sppnet.data.class_files import LabelledFiles, entries_of
 from sppnet.data.files import (
     Omission,
     composed,
-    is_image_name,
     name_from_text,
     natural_key,
     omit,
@@ -27,42 +21,8 @@ from sppnet.data.files import (
     walk,
     writable_name,
 )
-from sppnet.data.text import read_text
+from sppnet.data.label_table import SUFFIXES, LabelTable, Row, read_table, split_named
 from sppnet.errors import DataError
-
-SUFFIXES = (".csv", ".tsv")
-FILE_COLUMNS = (
-    "filename", "file_name", "file", "filepath", "filepaths", "file_path", "path", "image", "image_name",
-    "image_path", "image_file", "image_id", "images", "img", "img_name", "img_path", "id", "id_code", "name",
-)  # fmt: skip
-LABEL_COLUMNS = (
-    "label_name", "class_name", "classname", "category_name", "label", "labels", "class", "category",
-    "target", "species", "breed", "diagnosis", "name", "class_id", "label_id", "category_id",
-)  # fmt: skip
-"""The first of these that a table has counts; names of classes come before their numbers."""
-SPLIT_COLUMNS = ("split", "data_set", "dataset", "set", "subset", "partition")
-_ONES, _ZEROS = frozenset({"1", "1.0"}), frozenset({"0", "0.0"})
-BOX_COLUMNS = frozenset({"xmin", "x_min", "x0", "x1", "bbox", "bbox_x", "left"})
-"""What no table of labels has, but one of boxes."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line: an image as the table names it, its class, "" if it has none, and its split."""
-
-    image: str
-    label: str
-    split: str
-
-
-@dataclass(frozen=True)
-class LabelTable:
-    """A file whose columns are known."""
-
-    path: Path
-    columns: tuple[str, str]
-    """Of file names, and of classes."""
-    rows: tuple[Row, ...]
 
 
 def find_tables(root: Path) -> list[LabelTable]:
@@ -90,31 +50,6 @@ def _tables_of(files: Iterable[Path]) -> list[LabelTable]:
         file for file in files if file.suffix.lower() in SUFFIXES and "submission" not in file.stem.lower()
     )
     return [table for file in named if (table := read_table(file))]
-
-
-def read_table(path: Path) -> LabelTable | None:
-    """The table in a file; None if it has no columns of file names and classes."""
-    lines = _lines(path)
-    if not lines or len(lines[0]) < 2:
-        return None
-    if len(lines[0]) == 2 and is_image_name(Path(lines[0][0])):  # there is no line of names
-        lines.insert(0, ["file", "label"])
-    header = [re.sub(r"[\s\-]+", "_", cell.strip().lower()) for cell in lines[0]]
-    body = [line for line in lines[1:] if len(line) == len(header)]
-    file = _file_column(header, body)
-    if file is None or BOX_COLUMNS & set(header):
-        return None
-    splits = next((header.index(name) for name in SPLIT_COLUMNS if name in header), None)
-    others = [column for column in range(len(header)) if column not in (file, splits)]
-    found = _labels(lines[0], header, body, others)
-    if found is None:
-        return None
-    name, labels = found
-    rows = (
-        Row(line[file].strip(), label, "" if splits is None else _split_named(line[splits]))
-        for line, label in zip(body, labels, strict=True)
-    )
-    return LabelTable(path, (header[file], name), tuple(row for row in rows if row.image))
 
 
 def read_labels(root: Path, tables: Sequence[LabelTable]) -> dict[str, LabelledFiles]:
@@ -145,66 +80,10 @@ def read_labels(root: Path, tables: Sequence[LabelTable]) -> dict[str, LabelledF
     }
 
 
-# --- reading -------------------------------------------------------------------------------------
-
-
-def first_line(path: Path) -> str:
-    """What a file begins with, for messages."""
-    return read_text(path).partition("\n")[0].strip()
-
-
-def _lines(path: Path) -> list[list[str]]:
-    text = read_text(path)
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    try:
-        return [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(line)]
-    except csv.Error:
-        return []
-
-
-def _file_column(header: Sequence[str], body: Sequence[Sequence[str]]) -> int | None:
-    """The column of file names: one that begins with an image's, else one that is called so."""
-    if body and (found := [place for place, cell in enumerate(body[0]) if is_image_name(Path(cell.strip()))]):
-        return found[0]
-    return next((header.index(name) for name in FILE_COLUMNS if name in header), None)
-
-
-def _labels(
-    written: Sequence[str], header: Sequence[str], body: Sequence[Sequence[str]], columns: Sequence[int]
-) -> tuple[str, list[str]] | None:
-    """The name of the column of classes and the class of each line; None if there is no such column."""
-    called = [
-        header.index(name) for name in LABEL_COLUMNS if name in header and header.index(name) in columns
-    ]
-    column = next(iter(called or columns[: len(columns) == 1]), None)
-    if column is not None:
-        return header[column], [line[column].strip() for line in body]
-    if (
-        body
-        and columns
-        and all(line[column].strip() in _ONES | _ZEROS for line in body for column in columns)
-    ):
-        return "a column for each class", list(_of_ones(written, body, columns))
-    return None
-
-
-def _of_ones(header: Sequence[str], body: Iterable[Sequence[str]], columns: Sequence[int]) -> Iterator[str]:
-    """The class of each line by the column that holds its only 1."""
-    for line in body:
-        ones = [column for column in columns if line[column].strip() in _ONES]
-        yield header[ones[0]].strip() if len(ones) == 1 else ""
-
-
-def _split_named(text: str) -> str:
-    found = split_of(text.strip())
-    return found[0] if found else ""
-
-
 def _split_of_table(table: LabelTable, root: Path) -> str:
     """The split that a table's name tells, or that of its folder."""
     inside = table.path.parent.name if table.path.parent != root else ""
-    return next(filter(None, map(_split_named, (table.path.stem, inside))), "")
+    return next(filter(None, map(split_named, (table.path.stem, inside))), "")
 
 
 # --- images --------------------------------------------------------------------------------------
@@ -229,7 +108,7 @@ class _Index:
             lambda path: [composed(part) for part in path.with_suffix("").parts[-len(parts) :]] == parts,
             lambda path: [composed(part) for part in path.parts[-len(parts) :]] == parts,
             lambda path: table.path.parent != root and path.is_relative_to(table.path.parent),
-            lambda path: split and split in map(_split_named, path.relative_to(root).parts[:-1]),
+            lambda path: split and split in map(split_named, path.relative_to(root).parts[:-1]),
         ):
             if len(found) > 1:
                 found = list(filter(fits, found)) or found
@@ -268,7 +147,10 @@ class _Gathered:
         omitted = [
             *omit(self.lost["missing"], "listed in the table of labels but not there"),
             *omit(self.lost["ambiguous"], "listed by a name that several images have; give their paths"),
-            *omit(_in_order(self.unlabelled), "listed without a class, or with several"),
+            *omit(
+                _in_order(self.unlabelled),
+                "listed without a class, with several, or in a longer line",
+            ),
             *omit(_in_order(self.twice), "listed twice, with two classes"),
         ]
         return LabelledFiles(root, files, (*omitted, *more), table)

@@ -34,7 +34,7 @@ from sppnet.data.problems import Problems
 from sppnet.data.split_names import SPLIT_OF, SPLIT_ORDER
 from sppnet.data.voc_sets import ids_in, read_sets
 from sppnet.data.voc_xml import read_xml
-from sppnet.errors import DataError
+from sppnet.errors import DataError, printable
 
 NOTES_NAMES = ("annotations", "annotation", "annots", "annot", "xmls", "xml", "labels")
 IMAGES_NAMES = ("jpegimages", "images", "image", "imgs", "img")
@@ -263,7 +263,9 @@ def _marks(tree: Element, name: str, problems: Problems) -> Iterator[BoxAnnotati
         if class_name and corners is not None:
             yield BoxAnnotation(class_name, corners, difficult=flag(text_of(item, "difficult")))
         else:
-            what = "box of four numbers" if class_name else "name"
+            what = (
+                f"box of four numbers, {' '.join(CORNERS)}; got {_box_text(item)}" if class_name else "name"
+            )
             problems.add(f"{name}: object {number} has no {what}; it is left out")
 
 
@@ -276,6 +278,13 @@ def corners_of(item: Element) -> Box | None:
     except ValueError:
         return None
     return x0, y0, x1, y1
+
+
+def _box_text(item: Element) -> str:
+    """What stands where the box should be: its cells, else the names of the parts that have some."""
+    box = item.find("bndbox")
+    written = [printable((part.text or "").strip()) for part in box or ()]
+    return " ".join(written) or ", ".join(part.tag for part in item if len(part)) or "nothing"
 
 
 def class_name_of(item: Element) -> str:

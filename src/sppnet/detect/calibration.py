@@ -7,6 +7,7 @@ changes neither its order nor its average precision.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,10 +22,20 @@ from sppnet.svm.platt import best_f1_score, fit_platt
 from sppnet.threads import ordered_map
 
 
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What the folds' photographs told."""
+
+    thresholds: Doubles
+    """(k,) the score of each class from which on detections count as found."""
+    f1: dict[str, float]
+    """Of each class with objects there, at its threshold."""
+
+
 def choose_thresholds(
     folds: Sequence[Fold], photos: TrainingImages, proposals: Sequence[Floats], progress: Progress
-) -> Doubles:
-    """(k,) the score of each class from which on detections have the best F1 on the folds' photographs.
+) -> Calibration:
+    """The score of each class from which on detections have the best F1 on the folds' photographs.
 
     F1, the harmonic mean of precision and recall, is estimated from each detection's probability to be
     right (`fit_platt`), which is steadier than counting where objects are few. A class without detections
@@ -45,9 +56,13 @@ def choose_thresholds(
     plain = [truth.labels[~(truth.difficult | truth.crowd)] for truth in truths]
     labels = np.concatenate([np.empty(0, np.int64), *plain])
     if not len(labels):
-        return np.zeros(len(photos.classes))
+        return Calibration(np.zeros(len(photos.classes)), {})
     curves = evaluate_detections([found for found, _ in judged], truths, photos.classes).curves
-    return thresholds_of(list(curves.values()), np.bincount(labels, minlength=len(photos.classes)))
+    objects = np.bincount(labels, minlength=len(photos.classes))
+    thresholds = thresholds_of(list(curves.values()), objects)
+    each = zip(curves.items(), thresholds, objects, strict=True)
+    f1 = {name: curve.f1_from(score) for (name, curve), score, count in each if count}
+    return Calibration(thresholds, f1)
 
 
 def thresholds_of(curves: Sequence[Curve], objects: Ints) -> Doubles:

@@ -270,11 +270,12 @@ class TrainingStages:
             folds = layer_folds(parts, self.photos, proposals, self.progress)
         everything = Fold(Detector(parts), roi_extractor, np.arange(len(self.photos.images)))
         # Where nothing can be held out, all are judged by SVMs that know them.
-        thresholds = choose_thresholds(folds or [everything], self.photos, proposals, self.progress)
+        found = choose_thresholds(folds or [everything], self.photos, proposals, self.progress)
+        thresholds = found.thresholds
         if not folds:  # SVMs are too sure of their own photographs: a threshold above 0 would hide too much
             thresholds = np.minimum(thresholds, 0)
         svm = replace(svm, bias=svm.bias - torch.from_numpy(thresholds).to(svm.bias))
-        self.store.keep("scores", {}, {"bias": svm.bias})
+        self.store.keep("scores", {"f1": found.f1 if folds else {}}, {"bias": svm.bias})
         return svm
 
     def _leave_out(self, skipped: dict[str, str]) -> None:

@@ -46,6 +46,11 @@ class Curve:
         f1: Doubles = 2 * self.precision * self.recall / np.maximum(both, np.finfo(np.float64).tiny)
         return f1
 
+    def f1_from(self, score: float) -> float:
+        """F1 when all from a score on are shown; 0 where there are none."""
+        shown = int(np.count_nonzero(self.scores >= score))
+        return float(self.f1[shown - 1]) if shown else 0.0
+
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedImage:
@@ -77,12 +82,7 @@ class DetectionResult:
 
     def f1(self, min_score: float = 0.0) -> dict[str, float | None]:
         """F1 of each class at a threshold, 0 being the default of detectors; None without objects."""
-        shown = {
-            name: int(np.count_nonzero(curve.scores >= min_score)) for name, curve in self.curves.items()
-        }
-        return self._of_each(
-            {name: float(self.curves[name].f1[n - 1]) if n else 0.0 for name, n in shown.items()}
-        )
+        return self._of_each({name: curve.f1_from(min_score) for name, curve in self.curves.items()})
 
     def best_f1(self) -> dict[str, float | None]:
         """F1 of each class at the threshold that is best for it on these images; None without objects."""

@@ -95,6 +95,16 @@ def _pool_levels(features: Tensor, levels: tuple[int, ...]) -> Tensor:
     return torch.cat([F.adaptive_max_pool2d(features, n).flatten(1) for n in levels], 1)
 
 
+def pool_tangent(features: Tensor, tangent: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """What the vectors change by where the features change by `tangent`: its value at each maximum."""
+    parts = []
+    for which, x0, y0, x1, y1 in cells.tolist():
+        window, change = (each[which, :, y0:y1, x0:x1] for each in (features, tangent))
+        places = [F.adaptive_max_pool2d(window, n, return_indices=True)[1].flatten(1) for n in levels]
+        parts.append(torch.cat([change.flatten(1).gather(1, place).flatten() for place in places]))
+    return torch.stack(parts) if parts else _pool_levels(tangent, levels)[:0]
+
+
 def average_each(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
     """As `pool_each`, by averages: the sum over any rectangle is four reads of the integral image.
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function
 
 from sppnet.errors import GeometryError
@@ -37,8 +38,7 @@ def pyramid_pool(
     bit for bit (paper Appendix A). NaN wins a bin.
 
     The gradient goes to the first maximum of a bin, by rows; the same on every run and any number
-    of threads. It cannot be differentiated twice, except by torch.func. Raises GeometryError for cells
-    outside a map.
+    of threads. Raises GeometryError for cells outside a map.
     """
     traced = (features, cells)
     if has_torch_function(traced):  # torch.fx, subclasses of Tensor
@@ -55,9 +55,14 @@ def pyramid_pool(
         return decomposition.pool_whole(features, checked, pooling)
     if pooling == "average":
         return decomposition.average_each(features, check_cells(features, windows), checked)
-    if torch._C._are_functorch_transforms_active():  # torch.func: the custom op has no rules for it
+    if torch._C._are_functorch_transforms_active() or _has_tangent(features):  # no rules of the op for these
         return decomposition.pool_each(features, windows, checked)
     return cast(Tensor, torch.ops.sppnet.pyramid_pool(features, windows, list(checked)))
+
+
+def _has_tangent(features: Tensor) -> bool:
+    """Whether it is being differentiated in forward mode."""
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(features).tangent is not None
 
 
 def pool_maps(maps: Sequence[Tensor], cells: Cells, levels: Sequence[int] = (1, 2, 3, 6)) -> Tensor:
@@ -127,3 +132,18 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
 
 
 _pool.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _keep_again(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, list[int]], output: Tensor) -> None:
+    _, features, cells, ctx.levels = inputs
+    ctx.save_for_backward(features, cells)
+
+
+def _differentiate_again(ctx: Any, change: Tensor) -> tuple[Tensor, None, None, None]:
+    """The gradient is linear in that of the vectors, and does not change with the features."""
+    features, cells = ctx.saved_tensors
+    windows = check_cells(features, cells)
+    return decomposition.pool_tangent(features, change, windows, tuple(ctx.levels)), None, None, None
+
+
+_pool_backward.register_autograd(_differentiate_again, setup_context=_keep_again)

@@ -1,6 +1,7 @@
 """What a detector's training and its evaluation tell: pages for people."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from sppnet.metrics.coco import CocoResult
@@ -37,13 +38,15 @@ def training_page(
     seconds: Mapping[str, float],
     skipped: Sequence[str] = (),
     problems: Sequence[str] = (),
+    f1: Mapping[str, float] | None = None,
 ) -> str:
     """The page of a training.
 
     run: its name. objects: of every class. recall: of the proposals, as a share of 1. images: that were
     trained on. tuning, trunk_tuning: rows of `heads.fc_layers.Measured` as JSON, none without fine-tuning.
     mining: rows of `svm.mining.MiningRound`. seconds: of every stage. skipped: why images were left out.
-    problems: what was odd in the annotations.
+    problems: what was odd in the annotations. f1: of every class at the default threshold, on photographs
+    held out; None or empty where none were.
     """
     most = max(objects.values(), default=0)
     columns = {"round": "round", "positives": "positives", "negatives": "negatives", "joined": "new"}
@@ -57,12 +60,15 @@ def training_page(
             "images": f"{images:,}",
             "objects": f"{sum(objects.values()):,}",
             "found by proposals": page.share(recall),
+            **({"F1, held out": page.share(fmean(f1.values()))} if f1 else {}),
             "time": page.duration(sum(seconds.values())),
         },
         command=command,
         config=config,
         seconds=seconds,
         objects=[[name, f"{count:,}"] for name, count in objects.items()],
+        f1=[[name, page.share(value)] for name, value in (f1 or {}).items()],
+        f1_shares=list((f1 or {}).values()),
         lengths=[count / most if most else 0 for count in objects.values()],
         recall=recall,
         tuning=_curves(tuning),
