@@ -5,9 +5,9 @@ from typing import Any, Literal, get_args
 
 from sppnet.errors import ConfigError, did_you_mean
 from sppnet.geometry.grid import BoxMapping, ScaleRule, check_levels
+from sppnet.nn.any_trunk import is_onnx
 from sppnet.nn.backbones import BACKBONES
 from sppnet.nn.efficientnet_lite import has_lite_weights
-from sppnet.nn.onnx_trunk import is_onnx
 from sppnet.nn.trunks import TIMM
 from sppnet.svm.objective import Loss
 

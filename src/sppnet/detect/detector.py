@@ -23,16 +23,16 @@ from sppnet.detect.roi_features import (
     layers_up_to,
 )
 from sppnet.errors import ConfigError, MissingExtraError, ModelError
+from sppnet.features.detector_extractor import AnyExtractor, DetectorExtractor, make_extractor
 from sppnet.features.extractor import FeatureExtractor
-from sppnet.features.head_boxes import VectorLayout
 from sppnet.features.lazy_image import LazyImage
-from sppnet.features.onnx_extractor import AnyExtractor, OnnxExtractor, make_extractor
 from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import detection_head
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.heads.svd_compression import compress_head, ranks_of, split_head
+from sppnet.nn.any_trunk import AnyTrunk, is_onnx, restore_trunk
+from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.model_file import check_settings, load_model, save_model
-from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk, is_onnx, restore_trunk
 from sppnet.nn.weights import load_weights
 from sppnet.progress import Progress
 from sppnet.proposals.dense_windows import WindowConfig
@@ -308,7 +308,7 @@ def make_roi_extractor(
     config: DetectorConfig, extractor: AnyExtractor, head: nn.Sequential | None
 ) -> RoIFeatureExtractor:
     """What turns boxes into vectors, as the configuration asks."""
-    if isinstance(extractor, OnnxExtractor) and config.vectors != "pyramid":
+    if isinstance(extractor, DetectorExtractor) and config.vectors != "pyramid":
         levels = config.levels if config.vectors == "both" else ()
         return HeadRoIFeatureExtractor(levels, config.box_mapping, config.scale_rule)
     if config.method == "rcnn":
@@ -321,6 +321,6 @@ def make_roi_extractor(
 def vector_length(config: DetectorConfig, trunk: AnyTrunk) -> int:
     """Numbers of a window's vector, before fc layers."""
     pooled = trunk.channels * count_bins(config.levels)
-    if not isinstance(trunk, OnnxTrunk) or config.vectors == "pyramid":
+    if not isinstance(trunk, DetectorTrunk) or config.vectors == "pyramid":
         return pooled
-    return VectorLayout.of(trunk).length + (pooled if config.vectors == "both" else 0)
+    return trunk.layout.length + (pooled if config.vectors == "both" else 0)

@@ -10,13 +10,14 @@ from torch import Tensor
 from sppnet.arrays import Flags, Floats, Ints
 from sppnet.detect.cross_validation import MAX_IMAGES
 from sppnet.detect.label_assignment import TrainingImages
-from sppnet.features.head_boxes import LOG_SHARE, VectorLayout
+from sppnet.features.head_boxes import LOG_SHARE
 from sppnet.features.maps import FeatureMaps
 from sppnet.heads.rescoring import Rescoring, fit_rescoring
 from sppnet.heads.standardisation import Standardisation
 from sppnet.metrics.detection import judge_class
+from sppnet.nn.any_trunk import AnyTrunk
 from sppnet.nn.coco_classes import known_class
-from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk
+from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.ops.nms import nms
 from sppnet.progress import Progress, track
 from sppnet.structures import Detections
@@ -53,9 +54,9 @@ class KnownClass:
 
 def find_known_classes(classes: Sequence[str], trunk: AnyTrunk) -> list[KnownClass]:
     """Those that the trunk's network tells apart, by name; none of other trunks."""
-    if not isinstance(trunk, OnnxTrunk):
+    if not isinstance(trunk, DetectorTrunk):
         return []
-    layout = VectorLayout.of(trunk)
+    layout = trunk.layout
     found = ((label, known_class(name, trunk.known_classes)) for label, name in enumerate(classes))
     return [
         KnownClass(label, layout.first_class + index, layout.objectness)
@@ -167,10 +168,10 @@ def empty_svms(photos: TrainingImages, length: int, folds: int, seed: int) -> Mi
     return MinedSVMs(svms[0], tuple(svms[1:]), dealt[photos.photograph_of] if len(dealt) else dealt)
 
 
-def detect_known(maps: FeatureMaps, trunk: OnnxTrunk, min_score: float) -> Detections:
+def detect_known(maps: FeatureMaps, trunk: DetectorTrunk, min_score: float) -> Detections:
     """What the network finds by itself, each box as its likeliest class; scores are probabilities."""
     assert maps.head is not None
-    layout, vectors = VectorLayout.of(trunk), maps.head.vectors
+    layout, vectors = trunk.layout, maps.head.vectors
     of_classes = vectors[:, layout.first_class : layout.objectness]
     labels = of_classes.argmax(axis=1)
     likeliest = of_classes[np.arange(len(labels)), labels] + vectors[:, layout.objectness]

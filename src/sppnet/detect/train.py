@@ -44,15 +44,15 @@ from sppnet.detect.standardise import sample_vectors
 from sppnet.detect.training_proposals import convolve_images, learn_windows, propose_windows
 from sppnet.errors import ConfigError, DataError
 from sppnet.features.cache import MapCache, recipe_of
-from sppnet.features.head_boxes import VectorLayout
-from sppnet.features.onnx_extractor import make_extractor
+from sppnet.features.detector_extractor import make_extractor
 from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import FinetuneState, detection_head
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.heads.standardisation import Standardisation
 from sppnet.metrics.recall import recall_curve
+from sppnet.nn.any_trunk import AnyTrunk, is_onnx, open_trunk
+from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.device import find_device
-from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk, is_onnx, open_trunk
 from sppnet.progress import NullProgress, Progress
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead
@@ -273,8 +273,8 @@ class _Training:
         if stage is not None:
             return Standardisation(stage.tensors["mean"], stage.tensors["factor"])
         sample = sample_vectors(self.photos, roi_extractor, proposals, self.config.seed, self.progress)
-        assert isinstance(self.trunk, OnnxTrunk)
-        length = VectorLayout.of(self.trunk).length
+        assert isinstance(self.trunk, DetectorTrunk)
+        length = self.trunk.layout.length
         standard = Standardisation.of(sample, [one for one in (length, sample.shape[1] - length) if one])
         self._store("vectors", {}, {"mean": standard.mean, "factor": standard.factor})
         return standard

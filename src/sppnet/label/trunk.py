@@ -11,14 +11,14 @@ from sppnet.detect.detector import Detector, make_roi_extractor
 from sppnet.detect.roi_features import StandardisedRoIFeatureExtractor
 from sppnet.errors import ConfigError, DataError, ImageError
 from sppnet.features.cache import MapCache, recipe_of
+from sppnet.features.detector_extractor import make_extractor
 from sppnet.features.extractor import FeatureExtractor
-from sppnet.features.head_boxes import VectorLayout
 from sppnet.features.lazy_image import LazyImage
-from sppnet.features.onnx_extractor import make_extractor
 from sppnet.heads.standardisation import Standardisation
 from sppnet.label.learner import Trunk
+from sppnet.nn.any_trunk import is_onnx
 from sppnet.nn.device import find_device
-from sppnet.nn.onnx_trunk import OnnxTrunk, is_onnx
+from sppnet.nn.onnx_trunk import OnnxTrunk
 from sppnet.nn.trunks import load_trunk
 from sppnet.proposals.proposers import make_proposer
 
@@ -77,7 +77,7 @@ def _detector_trunk(config: DetectorConfig, cache: Path | None, photos: Sequence
             continue  # the page says so when it comes to the photograph
     if not vectors:
         raise DataError("none of the photographs could be read")
-    head = VectorLayout.of(loaded).length
+    head = loaded.layout.length
     standard = Standardisation.of(torch.cat(vectors), (head, vectors[0].shape[1] - head))
     return Trunk(
         loaded.name,
