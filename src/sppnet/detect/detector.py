@@ -30,7 +30,7 @@ from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import detection_head
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.heads.svd_compression import compress_head, ranks_of, split_head
-from sppnet.nn.any_trunk import AnyTrunk, is_onnx, restore_trunk
+from sppnet.nn.any_trunk import PUBLISHED, AnyTrunk, is_onnx, restore_trunk
 from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.model_file import check_settings, load_model, save_model
 from sppnet.nn.weights import load_weights
@@ -228,7 +228,7 @@ class Detector:
 
 def _portable(config: DetectorConfig) -> dict[str, Any]:
     """The configuration without what only the machine that trained knows: its paths and its device."""
-    weights = config.weights if config.weights in (None, "imagenet") else Path(config.weights).name
+    weights = config.weights if config.weights in (None, *PUBLISHED) else Path(config.weights).name
     proposals = in_header(config.proposals)
     trunk = Path(config.trunk).name if is_onnx(config.trunk) else config.trunk
     portable = {"trunk": trunk, "weights": weights, "proposals": proposals, "device": "auto"}

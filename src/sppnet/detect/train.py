@@ -50,7 +50,7 @@ from sppnet.heads.fc_layers import FinetuneState, detection_head
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.heads.standardisation import Standardisation
 from sppnet.metrics.recall import recall_curve
-from sppnet.nn.any_trunk import AnyTrunk, is_onnx, open_trunk
+from sppnet.nn.any_trunk import AnyTrunk, is_detector, open_trunk
 from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.device import find_device
 from sppnet.progress import NullProgress, Progress
@@ -397,7 +397,7 @@ def _proposal_head(stage: _Stage, channels: int) -> ProposalHead:
 
 
 def _frozen_trunk(config: DetectorConfig) -> AnyTrunk:
-    if config.weights is None and not is_onnx(config.trunk) and config.finetune != "all":
+    if config.weights is None and not is_detector(config.trunk) and config.finetune != "all":
         raise ConfigError(
             "a trunk that stays as it is needs trained weights: give --weights imagenet (downloads them) or "
             "a file, such as a classifier's best.safetensors; or train it (--finetune all)"
