@@ -9,8 +9,7 @@ from onnx_detectors import write_detector
 from sppnet.cli.app import app
 from sppnet.detect.known_classes import detect_known
 from sppnet.errors import ModelError
-from sppnet.features.head_boxes import VectorLayout
-from sppnet.features.onnx_extractor import OnnxExtractor
+from sppnet.features.detector_extractor import DetectorExtractor
 from sppnet.nn.onnx_check import compare_with_file
 from sppnet.nn.onnx_trunk import OnnxTrunk
 
@@ -64,8 +63,8 @@ def test_another_network_than_the_files_is_noticed(file, tmp_path):
 
 def test_what_the_network_finds_has_its_probabilities(file):
     trunk = OnnxTrunk.from_file(file)
-    maps = OnnxExtractor(trunk)(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    found, layout = detect_known(maps, trunk, 0.0), VectorLayout.of(trunk)
+    maps = DetectorExtractor(trunk)(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    found, layout = detect_known(maps, trunk, 0.0), trunk.layout
     assert len(found) > 0
     assert (np.diff(found.scores) <= 0).all()
     of_classes = np.exp(4 * maps.head.vectors[:, layout.first_class : layout.objectness])

@@ -15,13 +15,15 @@ from sppnet.boxes import box_iou
 from sppnet.data.image import read_image
 from sppnet.errors import ConfigError, ModelError
 from sppnet.features.cache import MapCache, recipe_of
-from sppnet.features.head_boxes import COPY_IOU, MAX_BOXES, VectorLayout, join_boxes, read_head
+from sppnet.features.detector_extractor import DetectorExtractor
+from sppnet.features.head_boxes import COPY_IOU, MAX_BOXES, choose_boxes, join_boxes
 from sppnet.features.lazy_image import LazyImage
-from sppnet.features.onnx_extractor import OnnxExtractor, longer_size
 from sppnet.nn import onnx_graph
+from sppnet.nn.any_trunk import is_onnx, open_trunk, restore_trunk
 from sppnet.nn.coco_classes import COCO_CLASSES, known_class
+from sppnet.nn.detector_trunk import longer_size
 from sppnet.nn.onnx_graph import cut_detector, parse_model
-from sppnet.nn.onnx_trunk import CONVENTIONS, OnnxTrunk, is_onnx, open_trunk, restore_trunk
+from sppnet.nn.onnx_trunk import CONVENTIONS, OnnxTrunk
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 YOLOX = SHARED / "weights" / "yolox_nano.onnx"
@@ -100,7 +102,7 @@ def test_a_network_of_one_size_gets_padded_images(trunk):
     with pytest.raises(ModelError, match=f"up to {SIZE_PX}×{SIZE_PX}; got 80×40"):
         fixed.prepare(photograph(80, 40))
     with pytest.raises(ConfigError, match="up to 64 pixels a side"):
-        OnnxExtractor(fixed, (96,))
+        DetectorExtractor(fixed, (96,))
     assert trunk.prepare(photograph(50, 40)).shape == (1, 3, 64, 48)
 
 
@@ -269,8 +271,9 @@ def plain_cells(trunk, levels):
 
 
 def test_boxes_and_vectors_are_the_definitions(trunk):
-    levels = trunk.run(trunk.prepare(photograph(48, 64)))
-    head = read_head(trunk, levels, np.full(4, 2, np.float32), (24, 32))
+    image = photograph(48, 64)
+    levels = trunk.run(trunk.prepare(image))
+    head = choose_boxes(trunk.look(image), np.full(4, 2, np.float32), (24, 32))
     cells = sorted(plain_cells(trunk, levels), key=lambda cell: -cell[1])
     kept, vectors = [], []
     for box, _, vector in cells:
@@ -282,13 +285,13 @@ def test_boxes_and_vectors_are_the_definitions(trunk):
         if not kept or box_iou([[x0, y0, x1, y1]], kept).max() <= COPY_IOU:
             kept.append([x0, y0, x1, y1])
             vectors.append(vector)
-    assert len(vectors[0]) == VectorLayout.of(trunk).length
+    assert len(vectors[0]) == trunk.layout.length
     assert head.boxes == pytest.approx(np.array(kept), abs=1e-3)
     assert head.vectors == pytest.approx(np.array(vectors), abs=5e-3)
 
 
 def test_an_image_keeps_its_shape_and_its_boxes_their_place(trunk):
-    extractor = OnnxExtractor(trunk)
+    extractor = DetectorExtractor(trunk)
     maps = extractor(photograph(100, 150))
     assert maps.sizes_hw == ((42, 64),)
     assert maps.size_hw == (100, 150)
@@ -302,15 +305,15 @@ def test_an_image_keeps_its_shape_and_its_boxes_their_place(trunk):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (300, 2), (64, 64)])
 def test_any_size_goes_through(trunk, size):
-    assert OnnxExtractor(trunk)(photograph(*size)).head.boxes.shape[1] == 4
+    assert DetectorExtractor(trunk)(photograph(*size)).head.boxes.shape[1] == 4
     assert longer_size(size, 64)[int(np.argmax(size))] == 64
 
 
 def test_boxes_of_several_scales_are_joined(trunk):
     image = photograph(60, 80)
-    one, other = (OnnxExtractor(trunk, (scale,))(image).head for scale in (64, 96))
-    both = OnnxExtractor(trunk, (64, 96))(image)
-    expected = join_boxes([one, other], VectorLayout.of(trunk))
+    one, other = (DetectorExtractor(trunk, (scale,))(image).head for scale in (64, 96))
+    both = DetectorExtractor(trunk, (64, 96))(image)
+    expected = join_boxes([one, other], trunk.layout)
     assert np.array_equal(both.head.boxes, expected.boxes)
     assert len(both.maps) == 2
     assert {tuple(box) for box in both.head.boxes} <= {tuple(box) for box in (*one.boxes, *other.boxes)}
@@ -321,7 +324,7 @@ def test_the_cache_gives_back_what_was_computed(trunk, tmp_path):
 
     path = tmp_path / "photo.png"
     Image.fromarray(photograph(60, 80)).save(path)
-    extractor = OnnxExtractor(trunk)
+    extractor = DetectorExtractor(trunk)
     cache = MapCache(recipe_of(trunk, extractor.scales), tmp_path / "maps")
     fresh = LazyImage(path, extractor).maps
     first, second = (LazyImage(path, extractor, cache).maps for _ in range(2))

@@ -52,9 +52,8 @@ def trunk(
 
 
 def _described(trunk: "OnnxTrunk") -> dict[str, Any]:
-    from sppnet.features.head_boxes import VectorLayout
 
-    graph, layout = trunk.graph, VectorLayout.of(trunk)
+    graph, layout = trunk.graph, trunk.layout
     return {
         "maps": [{"stride": tap.grid.stride, "channels": tap.channels} for tap in trunk.taps],
         "class_features": layout.class_features,
@@ -95,7 +94,7 @@ def _in_words(facts: dict[str, Any]) -> Iterator[str]:
 def _compare(trunk: "OnnxTrunk", file: Path, photo: Path) -> float | None:
     from sppnet.data.image import read_image
     from sppnet.data.transforms import resize_to
-    from sppnet.features.onnx_extractor import longer_size
+    from sppnet.nn.detector_trunk import longer_size
     from sppnet.nn.onnx_check import compare_with_file
 
     image = read_image(photo)
@@ -106,7 +105,7 @@ def _compare(trunk: "OnnxTrunk", file: Path, photo: Path) -> float | None:
 def _draw(trunk: "OnnxTrunk", photo: Path, out: Path, min_score: float) -> None:
     from sppnet.data.image import read_image
     from sppnet.detect.known_classes import detect_known
-    from sppnet.features.onnx_extractor import OnnxExtractor
+    from sppnet.features.detector_extractor import DetectorExtractor
 
     image = read_image(photo)
-    detect_known(OnnxExtractor(trunk)(image), trunk, min_score).draw(image).save(out, "PNG")
+    detect_known(DetectorExtractor(trunk)(image), trunk, min_score).draw(image).save(out, "PNG")

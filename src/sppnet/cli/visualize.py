@@ -12,7 +12,7 @@ from sppnet.cli.options import Device, parse_integers, parse_numbers
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sppnet.features.onnx_extractor import AnyExtractor
+    from sppnet.features.detector_extractor import AnyExtractor
     from sppnet.geometry.grid import BoxMapping, ScaleRule
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
@@ -105,8 +105,8 @@ def _open(
     """The trunk at the model's own scales or another one, its levels, and how it maps windows and scales."""
     from sppnet.cli.models import open_model
     from sppnet.detect.detector import Detector
+    from sppnet.features.detector_extractor import make_extractor
     from sppnet.features.extractor import FeatureExtractor
-    from sppnet.features.onnx_extractor import make_extractor
 
     model = open_model(path, device)
     if isinstance(model, Detector):

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from sppnet.detect.config import DetectorConfig
 from sppnet.errors import ModelError
-from sppnet.features.head_boxes import VectorLayout
 from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import detection_head
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.heads.svd_compression import ranks_of, split_head
+from sppnet.nn.any_trunk import PUBLISHED, AnyTrunk, is_onnx, restore_trunk
 from sppnet.nn.coco_classes import known_class
+from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.model_file import check_settings
-from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk, is_onnx, restore_trunk
 from sppnet.nn.weights import load_weights
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead, current_names
@@ -42,7 +42,7 @@ class DetectorComponents:
     def kept(self) -> dict[int, int]:
         """Labels of the classes that the trunk's network finds by itself, and what number it gives them."""
         kept = [name for name in self.config.keep if name in self.classes]  # in training they are not yet
-        if not kept or not isinstance(self.trunk, OnnxTrunk):
+        if not kept or not isinstance(self.trunk, DetectorTrunk):
             return {}
         numbers = {name: known_class(name, self.trunk.known_classes) for name in kept}
         return {self.classes.index(name): number for name, number in numbers.items() if number is not None}
@@ -78,14 +78,14 @@ class DetectorComponents:
 def vector_length(config: DetectorConfig, trunk: AnyTrunk) -> int:
     """Numbers of a window's vector, before fc layers."""
     pooled = trunk.channels * count_bins(config.levels)
-    if not isinstance(trunk, OnnxTrunk) or config.vectors == "pyramid":
+    if not isinstance(trunk, DetectorTrunk) or config.vectors == "pyramid":
         return pooled
-    return VectorLayout.of(trunk).length + (pooled if config.vectors == "both" else 0)
+    return trunk.layout.length + (pooled if config.vectors == "both" else 0)
 
 
 def _portable(config: DetectorConfig) -> dict[str, Any]:
     """The configuration without what only the machine that trained knows: its paths and its device."""
-    weights = config.weights if config.weights in (None, "imagenet") else Path(config.weights).name
+    weights = config.weights if config.weights in (None, *PUBLISHED) else Path(config.weights).name
     proposals = in_header(config.proposals)
     trunk = Path(config.trunk).name if is_onnx(config.trunk) else config.trunk
     portable = {"trunk": trunk, "weights": weights, "proposals": proposals, "device": "auto"}

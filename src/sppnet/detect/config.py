@@ -5,9 +5,9 @@ from typing import Any, Literal, get_args
 
 from sppnet.errors import ConfigError, did_you_mean
 from sppnet.geometry.grid import BoxMapping, ScaleRule, check_levels
+from sppnet.nn.any_trunk import is_detector
 from sppnet.nn.backbones import BACKBONES
 from sppnet.nn.efficientnet_lite import has_lite_weights
-from sppnet.nn.onnx_trunk import is_onnx
 from sppnet.nn.trunks import TIMM
 from sppnet.svm.objective import Loss
 
@@ -40,7 +40,8 @@ class DetectorConfig:
 
     trunk: str = "auto"
     """The convolutional network: efficientnet_lite0 to 2, a torchvision name, zf5 and others of the paper,
-    timm:<name>, or the ONNX file of a detector like YOLOX; name:M+N takes the maps after stages M and N.
+    timm:<name>; name:M+N takes the maps after stages M and N. Or a detector's: the ONNX file of one like
+    YOLOX, or a torchvision name such as fasterrcnn_mobilenet_v3_large_320_fpn.
     auto: efficientnet_lite1:6+8 with its ImageNet weights where the weights extra is installed, else
     mobilenet_v2:14+18."""
     stride: int | None = None
@@ -50,10 +51,11 @@ class DetectorConfig:
     """Multiplies the channels of the paper's trunks."""
     weights: str | None = None
     """Trunk weights: a file (a classifier's too), or "imagenet", installed by the weights extra or downloaded
-    once."""
+    once; for a detector's network of torchvision "coco"."""
     scales: tuple[int, ...] = ()
     """Shorter sides at which an image is convolved; proposals are made on the first. By default 688,400,230;
-    the paper's are 480,576,688,864,1200. Of an ONNX file the longer sides, by default the size it has."""
+    the paper's are 480,576,688,864,1200. Of an ONNX file the longer sides. By default a
+    detector's network takes the size that it was trained for."""
     scale_rule: ScaleRule = "log"
     """At which scale a window is pooled: nearest to 224×224 pixels by the logarithm of its area (log), by its
     area (paper), or as in the authors' code (released)."""
@@ -133,16 +135,16 @@ class DetectorConfig:
             trunk, weights = default_trunk(self.weights)
             object.__setattr__(self, "trunk", trunk)
             object.__setattr__(self, "weights", weights)
-        onnx = is_onnx(self.trunk)
-        if self.stride is None and not onnx:
+        own_boxes = is_detector(self.trunk)
+        if self.stride is None and not own_boxes:
             object.__setattr__(self, "stride", default_stride(self.trunk))
-        if not self.scales and not onnx:
+        if not self.scales and not own_boxes:
             object.__setattr__(self, "scales", DEFAULT_SCALES)
         if self.proposals == "auto":
-            object.__setattr__(self, "proposals", "trunk" if onnx else "learned")
-        if self.vectors == "auto" and not onnx:
+            object.__setattr__(self, "proposals", "trunk" if own_boxes else "learned")
+        if self.vectors == "auto" and not own_boxes:
             object.__setattr__(self, "vectors", "pyramid")
-        self._check_detector_trunk(onnx)
+        self._check_detector_trunk(own_boxes)
         if self.finetune == "auto":
             object.__setattr__(self, "finetune", "none")
         if self.svm_layer == "auto":
@@ -160,12 +162,10 @@ class DetectorConfig:
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is an IoU above 0 and up to 1; got {getattr(self, name)}")
 
-    def _check_detector_trunk(self, onnx: bool) -> None:
+    def _check_detector_trunk(self, own_boxes: bool) -> None:
         """What only the network of a detector, or only another one, can do."""
-        if onnx and (self.finetune not in ("auto", "none") or self.method == "rcnn"):
-            raise ConfigError(
-                "the network of an ONNX file stays as it is: leave --finetune and --method alone"
-            )
+        if own_boxes and (self.finetune not in ("auto", "none") or self.method == "rcnn"):
+            raise ConfigError("a detector's network stays as it is: leave --finetune and --method alone")
         asked = [
             f"{name} {value}"
             for name, value in (("proposals", self.proposals), ("vectors", self.vectors))
@@ -173,14 +173,14 @@ class DetectorConfig:
         ]
         if self.keep:
             asked.append(f"keep {','.join(self.keep)}")
-        if self.keep and onnx and (self.proposals != "trunk" or self.vectors == "pyramid"):
+        if self.keep and own_boxes and (self.proposals != "trunk" or self.vectors == "pyramid"):
             raise ConfigError(
                 "keep needs the network's own boxes and vectors: leave --proposals and --vectors"
             )
-        if asked and not onnx:
+        if asked and not own_boxes:
             raise ConfigError(
-                f"{' and '.join(asked)} need a detector's network for a trunk (--trunk detector.onnx); got "
-                f"{self.trunk}"
+                f"{' and '.join(asked)} need a detector's network for a trunk (--trunk detector.onnx, or one "
+                f"of torchvision's); got {self.trunk}"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -23,13 +23,12 @@ from sppnet.detect.roi_features import (
     layers_up_to,
 )
 from sppnet.errors import ConfigError, MissingExtraError, ModelError
+from sppnet.features.detector_extractor import AnyExtractor, DetectorExtractor, make_extractor
 from sppnet.features.extractor import FeatureExtractor
-from sppnet.features.head_boxes import VectorLayout
 from sppnet.features.lazy_image import LazyImage
-from sppnet.features.onnx_extractor import AnyExtractor, OnnxExtractor, make_extractor
 from sppnet.heads.svd_compression import compress_head, ranks_of
+from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.model_file import load_model, save_model
-from sppnet.nn.onnx_trunk import OnnxTrunk
 from sppnet.progress import Progress
 from sppnet.proposals.proposers import HeadProposer, Proposer, TrunkProposer, make_proposer
 from sppnet.structures import Detections
@@ -120,8 +119,8 @@ class Detector:
 
     def _likeliest(self, vectors: RoIFeatures) -> Ints:
         """(n,) the class of the trunk's own network that each box most likely is."""
-        assert isinstance(self.parts.trunk, OnnxTrunk)  # the configuration refuses others
-        layout = VectorLayout.of(self.parts.trunk)
+        assert isinstance(self.parts.trunk, DetectorTrunk)  # the configuration refuses others
+        layout = self.parts.trunk.layout
         return layout.likeliest(vectors.distinct.numpy())[vectors.roi_of_box]
 
     def postprocess(
@@ -210,7 +209,7 @@ def make_roi_extractor(
     config: DetectorConfig, extractor: AnyExtractor, head: nn.Sequential | None
 ) -> RoIFeatureExtractor:
     """What turns boxes into vectors, as the configuration asks."""
-    if isinstance(extractor, OnnxExtractor) and config.vectors != "pyramid":
+    if isinstance(extractor, DetectorExtractor) and config.vectors != "pyramid":
         levels = config.levels if config.vectors == "both" else ()
         return HeadRoIFeatureExtractor(levels, config.box_mapping, config.scale_rule)
     if config.method == "rcnn":

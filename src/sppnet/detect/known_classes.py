@@ -14,14 +14,15 @@ from sppnet.detect.config import DetectorConfig
 from sppnet.detect.cross_validation import MAX_IMAGES
 from sppnet.detect.label_assignment import TrainingImages
 from sppnet.errors import ConfigError, did_you_mean
-from sppnet.features.head_boxes import LOG_SHARE, OWN_NMS_IOU, VectorLayout
+from sppnet.features.head_boxes import LOG_SHARE, OWN_NMS_IOU
 from sppnet.features.maps import FeatureMaps
 from sppnet.heads.rescoring import Rescoring, fit_rescoring
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.heads.standardisation import Standardisation
 from sppnet.metrics.detection import judge_class
+from sppnet.nn.any_trunk import AnyTrunk
 from sppnet.nn.coco_classes import known_class
-from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk
+from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.ops.nms import nms
 from sppnet.progress import Progress, track
 from sppnet.structures import Detections, GroundTruth
@@ -61,9 +62,9 @@ class KnownClass:
 
 def find_known_classes(classes: Sequence[str], trunk: AnyTrunk) -> list[KnownClass]:
     """Those that the trunk's network tells apart, by name; none of other trunks."""
-    if not isinstance(trunk, OnnxTrunk):
+    if not isinstance(trunk, DetectorTrunk):
         return []
-    layout = VectorLayout.of(trunk)
+    layout = trunk.layout
     found = ((label, known_class(name, trunk.known_classes)) for label, name in enumerate(classes))
     return [
         KnownClass(label, layout.first_class + index, layout.objectness)
@@ -227,17 +228,17 @@ def check_kept(keep: Sequence[str], trunk: AnyTrunk) -> None:
     known = {one.label for one in find_known_classes(keep, trunk)}
     for label, name in enumerate(keep):
         if label not in known:
-            network = trunk.known_classes if isinstance(trunk, OnnxTrunk) else ()
+            network = trunk.known_classes if isinstance(trunk, DetectorTrunk) else ()
             raise ConfigError(
                 f"keep: {trunk.name} knows no {name}; it knows {len(network)} classes: "
                 f"{did_you_mean(name, network)}"
             )
 
 
-def detect_known(maps: FeatureMaps, trunk: OnnxTrunk, min_score: float) -> Detections:
+def detect_known(maps: FeatureMaps, trunk: DetectorTrunk, min_score: float) -> Detections:
     """What the network finds by itself, each box as its likeliest class; scores are probabilities."""
     assert maps.head is not None
-    layout, vectors = VectorLayout.of(trunk), maps.head.vectors
+    layout, vectors = trunk.layout, maps.head.vectors
     labels = layout.likeliest(vectors)
     likeliest = vectors[np.arange(len(labels)), layout.first_class + labels] + vectors[:, layout.objectness]
     scores = np.exp(likeliest / LOG_SHARE)

@@ -10,8 +10,8 @@ from sppnet.boxes import box_iou, match_boxes, mirror_boxes
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.detect.config import DetectorConfig
 from sppnet.features.cache import MapCache
+from sppnet.features.detector_extractor import AnyExtractor
 from sppnet.features.lazy_image import LazyImage
-from sppnet.features.onnx_extractor import AnyExtractor
 from sppnet.ops.nms import nms
 from sppnet.structures import GroundTruth
 

@@ -35,14 +35,14 @@ from sppnet.detect.standardise import sample_vectors
 from sppnet.detect.training_proposals import convolve_images, learn_windows, propose_windows
 from sppnet.errors import ConfigError, DataError
 from sppnet.features.cache import MapCache, recipe_of
-from sppnet.features.head_boxes import VectorLayout
-from sppnet.features.onnx_extractor import make_extractor
+from sppnet.features.detector_extractor import make_extractor
 from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import FinetuneState, detection_head
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.heads.standardisation import Standardisation
+from sppnet.nn.any_trunk import AnyTrunk, is_detector, open_trunk
+from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.device import find_device
-from sppnet.nn.onnx_trunk import AnyTrunk, OnnxTrunk, is_onnx, open_trunk
 from sppnet.progress import Progress
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead
@@ -197,8 +197,8 @@ class TrainingStages:
         if stage is not None:
             return Standardisation(stage.tensors["mean"], stage.tensors["factor"])
         sample = sample_vectors(self.photos, roi_extractor, proposals, self.config.seed, self.progress)
-        assert isinstance(self.trunk, OnnxTrunk)
-        length = VectorLayout.of(self.trunk).length
+        assert isinstance(self.trunk, DetectorTrunk)
+        length = self.trunk.layout.length
         standard = Standardisation.of(sample, [one for one in (length, sample.shape[1] - length) if one])
         self.store.keep("vectors", {}, {"mean": standard.mean, "factor": standard.factor})
         return standard
@@ -295,7 +295,7 @@ def _proposal_head(stage: Stage, channels: int) -> ProposalHead:
 
 
 def _frozen_trunk(config: DetectorConfig) -> AnyTrunk:
-    if config.weights is None and not is_onnx(config.trunk) and config.finetune != "all":
+    if config.weights is None and not is_detector(config.trunk) and config.finetune != "all":
         raise ConfigError(
             "a trunk that stays as it is needs trained weights: give --weights imagenet (downloads them) or "
             "a file, such as a classifier's best.safetensors; or train it (--finetune all)"

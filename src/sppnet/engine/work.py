@@ -15,6 +15,7 @@ from sppnet.detect.ensemble import Ensemble
 from sppnet.engine.tables import detections_table, vectors_table
 from sppnet.errors import ImageError, printable
 from sppnet.image_vectors import SPPFeatures
+from sppnet.nn.any_trunk import PUBLISHED
 from sppnet.nn.device import find_device
 
 Found = TypeVar("Found")
@@ -95,5 +96,5 @@ def load_extractor(parameters: tuple[tuple[str, Any], ...], device: str) -> SPPF
 
 
 def _absolute(name: str, value: Any) -> Any:
-    is_file = name in ("model", "weights") and value not in (None, "imagenet")
+    is_file = name in ("model", "weights") and value not in (None, *PUBLISHED)
     return str(Path(value).resolve()) if is_file else value

@@ -27,8 +27,8 @@ from sppnet.features.head_boxes import HeadBoxes
 from sppnet.features.maps import FeatureMaps, TapMaps
 from sppnet.geometry.grid import CellGrid
 from sppnet.jit import private_folder
+from sppnet.nn.any_trunk import AnyTrunk
 from sppnet.nn.model_file import write_file
-from sppnet.nn.onnx_trunk import AnyTrunk
 
 logger = logging.getLogger(__name__)
 

@@ -1,17 +1,15 @@
 """From an image to its feature maps: the trunk made ready, and run once a scale."""
 
 from collections.abc import Sequence
-from copy import deepcopy
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sppnet.data.image import ImageArray
 from sppnet.data.transforms import resize_to, shorter_size, to_tensor
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps, TapMaps
+from sppnet.nn.fusion import fuse_conv_bn as fuse_conv_bn
 from sppnet.nn.trunks import Trunk, as_maps
 
 PAPER_SCALES = (480, 576, 688, 864, 1200)
@@ -58,25 +56,3 @@ class FeatureExtractor:
             sizes.append((resized.shape[0], resized.shape[1]))
         taps = zip(zip(*found, strict=True), self.trunk.taps, strict=True)
         return FeatureMaps(size_hw, tuple(sizes), tuple(TapMaps(maps, tap.grid) for maps, tap in taps))
-
-
-def fuse_conv_bn(body: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, with batch norms folded into the convolutions before them.
-
-    Only plain layers in a plain Sequential: a norm of another class may hold an activation too (timm's
-    do), a convolution of another class may alter its weights, and another forward may have another order.
-    """
-    copy = deepcopy(body).eval().requires_grad_(False)
-    for part in copy.modules():
-        if isinstance(part, nn.Sequential) and type(part).forward is nn.Sequential.forward:
-            _fold_neighbours(part)
-    return copy
-
-
-def _fold_neighbours(part: nn.Sequential) -> None:
-    names = list(part._modules)
-    for name, following in pairwise(names):
-        conv, norm = part._modules[name], part._modules[following]
-        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_mean is not None:
-            part._modules[name] = fuse_conv_bn_eval(conv, norm)
-            part._modules[following] = nn.Identity()

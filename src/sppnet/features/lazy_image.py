@@ -8,8 +8,8 @@ import numpy as np
 from sppnet.data.image import ImageArray, ImageSource, read_header, read_image
 from sppnet.errors import ImageError
 from sppnet.features.cache import MapCache
+from sppnet.features.detector_extractor import AnyExtractor
 from sppnet.features.maps import FeatureMaps
-from sppnet.features.onnx_extractor import AnyExtractor
 
 
 class LazyImage:

@@ -15,7 +15,7 @@ from sppnet.detect.known_classes import (
 from sppnet.features.maps import FeatureMaps
 from sppnet.heads.rescoring import Rescoring
 from sppnet.heads.standardisation import Standardisation
-from sppnet.nn.onnx_trunk import OnnxTrunk
+from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.structures import GroundTruth
 from sppnet.svm.linear_svm import LinearSVM
 
@@ -26,7 +26,7 @@ MIN_RESCORED = 10
 class KnownClasses:
     """What the network would show of them on every confirmed photograph."""
 
-    def __init__(self, trunk: OnnxTrunk, standard: Standardisation) -> None:
+    def __init__(self, trunk: DetectorTrunk, standard: Standardisation) -> None:
         """standard: of vectors whose first numbers are the head's."""
         self.trunk, self.standard = trunk, standard
         self._shown: dict[tuple[str, int], ShownBoxes] = {}

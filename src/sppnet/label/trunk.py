@@ -11,15 +11,16 @@ from sppnet.detect.detector import Detector, make_roi_extractor
 from sppnet.detect.roi_features import StandardisedRoIFeatureExtractor
 from sppnet.errors import ConfigError, DataError, ImageError
 from sppnet.features.cache import MapCache, recipe_of
+from sppnet.features.detector_extractor import make_extractor
 from sppnet.features.extractor import FeatureExtractor
-from sppnet.features.head_boxes import VectorLayout
 from sppnet.features.lazy_image import LazyImage
-from sppnet.features.onnx_extractor import make_extractor
 from sppnet.heads.standardisation import Standardisation
 from sppnet.label.known_classes import KnownClasses
 from sppnet.label.learner import Trunk
+from sppnet.nn.any_trunk import is_detector
+from sppnet.nn.any_trunk import open_trunk as open_any
+from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.device import find_device
-from sppnet.nn.onnx_trunk import OnnxTrunk, is_onnx
 from sppnet.nn.trunks import load_trunk
 from sppnet.proposals.proposers import make_proposer
 
@@ -37,13 +38,13 @@ def open_trunk(
     cache: Path | None = None,
     photos: Sequence[Path] = (),
 ) -> Trunk:
-    """An ImageNet trunk with selective search before it, or a detector's ONNX file with its own boxes.
+    """An ImageNet trunk with selective search before it, or a detector's network with its own boxes.
 
     cache: folder of feature maps. photos: that will be labelled; a detector's vectors are standardised on
     some of them. Raises ConfigError where no weights are at hand.
     """
-    config = DetectorConfig(trunk=trunk, weights=weights)
-    if is_onnx(config.trunk):
+    config = DetectorConfig(trunk=trunk, weights=weights, device=device)
+    if is_detector(config.trunk):
         return _detector_trunk(config, cache, photos)
     if config.weights is None:
         raise ConfigError(
@@ -65,7 +66,9 @@ def open_trunk(
 
 def _detector_trunk(config: DetectorConfig, cache: Path | None, photos: Sequence[Path]) -> Trunk:
     """The boxes of a detector's network, and standardised vectors of its head and its pooled maps."""
-    loaded = OnnxTrunk.from_file(config.trunk)
+    loaded = open_any(config.trunk, weights=config.weights)
+    assert isinstance(loaded, DetectorTrunk)
+    loaded = loaded.to(find_device(config.device)).eval()
     extractor = make_extractor(loaded, config.scales)
     maps = MapCache(recipe_of(loaded, extractor.scales), cache)
     plain = make_roi_extractor(replace(config, vectors="both"), extractor, None)
@@ -78,7 +81,7 @@ def _detector_trunk(config: DetectorConfig, cache: Path | None, photos: Sequence
             continue  # the page says so when it comes to the photograph
     if not vectors:
         raise DataError("none of the photographs could be read")
-    head = VectorLayout.of(loaded).length
+    head = loaded.layout.length
     standard = Standardisation.of(torch.cat(vectors), (head, vectors[0].shape[1] - head))
     return Trunk(
         loaded.name,

@@ -13,7 +13,7 @@ from sppnet.nn.backbones import BACKBONES, build_backbone
 from sppnet.nn.efficientnet_lite import EFFICIENTNET_LITES, EfficientNetLite
 
 
-class _ParametersOnMeta(TorchFunctionMode):
+class ParametersOnMeta(TorchFunctionMode):
     """Makes what parameters and buffers are made from without memory.
 
     Not `with torch.device("meta")`: some constructors (RegNet's) compute widths with small tensors.
@@ -42,7 +42,7 @@ def whole_network(name: str, width: float, empty: bool = False) -> nn.Module:
     if base not in known:
         hint = did_you_mean(base, known)
         raise ModelError(f"no trunk is called {base!r}; {hint} (networks of timm are written timm:<name>)")
-    with _ParametersOnMeta() if empty else nullcontext():
+    with ParametersOnMeta() if empty else nullcontext():
         if base in BACKBONES:
             return build_backbone(base, width)
         refuse_width(base, width)

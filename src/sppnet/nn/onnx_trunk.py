@@ -7,12 +7,15 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sppnet.arrays import Array
 from sppnet.errors import ConfigError, ModelError, did_you_mean
 from sppnet.geometry.grid import CellGrid
 from sppnet.nn.coco_classes import COCO_CLASSES
+from sppnet.nn.detector_trunk import DetectorTrunk, longer_size
+from sppnet.nn.head_output import HeadOutput, VectorLayout
+from sppnet.nn.onnx_cells import cell_vectors, decode_boxes
 from sppnet.nn.onnx_graph import (
     DetectorGraph,
     cut_detector,
@@ -21,10 +24,7 @@ from sppnet.nn.onnx_graph import (
     read_bytes,
     run_session,
 )
-from sppnet.nn.trunks import Tap, Trunk, Weights, empty_trunk, load_trunk
-from sppnet.nn.weights import load_weights
-
-ONNX_SUFFIX = ".onnx"
+from sppnet.nn.trunks import Tap
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ CONVENTIONS = {
 """By name: of YOLOX since version 0.1.1 and before it."""
 
 
-class OnnxTrunk(nn.Module):
+class OnnxTrunk(DetectorTrunk):
     """The network of an ONNX file, frozen; it runs in onnxruntime on the CPU."""
 
     def __init__(
@@ -69,6 +69,7 @@ class OnnxTrunk(nn.Module):
                 f"unknown input convention {convention!r}: {did_you_mean(convention, CONVENTIONS)}"
             )
         self.name, self.graph, self.convention_name = name, graph, convention
+        self.size_px = graph.size_px
         self.convention = CONVENTIONS[convention]
         self.known_classes = _class_names(graph, classes)
         self.taps = tuple(
@@ -100,18 +101,9 @@ class OnnxTrunk(nn.Module):
         return cls(str(spec["name"]), graph, classes, described["convention"])
 
     @property
-    def grid(self) -> CellGrid:
-        """Of the first tap, the finest."""
-        return self.taps[0].grid
-
-    @property
-    def channels(self) -> int:
-        """Of all taps together."""
-        return sum(tap.channels for tap in self.taps)
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        return tuple(level.stride for level in self.graph.levels)
+    def layout(self) -> VectorLayout:
+        _, class_features, box_features, classes, *_ = self.graph.channels[0]
+        return VectorLayout(class_features, box_features, classes, len(self.taps))
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -131,8 +123,26 @@ class OnnxTrunk(nn.Module):
     def std(self) -> tuple[float, float, float]:
         return self.convention.std
 
-    def extra_repr(self) -> str:
-        return f"{self.name}, channels={self.channels}, strides={self.strides}"
+    def check_scales(self, scales: tuple[int, ...]) -> None:
+        super().check_scales(scales)
+        if not self.graph.dynamic and max(scales) > self.size_px:
+            raise ConfigError(
+                f"{self.name} takes images of up to {self.size_px} pixels a side; got scales {scales}"
+            )
+
+    def fit_size(self, size_hw: tuple[int, int], scale_px: int) -> tuple[int, int]:
+        """scale_px: the longer side."""
+        return longer_size(size_hw, scale_px)
+
+    def look(self, image: Array) -> HeadOutput:
+        levels = self.run(self.prepare(image))
+        boxes = decode_boxes(levels, self.strides)
+        return HeadOutput(
+            tuple(torch.from_numpy(level[0]) for level in levels),
+            boxes,
+            np.concatenate([level[5].ravel() for level in levels]),
+            lambda cells: cell_vectors(levels, cells, boxes[cells]),
+        )
 
     def prepare(self, image: Array) -> Array:
         """(h, w, 3) uint8 RGB → (1, 3, h', w') float32: padded on the right and at the bottom."""
@@ -179,29 +189,3 @@ def _parse_names(text: str | None) -> tuple[str, ...] | None:
         return None
     values = names.values() if isinstance(names, dict) else names
     return tuple(map(str, values)) if values else None
-
-
-AnyTrunk = Trunk | OnnxTrunk
-
-
-def is_onnx(name: str) -> bool:
-    """Whether a trunk's name is that of an ONNX file."""
-    return name.lower().endswith(ONNX_SUFFIX)
-
-
-def open_trunk(
-    name: str, *, stride: int | None = None, width: float = 1.0, weights: Weights | None = None
-) -> AnyTrunk:
-    """A trunk by name, as `load_trunk`, or from an ONNX file, which has its weights in it."""
-    if is_onnx(name):
-        return OnnxTrunk.from_file(name)
-    return load_trunk(name, stride=stride, width=width, weights=weights)
-
-
-def restore_trunk(spec: dict[str, Any], state: dict[str, Tensor]) -> AnyTrunk:
-    """The trunk of a model file; spec: its `spec`, state: its state dict. Raises ModelError."""
-    if "onnx" in spec:
-        return OnnxTrunk.restore(spec, state["content"])
-    trunk = empty_trunk(**spec)
-    load_weights(trunk, state)
-    return trunk

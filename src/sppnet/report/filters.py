@@ -15,8 +15,8 @@ from sppnet.arrays import Doubles, Floats, Ints
 from sppnet.data.image import read_image
 from sppnet.drawing import draw_boxes
 from sppnet.errors import DataError, GeometryError, ImageError
+from sppnet.features.detector_extractor import AnyExtractor
 from sppnet.features.maps import FeatureMaps
-from sppnet.features.onnx_extractor import AnyExtractor
 from sppnet.geometry.grid import CellGrid
 from sppnet.progress import Progress
 from sppnet.report.contact_sheet import Panel, arrange, fit

@@ -25,10 +25,10 @@ from sppnet.data.transforms import shorter_size
 from sppnet.detect.detector import Detector
 from sppnet.detect.roi_features import HeadRoIFeatureExtractor, SppRoIFeatureExtractor
 from sppnet.errors import ConfigError
+from sppnet.features.detector_extractor import AnyExtractor, DetectorExtractor
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.lazy_image import LazyImage
 from sppnet.features.maps import FeatureMaps, RoIs
-from sppnet.features.onnx_extractor import AnyExtractor, OnnxExtractor
 from sppnet.serve.feature_cache import FeatureCache
 from sppnet.serve.limits import Refusal
 
@@ -248,7 +248,7 @@ class ServedDetector:
         return {**described, "levels": list(self.levels), "trunk": self.detector.parts.trunk.name}
 
     def convolve(self, image: ImageArray) -> FeatureMaps:
-        if isinstance(self.extractor, OnnxExtractor):
+        if isinstance(self.extractor, DetectorExtractor):
             return self.extractor(image)
         scales = self.detector.config.scales
         largest_hw = raster_size((image.shape[0], image.shape[1]), max(scales))

@@ -1,0 +1,56 @@
+"""A trunk of any kind, from its name or from a model file."""
+
+from typing import Any
+
+from torch import Tensor
+
+from sppnet.errors import ConfigError
+from sppnet.nn.detector_trunk import DetectorTrunk
+from sppnet.nn.onnx_trunk import OnnxTrunk
+from sppnet.nn.torchvision_detectors import COCO, TORCHVISION_DETECTORS, TorchvisionDetector
+from sppnet.nn.trunks import Trunk, Weights, empty_trunk, load_trunk
+from sppnet.nn.weights import load_weights
+
+ONNX_SUFFIX = ".onnx"
+PUBLISHED = "imagenet", COCO
+"""Weights that are named, and no files."""
+
+AnyTrunk = Trunk | DetectorTrunk
+
+
+def is_onnx(name: str) -> bool:
+    """Whether a trunk's name is that of an ONNX file."""
+    return name.lower().endswith(ONNX_SUFFIX)
+
+
+def is_detector(name: str) -> bool:
+    """Whether a trunk's name is that of a detector's network."""
+    return is_onnx(name) or name in TORCHVISION_DETECTORS
+
+
+def open_trunk(
+    name: str, *, stride: int | None = None, width: float = 1.0, weights: Weights | None = None
+) -> AnyTrunk:
+    """A trunk by name, as `load_trunk`, or a detector's: an ONNX file, which has its weights in it, or one of
+    torchvision's, whose weights are "coco" or a file."""
+    if is_onnx(name):
+        return OnnxTrunk.from_file(name)
+    if name in TORCHVISION_DETECTORS:
+        return TorchvisionDetector.load(name, weights)
+    if weights == COCO:
+        raise ConfigError(
+            f"{name} has no weights of COCO: give --weights imagenet, or take a detector's network, such as "
+            f"{TORCHVISION_DETECTORS[0]}"
+        )
+    return load_trunk(name, stride=stride, width=width, weights=weights)
+
+
+def restore_trunk(spec: dict[str, Any], state: dict[str, Tensor]) -> AnyTrunk:
+    """The trunk of a model file; spec: its `spec`, state: its state dict. Raises ModelError."""
+    if "onnx" in spec:
+        return OnnxTrunk.restore(spec, state["content"])
+    if "categories" in spec:
+        return TorchvisionDetector.restore(spec, state)
+    trunk = empty_trunk(**spec)
+    load_weights(trunk, state)
+    return trunk
