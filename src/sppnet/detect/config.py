@@ -69,8 +69,9 @@ class DetectorConfig:
     mirror: bool = True
     """Train on the mirror image of every photograph too."""
     proposals: str = "auto"
-    """Where proposals come from: learned, selective-search, opencv, a file of boxes, or trunk, the boxes that
-    a detector's network finds by itself; auto is trunk for those networks, and learned for others."""
+    """Where proposals come from: learned, selective-search, opencv, a file of boxes; of a detector's network
+    trunk, the boxes that it finds by itself, or joined, those and learned windows; auto is learned, and for
+    those networks trunk where that misses no more than one object of 20, else joined."""
     max_proposals: int = 1000
     """Maximum number of proposals per image."""
     finetune: Finetune = "auto"
@@ -140,7 +141,7 @@ class DetectorConfig:
             object.__setattr__(self, "stride", default_stride(self.trunk))
         if not self.scales and not own_boxes:
             object.__setattr__(self, "scales", DEFAULT_SCALES)
-        if self.proposals == "auto":
+        if self.proposals == "auto" and (self.keep or not own_boxes):
             object.__setattr__(self, "proposals", "trunk" if own_boxes else "learned")
         if self.vectors == "auto" and not own_boxes:
             object.__setattr__(self, "vectors", "pyramid")
@@ -169,7 +170,7 @@ class DetectorConfig:
         asked = [
             f"{name} {value}"
             for name, value in (("proposals", self.proposals), ("vectors", self.vectors))
-            if value in ("trunk", "head", "both")
+            if value in ("trunk", "joined", "head", "both")
         ]
         if self.keep:
             asked.append(f"keep {','.join(self.keep)}")

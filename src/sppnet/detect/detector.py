@@ -30,7 +30,7 @@ from sppnet.heads.svd_compression import compress_head, ranks_of
 from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.model_file import load_model, save_model
 from sppnet.progress import Progress
-from sppnet.proposals.proposers import HeadProposer, Proposer, TrunkProposer, make_proposer
+from sppnet.proposals.proposers import Proposer, TrunkProposer, learned_proposer, make_proposer
 from sppnet.structures import Detections
 
 KIND = "detector"
@@ -60,7 +60,7 @@ class Detector:
         self.proposer: Proposer = (
             make_proposer(proposals or self.config.proposals, self.config.max_proposals)
             if parts.windows is None or proposals is not None
-            else HeadProposer(parts.windows, self.config.max_proposals)
+            else learned_proposer(self.config.proposals, parts.windows, self.config.max_proposals)
         )
         self.roi_extractor = make_roi_extractor(self.config, self.extractor, parts.head)
         self.kept = parts.kept

@@ -75,7 +75,8 @@ def find_known_classes(classes: Sequence[str], trunk: AnyTrunk) -> list[KnownCla
 
 def known_to_rescore(config: DetectorConfig, classes: Sequence[str], trunk: AnyTrunk) -> list[KnownClass]:
     """Those that begin from the network's score, which its own boxes have."""
-    if config.known_classes and config.proposals == "trunk" and config.vectors != "pyramid":
+    own = config.proposals in ("auto", "trunk", "joined")
+    if config.known_classes and own and config.vectors != "pyramid":
         return find_known_classes(classes, trunk)
     return []
 

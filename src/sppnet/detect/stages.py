@@ -32,7 +32,7 @@ from sppnet.detect.roi_features import (
 )
 from sppnet.detect.run_folder import DetectorRun, Stage, StageStore
 from sppnet.detect.standardise import sample_vectors
-from sppnet.detect.training_proposals import convolve_images, learn_windows, propose_windows
+from sppnet.detect.training_proposals import choose_proposals, convolve_images, learn_windows, propose_windows
 from sppnet.errors import ConfigError, DataError
 from sppnet.features.cache import MapCache, recipe_of
 from sppnet.features.detector_extractor import make_extractor
@@ -46,6 +46,7 @@ from sppnet.nn.device import find_device
 from sppnet.progress import Progress
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead
+from sppnet.proposals.proposers import LEARNED
 from sppnet.svm.cross_validation import deal_folds
 from sppnet.svm.linear_svm import LinearSVM
 from sppnet.svm.mining import MinedSVMs, MiningRound
@@ -114,16 +115,20 @@ class TrainingStages:
 
     def _learn_windows(self, again: str = "") -> ProposalHead | None:
         """Feature maps of all photographs, and the head of the learned windows if those are asked for."""
-        learned = self.base is None and self.config.proposals == "learned"
         stage = self.store.ended(f"windows{again}")
         if stage is not None:
             self._leave_out(stage.header["skipped"])
-            return _proposal_head(stage, self.trunk.channels) if learned else self._windows_of_base()
+            self.config = replace(self.config, proposals=stage.header.get("proposals", self.config.proposals))
+            return _proposal_head(stage, self.trunk.channels) if stage.tensors else self._windows_of_base()
         config = WindowConfig(seed=self.config.seed)
         cells, skipped = convolve_images(self.photos, config.seed, self.progress)
         self._leave_out(skipped)
+        if self.config.proposals == "auto":
+            chosen = choose_proposals(self.photos, self.config, self.progress)
+            self.config = replace(self.config, proposals=chosen)
+        learned = self.base is None and self.config.proposals in LEARNED
         head = learn_windows(self.photos, cells, config, self.progress) if learned else None
-        header = {"skipped": skipped, "windows": config.to_json()}
+        header = {"skipped": skipped, "windows": config.to_json(), "proposals": self.config.proposals}
         self.store.keep(f"windows{again}", header, {} if head is None else head.state_dict())
         return head or self._windows_of_base()
 

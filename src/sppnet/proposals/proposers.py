@@ -1,7 +1,9 @@
-"""Five ways to propose boxes, behind one call."""
+"""Ways to propose boxes, behind one call."""
 
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from sppnet.errors import ConfigError
 from sppnet.features.lazy_image import LazyImage
@@ -10,6 +12,9 @@ from sppnet.proposals.precomputed import PrecomputedBoxes, read_boxes
 from sppnet.proposals.proposal_head import ProposalHead
 from sppnet.proposals.selective_search.search import selective_search
 from sppnet.structures import Proposals
+
+LEARNED = "learned", "joined"
+"""Proposals for which a head is learned."""
 
 FILE = "file"
 """Stands in a model file for the path of a file of boxes."""
@@ -43,6 +48,18 @@ class TrunkProposer:
         if head is None:
             raise ConfigError("this trunk is no detector's network, and proposes no boxes")
         return Proposals.of(head.boxes[: self.max_proposals])
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedProposer:
+    """The boxes of the trunk's own head, and learned windows for objects that it does not see."""
+
+    own: TrunkProposer
+    learned: HeadProposer
+
+    def __call__(self, photo: LazyImage) -> Proposals:
+        own, learned = self.own(photo).boxes, self.learned(photo).boxes
+        return Proposals.of(np.concatenate([own, learned])[: self.learned.max_proposals])
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,13 @@ class NoProposer:
 
 def in_header(kind: str) -> str:
     """What a model file says of `kind`, without the path of a file of boxes on the machine that trained."""
-    return kind if kind in ("learned", "trunk", "selective-search", "opencv") else FILE
+    return kind if kind in ("auto", *LEARNED, "trunk", "selective-search", "opencv") else FILE
+
+
+def learned_proposer(kind: str, head: ProposalHead, max_proposals: int) -> Proposer:
+    """A proposer of learned windows: "learned", or "joined" with the boxes of the trunk's own head."""
+    learned = HeadProposer(head, max_proposals)
+    return JoinedProposer(TrunkProposer(max_proposals), learned) if kind == "joined" else learned
 
 
 def make_proposer(kind: str, max_proposals: int) -> Proposer:
@@ -100,6 +123,8 @@ def make_proposer(kind: str, max_proposals: int) -> Proposer:
         return SelectiveSearchProposer(max_proposals)
     if kind == "opencv":
         return OpencvProposer(max_proposals)
+    if kind in ("auto", *LEARNED):
+        raise ConfigError(f"proposals {kind} come from a head that a training has learned; there is none here")
     if kind == FILE:
         return NoProposer()
     return PrecomputedProposer(read_boxes(kind), max_proposals)
