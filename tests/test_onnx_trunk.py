@@ -22,8 +22,9 @@ from sppnet.nn import onnx_graph
 from sppnet.nn.any_trunk import is_onnx, open_trunk, restore_trunk
 from sppnet.nn.coco_classes import COCO_CLASSES, known_class
 from sppnet.nn.detector_trunk import longer_size
+from sppnet.nn.input_convention import CONVENTIONS
 from sppnet.nn.onnx_graph import cut_detector, parse_model
-from sppnet.nn.onnx_trunk import CONVENTIONS, OnnxTrunk
+from sppnet.nn.onnx_trunk import OnnxTrunk
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 YOLOX = SHARED / "weights" / "yolox_nano.onnx"
@@ -224,8 +225,8 @@ def test_pixels_are_ordered_scaled_and_padded_as_the_network_was_trained(file):
     assert legacy[0, :, :10, :20] == pytest.approx(
         ((image / 255 - how.mean) / how.std).transpose(2, 0, 1), abs=1e-5
     )
-    with pytest.raises(ConfigError, match="did you mean yolox"):
-        OnnxTrunk.from_file(file, "yolo")
+    with pytest.raises(ConfigError, match="did you mean"):
+        OnnxTrunk.from_file(file, "yolos")
 
 
 def test_a_trunk_is_opened_by_the_name_of_its_file(file):

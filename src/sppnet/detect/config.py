@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from sppnet.errors import ConfigError, did_you_mean
 from sppnet.geometry.grid import BoxMapping, ScaleRule, check_levels
-from sppnet.nn.any_trunk import is_detector
+from sppnet.nn.any_trunk import is_detector, is_onnx_trunk
 from sppnet.nn.backbones import BACKBONES
 from sppnet.nn.efficientnet_lite import has_lite_weights
 from sppnet.nn.trunks import TIMM
@@ -52,6 +52,9 @@ class DetectorConfig:
     weights: str | None = None
     """Trunk weights: a file (a classifier's too), or "imagenet", installed by the weights extra or downloaded
     once; for a detector's network of torchvision "coco"."""
+    trunk_input: str | None = None
+    """What an ONNX file expects of its pixels: yolox, yolox-legacy, yolo, nanodet, picodet or imagenet.
+    By default yolox, and imagenet for a network whose head is not understood."""
     scales: tuple[int, ...] = ()
     """Shorter sides at which an image is convolved; proposals are made on the first. By default 688,400,230;
     the paper's are 480,576,688,864,1200. Of an ONNX file the longer sides. By default a
@@ -167,6 +170,8 @@ class DetectorConfig:
         """What only the network of a detector, or only another one, can do."""
         if own_boxes and (self.finetune not in ("auto", "none") or self.method == "rcnn"):
             raise ConfigError("a detector's network stays as it is: leave --finetune and --method alone")
+        if self.trunk_input is not None and not is_onnx_trunk(self.trunk):
+            raise ConfigError(f"trunk_input is for ONNX files; {self.trunk} knows what it expects")
         asked = [
             f"{name} {value}"
             for name, value in (("proposals", self.proposals), ("vectors", self.vectors))

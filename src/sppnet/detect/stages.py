@@ -305,5 +305,10 @@ def _frozen_trunk(config: DetectorConfig) -> AnyTrunk:
             "a trunk that stays as it is needs trained weights: give --weights imagenet (downloads them) or "
             "a file, such as a classifier's best.safetensors; or train it (--finetune all)"
         )
-    trunk = open_trunk(config.trunk, stride=config.stride, width=config.width, weights=config.weights)
+    trunk = open_trunk(
+        config.trunk, stride=config.stride, width=config.width, weights=config.weights,
+        convention=config.trunk_input,
+    )  # fmt: skip
+    if isinstance(trunk, DetectorTrunk) and (config.proposals != "learned" or config.vectors != "pyramid"):
+        _ = trunk.layout  # raises where it has none
     return trunk.to(find_device(config.device)).eval()

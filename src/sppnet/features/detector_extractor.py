@@ -39,10 +39,13 @@ class DetectorExtractor:
         for wanted_hw in sizes:
             output = self.trunk.look(resize_to(image, wanted_hw))
             ratio_xy = np.array([wanted_hw[1] / size_hw[1], wanted_hw[0] / size_hw[0]] * 2, np.float32)
-            heads.append(choose_boxes(output, ratio_xy, size_hw))
+            if self.trunk.has_head:
+                heads.append(choose_boxes(output, ratio_xy, size_hw))
             found.append(tuple(one.half() for one in output.maps))
         taps = zip(zip(*found, strict=True), self.trunk.taps, strict=True)
         maps = FeatureMaps(size_hw, tuple(sizes), tuple(TapMaps(one, tap.grid) for one, tap in taps))
+        if not heads:
+            return maps
         return replace(maps, head=join_boxes(heads, self.trunk.layout))
 
     def with_gradients(self, image: ImageArray) -> FeatureMaps:

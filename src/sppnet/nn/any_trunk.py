@@ -10,6 +10,7 @@ from sppnet.nn.onnx_trunk import OnnxTrunk
 from sppnet.nn.torchvision_detectors import COCO, TORCHVISION_DETECTORS, TorchvisionDetector
 from sppnet.nn.trunks import Trunk, Weights, empty_trunk, load_trunk
 from sppnet.nn.weights import load_weights
+from sppnet.nn.yolox_release import YOLOX_NAMES, released_file
 
 ONNX_SUFFIX = ".onnx"
 PUBLISHED = "imagenet", COCO
@@ -23,18 +24,32 @@ def is_onnx(name: str) -> bool:
     return name.lower().endswith(ONNX_SUFFIX)
 
 
+def is_onnx_trunk(name: str) -> bool:
+    """Whether a trunk's name stands for an ONNX file, at hand or released."""
+    return is_onnx(name) or name in YOLOX_NAMES
+
+
 def is_detector(name: str) -> bool:
     """Whether a trunk's name is that of a detector's network."""
-    return is_onnx(name) or name in TORCHVISION_DETECTORS
+    return is_onnx_trunk(name) or name in TORCHVISION_DETECTORS
 
 
 def open_trunk(
-    name: str, *, stride: int | None = None, width: float = 1.0, weights: Weights | None = None
+    name: str,
+    *,
+    stride: int | None = None,
+    width: float = 1.0,
+    weights: Weights | None = None,
+    convention: str | None = None,
 ) -> AnyTrunk:
-    """A trunk by name, as `load_trunk`, or a detector's: an ONNX file, which has its weights in it, or one of
-    torchvision's, whose weights are "coco" or a file."""
+    """A trunk by name, as `load_trunk`, or a detector's: an ONNX file, which has its weights in it, a
+    released YOLOX, or one of torchvision's, whose weights are "coco" or a file.
+    convention: of the pixels of an ONNX file, see `CONVENTIONS`.
+    """
     if is_onnx(name):
-        return OnnxTrunk.from_file(name)
+        return OnnxTrunk.from_file(name, convention)
+    if name in YOLOX_NAMES:
+        return OnnxTrunk.from_file(released_file(name, weights), convention)
     if name in TORCHVISION_DETECTORS:
         return TorchvisionDetector.load(name, weights)
     if weights == COCO:

@@ -40,9 +40,14 @@ class DetectorTrunk(nn.Module):
         return tuple(tap.grid.stride for tap in self.taps)
 
     @property
+    def has_head(self) -> bool:
+        """Whether it has boxes of its own, and their vectors; else it gives maps alone."""
+        return True
+
+    @property
     @abstractmethod
     def layout(self) -> VectorLayout:
-        """Of the vectors of its boxes."""
+        """Of the vectors of its boxes; raises ConfigError where it has none."""
 
     @property
     @abstractmethod

@@ -1,7 +1,7 @@
 """What a detector's network makes of one image: maps, candidate boxes, and a vector for each of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -49,11 +49,11 @@ class HeadOutput:
 
     maps: tuple[Tensor, ...]
     """(c, h, w) for each tap, on the CPU."""
-    boxes: Array
+    boxes: Array = field(default_factory=lambda: np.empty((0, 4), np.float32))
     """(n, 4) xyxy in pixels of the image."""
-    objectness: Array
+    objectness: Array = field(default_factory=lambda: np.empty(0, np.float32))
     """(n,) by which boxes rank, whatever their class."""
-    vectors: Callable[[Ints], Array]
+    vectors: Callable[[Ints], Array] = lambda chosen: np.empty((len(chosen), 0), np.float32)
     """Numbers of boxes (m,) → (m, d) as `VectorLayout` tells; few of the boxes are asked for."""
 
 

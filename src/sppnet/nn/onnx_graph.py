@@ -18,6 +18,11 @@ from sppnet.arrays import Array
 from sppnet.errors import MissingExtraError, ModelError
 from sppnet.nn.file_signature import foreign_kind_of
 
+
+class UnknownHeadError(ModelError):
+    """A network whose head is not understood; its maps may be of use."""
+
+
 MAX_BYTES = 1 << 30
 """Of a file."""
 
@@ -44,16 +49,23 @@ class HeadLevel:
     stride: int
     map: str
     """The feature map before the head."""
-    class_features: str
+    class_features: str = ""
     """What the last convolution for classes sees."""
-    box_features: str
+    box_features: str = ""
     """What the last convolution for boxes sees."""
-    logits: str
-    boxes: str
-    objectness: str
+    logits: str = ""
+    boxes: str = ""
+    objectness: str = ""
+
+    @property
+    def has_head(self) -> bool:
+        """Whether more than the map is taken out."""
+        return bool(self.logits)
 
     @property
     def tensors(self) -> tuple[str, ...]:
+        if not self.has_head:
+            return (self.map,)
         return (self.map, self.class_features, self.box_features, self.logits, self.boxes, self.objectness)
 
 
@@ -71,6 +83,11 @@ class DetectorGraph:
     """Whether it takes images of other sizes too."""
     channels: tuple[tuple[int, ...], ...]
     """Of each level's tensors."""
+
+    @property
+    def has_head(self) -> bool:
+        """Whether boxes and classes are taken out beside the maps."""
+        return self.levels[0].has_head
 
     def described(self) -> dict[str, Any]:
         """All but the content, fit for JSON."""
@@ -138,11 +155,13 @@ def cut_detector(model: Any, name: str) -> DetectorGraph:
     Such a detector gives, for each stride and cell, a box of 4 numbers, an objectness and class scores, each
     from a convolution of its own. Raises ModelError naming what was found instead.
     """
-    graph = _Graph(model)
+    graph = OnnxGraph(model)
     last = graph.last_convolutions()
     described = f"{name} ends in {_in_words(graph, last)}"
+    if not last:
+        raise UnknownHeadError(f"{described}; a detector like YOLOX was expected")
     size_px = graph.size_px(name)
-    shapes = _probe(graph.part([node.output[0] for node in last]), size_px, name)
+    shapes = probe_shapes(graph.part([node.output[0] for node in last]), size_px, name)
     of_cells: dict[tuple[int, ...], list[Any]] = defaultdict(list)
     for node, shape in zip(last, shapes, strict=True):
         of_cells[shape[2:]].append(node)
@@ -152,21 +171,21 @@ def cut_detector(model: Any, name: str) -> DetectorGraph:
     ]
     names = [tensor for level in levels for tensor in level.tensors]
     part = graph.part(names)
-    shapes = _probe(part, size_px, name)
+    shapes = probe_shapes(part, size_px, name)
     counts = [shape[1] for shape in shapes]
     per_level = len(counts) // len(levels)
     channels = tuple(tuple(counts[start : start + per_level]) for start in range(0, len(counts), per_level))
-    return DetectorGraph(part, tuple(levels), size_px, _takes_any_size(part, size_px), channels)
+    return DetectorGraph(part, tuple(levels), size_px, takes_any_size(part, size_px), channels)
 
 
 def _level(
-    graph: "_Graph", nodes: Sequence[Any], size_px: int, cells: tuple[int, ...], described: str
+    graph: "OnnxGraph", nodes: Sequence[Any], size_px: int, cells: tuple[int, ...], described: str
 ) -> HeadLevel:
     """Which of the last convolutions of one stride gives what."""
     by_count = {graph.channels_of(node): node for node in nodes}
     classes = set(by_count) - {BOX, OBJECTNESS}
     if len(nodes) != 3 or len(by_count) != 3 or len(classes) != 1 or size_px % cells[0]:
-        raise ModelError(
+        raise UnknownHeadError(
             f"{described}; a detector like YOLOX was expected: at each stride one convolution of {BOX} "
             f"numbers (the box), one of {OBJECTNESS} (objectness) and one with a number for each class"
         )
@@ -182,14 +201,14 @@ def _level(
     )
 
 
-def _in_words(graph: "_Graph", nodes: Iterable[Any]) -> str:
+def _in_words(graph: "OnnxGraph", nodes: Iterable[Any]) -> str:
     counts = [graph.channels_of(node) for node in nodes]
     if not counts:
         return "no convolution"
     return f"{len(counts)} convolutions, of {', '.join(map(str, counts[:12]))} numbers"
 
 
-class _Graph:
+class OnnxGraph:
     """The network of a model, with who makes and who takes every tensor."""
 
     def __init__(self, model: Any) -> None:
@@ -232,16 +251,22 @@ class _Graph:
                 waiting.extend(node.input)
         return [node for node in self.graph.node if node.op_type == "Conv" and node.output[0] in found]
 
+    def operations_after(self, ends: Iterable[str]) -> set[str]:
+        """Between these tensors and the outputs."""
+        every = set().union(*(self.before(one.name) for one in self.graph.output))
+        known = set().union(*map(self.before, ends))
+        return {node.op_type for node in self.graph.node if set(node.output) & every - known}
+
     def map_before(self, nodes: Sequence[Any]) -> str:
         """What goes into the last convolution that all of `nodes` stand on: the map before the head."""
-        shared = set.intersection(*(self._before(node.input[0]) for node in nodes))
+        shared = set.intersection(*(self.before(node.input[0]) for node in nodes))
         last = [node for node in self.graph.node if node.op_type == "Conv" and node.output[0] in shared]
         if not last:
-            raise ModelError("the convolutions for boxes and for classes share no feature map")
+            raise UnknownHeadError("the convolutions for boxes and for classes share no feature map")
         name: str = last[-1].input[0]
         return name
 
-    def _before(self, name: str) -> set[str]:
+    def before(self, name: str) -> set[str]:
         """The tensor and all that it is computed from."""
         seen: set[str] = set()
         waiting = [name]
@@ -257,7 +282,7 @@ class _Graph:
     def part(self, outputs: Sequence[str]) -> bytes:
         """The network that gives these tensors, for images of any size."""
         onnx = import_extra("onnx")
-        needed = set().union(*map(self._before, outputs))
+        needed = set().union(*map(self.before, outputs))
         nodes = [node for node in self.graph.node if needed.intersection(node.output)]
         refused = {node.op_type for node in nodes} - set(ALLOWED.split())
         if refused:
@@ -299,7 +324,7 @@ def run_session(session: Any, images: Array) -> list[Array]:
         raise ModelError(f"the network fails on {images.shape}: {first_line(error)}") from error
 
 
-def _probe(content: bytes, size_px: int, name: str) -> list[tuple[int, ...]]:
+def probe_shapes(content: bytes, size_px: int, name: str) -> list[tuple[int, ...]]:
     """Shapes (1, c, h, w) of the outputs, for a grey square."""
     outputs = run_session(open_session(content), np.full((1, 3, size_px, size_px), 114, np.float32))
     wrong = [one.shape for one in outputs if one.ndim != 4]
@@ -308,7 +333,7 @@ def _probe(content: bytes, size_px: int, name: str) -> list[tuple[int, ...]]:
     return [one.shape for one in outputs]
 
 
-def _takes_any_size(content: bytes, size_px: int) -> bool:
+def takes_any_size(content: bytes, size_px: int) -> bool:
     """Whether a higher and narrower image gives maps of its own shape."""
     height, width = size_px + 64, max(64, size_px - 64)
     try:

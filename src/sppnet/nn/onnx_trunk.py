@@ -1,7 +1,6 @@
 """A detector's frozen network as a trunk: maps at its strides, and what its head says of each cell."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,43 +9,25 @@ import torch
 from torch import Tensor
 
 from sppnet.arrays import Array
-from sppnet.errors import ConfigError, ModelError, did_you_mean
+from sppnet.errors import ConfigError, ModelError
 from sppnet.geometry.grid import CellGrid
 from sppnet.nn.coco_classes import COCO_CLASSES
 from sppnet.nn.detector_trunk import DetectorTrunk, longer_size
 from sppnet.nn.head_output import HeadOutput, VectorLayout
+from sppnet.nn.input_convention import find_convention
+from sppnet.nn.licence_text import find_licence
 from sppnet.nn.onnx_cells import cell_vectors, decode_boxes
 from sppnet.nn.onnx_graph import (
     DetectorGraph,
+    UnknownHeadError,
     cut_detector,
     open_session,
     parse_model,
     read_bytes,
     run_session,
 )
+from sppnet.nn.onnx_maps import cut_maps
 from sppnet.nn.trunks import Tap
-
-
-@dataclass(frozen=True)
-class InputConvention:
-    """What a network expects of its pixels."""
-
-    bgr: bool
-    """Blue first."""
-    peak: float
-    """Value of white, before the mean is subtracted."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    """In the network's order of channels."""
-    fill: int
-    """Grey value beside an image that does not fill the input, 0..255."""
-
-
-CONVENTIONS = {
-    "yolox": InputConvention(True, 255.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 114),
-    "yolox-legacy": InputConvention(False, 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 114),
-}
-"""By name: of YOLOX since version 0.1.1 and before it."""
 
 
 class OnnxTrunk(DetectorTrunk):
@@ -57,20 +38,20 @@ class OnnxTrunk(DetectorTrunk):
         name: str,
         graph: DetectorGraph,
         classes: tuple[str, ...] | None = None,
-        convention: str = "yolox",
+        convention: str | None = None,
+        licence: dict[str, str] | None = None,
     ) -> None:
         """classes: what the network knows; by default COCO's 80, or class 0, class 1, …
+        convention: one of `CONVENTIONS`; by default yolox, or imagenet of a network without a head.
+        licence: name and text of its file.
 
         Raises ModelError or ConfigError for what does not fit.
         """
         super().__init__()
-        if convention not in CONVENTIONS:
-            raise ConfigError(
-                f"unknown input convention {convention!r}: {did_you_mean(convention, CONVENTIONS)}"
-            )
-        self.name, self.graph, self.convention_name = name, graph, convention
+        convention = convention or ("yolox" if graph.has_head else "imagenet")
+        self.name, self.graph, self.convention_name, self.licence = name, graph, convention, licence
         self.size_px = graph.size_px
-        self.convention = CONVENTIONS[convention]
+        self.convention = find_convention(convention)
         self.known_classes = _class_names(graph, classes)
         self.taps = tuple(
             Tap(
@@ -81,15 +62,28 @@ class OnnxTrunk(DetectorTrunk):
         )
         content = torch.frombuffer(bytearray(graph.content), dtype=torch.uint8)
         self.register_buffer("content", content)
+        self.refusal = ""
+        """Why its head is not understood."""
         self._session: Any = None
 
     @classmethod
-    def from_file(cls, path: str | Path, convention: str = "yolox") -> Self:
-        """The trunk of an ONNX file; raises ModelError naming what it is instead."""
+    def from_file(cls, path: str | Path, convention: str | None = None) -> Self:
+        """The trunk of an ONNX file, which gives maps alone where its head is not understood.
+
+        Raises ModelError naming what it is instead.
+        """
         path = Path(path)
+        if convention is not None:
+            find_convention(convention)
         model = parse_model(read_bytes(path), str(path))
         names = {one.key: one.value for one in model.metadata_props}.get("names")
-        return cls(path.name, cut_detector(model, str(path)), _parse_names(names), convention)
+        licence = find_licence(path)
+        try:
+            return cls(path.name, cut_detector(model, str(path)), _parse_names(names), convention, licence)
+        except UnknownHeadError as error:
+            trunk = cls(path.name, cut_maps(model, str(path)), None, convention, licence)
+            trunk.refusal = str(error)
+            return trunk
 
     @classmethod
     def restore(cls, spec: dict[str, Any], content: Tensor) -> Self:
@@ -98,10 +92,21 @@ class OnnxTrunk(DetectorTrunk):
         graph = DetectorGraph.from_described(content.numpy().tobytes(), described["graph"])
         parse_model(graph.content, spec["name"])
         classes = tuple(map(str, described["classes"]))
-        return cls(str(spec["name"]), graph, classes, described["convention"])
+        licence = described.get("licence")
+        if licence is not None:
+            licence = {key: str(licence[key]) for key in ("file", "text")}
+        return cls(str(spec["name"]), graph, classes, described["convention"], licence)
+
+    @property
+    def has_head(self) -> bool:
+        return self.graph.has_head
 
     @property
     def layout(self) -> VectorLayout:
+        if not self.has_head:
+            raise ConfigError(
+                f"{self.name} gives maps alone: give --proposals learned --vectors pyramid. {self.refusal}"
+            )
         _, class_features, box_features, classes, *_ = self.graph.channels[0]
         return VectorLayout(class_features, box_features, classes, len(self.taps))
 
@@ -113,6 +118,8 @@ class OnnxTrunk(DetectorTrunk):
             "classes": list(self.known_classes),
             "convention": self.convention_name,
         }
+        if self.licence is not None:
+            described["licence"] = self.licence
         return {"name": self.name, "onnx": json.loads(json.dumps(described))}
 
     @property
@@ -131,14 +138,19 @@ class OnnxTrunk(DetectorTrunk):
             )
 
     def fit_size(self, size_hw: tuple[int, int], scale_px: int) -> tuple[int, int]:
-        """scale_px: the longer side."""
+        """scale_px: the longer side, or all sides of what is stretched."""
+        if self.convention.stretch:
+            return scale_px, scale_px
         return longer_size(size_hw, scale_px)
 
     def look(self, image: Array) -> HeadOutput:
         levels = self.run(self.prepare(image))
+        maps = tuple(torch.from_numpy(level[0]) for level in levels)
+        if not self.has_head:
+            return HeadOutput(maps)
         boxes = decode_boxes(levels, self.strides)
         return HeadOutput(
-            tuple(torch.from_numpy(level[0]) for level in levels),
+            maps,
             boxes,
             np.concatenate([level[5].ravel() for level in levels]),
             lambda cells: cell_vectors(levels, cells, boxes[cells]),
@@ -171,6 +183,8 @@ class OnnxTrunk(DetectorTrunk):
 
 
 def _class_names(graph: DetectorGraph, classes: tuple[str, ...] | None) -> tuple[str, ...]:
+    if not graph.has_head:
+        return ()
     count = graph.channels[0][3]
     if classes is None:
         return COCO_CLASSES if count == len(COCO_CLASSES) else tuple(f"class {i}" for i in range(count))

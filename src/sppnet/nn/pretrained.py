@@ -1,6 +1,7 @@
 """Published ImageNet weights, from the cache of torch or of Hugging Face, or downloaded into it once."""
 
 import hashlib
+import logging
 import queue
 import re
 import tempfile
@@ -17,6 +18,8 @@ from torch import Tensor
 from sppnet.errors import ModelError
 from sppnet.nn.weights import read_weights
 
+logger = logging.getLogger(__name__)
+
 ANSWER_SECONDS = 5
 """A server that has not answered by then is taken to be out of reach."""
 SILENCE_SECONDS = 30
@@ -25,9 +28,7 @@ SILENCE_SECONDS = 30
 
 def published_weights(url: str) -> dict[str, Tensor]:
     """The tensors of a published file. Raises ModelError, which says where the file should be."""
-    path = _cache_folder() / Path(urlparse(url).path).name
-    if not path.is_file():
-        _download(url, path)
+    path = published_file(url)
     try:
         return read_weights(path)
     except ModelError as error:
@@ -35,6 +36,14 @@ def published_weights(url: str) -> dict[str, Tensor]:
             f"the weights in torch's cache are damaged: delete {path} and run this again, to download them "
             f"anew ({error})"
         ) from error
+
+
+def published_file(url: str) -> Path:
+    """Where a published file lies, downloaded if it is not there; raises as `published_weights`."""
+    path = _cache_folder() / Path(urlparse(url).path).name
+    if not path.is_file():
+        _download(url, path)
+    return path
 
 
 def _cache_folder() -> Path:
@@ -62,6 +71,7 @@ def _download(url: str, path: Path) -> None:
                 file.close()
                 _check_hash(url, path, digest.hexdigest())
                 part.replace(path)
+                logger.warning("downloaded %s to %s; its SHA-256 is %s", url, path, digest.hexdigest())
             finally:
                 part.unlink(missing_ok=True)
     except OSError as error:  # among them what is raised of a connection
