@@ -1,5 +1,7 @@
 """What a labelling session learns: after one photograph, of new classes, from refusals; twice the same."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from browser import until
 from labelling import describe, make_photos, make_trunk, propose
 from sppnet.boxes import box_iou, decode_boxes
 from sppnet.detect.postprocess import ScoredBoxes
+from sppnet.detect.roi_features import RoIFeatures
 from sppnet.features.lazy_image import LazyImage
 from sppnet.heads.ridge import fit_boxes
 from sppnet.label.examples import Examples, LabelledWindows, iou_of_deltas
@@ -82,6 +85,21 @@ def test_a_new_class_leaves_the_others_as_they_are_to_the_last_bit(scene):
     assert box_iou(berries.boxes[:1], truths[5].boxes[1:]).max() > 0.5
     model.learn(5, candidates[5], truths[5], ("apple", "berry"))
     assert not torch.equal(model.svm.weight[:1], weight)  # from the next photograph on all learn again
+
+
+def test_vectors_of_fc_layers_need_not_be_as_long_as_what_is_pooled(scene):
+    candidates, truths = scene
+
+    def short(photo, boxes):
+        made = describe(photo, boxes)
+        return RoIFeatures(made.distinct, made.pooled[:, :3], made.roi_of_box)
+
+    model = LabelModel(short)
+    for index in range(4):
+        made = replace(candidates[index], features=short(candidates[index].photo, candidates[index].boxes))
+        model.learn(index, made, truths[index], ("apple", "berry"))
+    made = replace(candidates[8], features=short(candidates[8].photo, candidates[8].boxes))
+    assert right_ones(model.score(made), truths[8]).sum() == 2
 
 
 def test_a_refused_box_scores_less_than_before(scene):

@@ -6,13 +6,15 @@ import torch
 from PIL import Image
 
 from onnx_detectors import write_detector
+from sppnet import Detector, train_detector
 from sppnet.benchmark.label import replay
 from sppnet.data.detection_dataset import open_annotated
+from sppnet.detect.config import DetectorConfig
 from sppnet.detect.known_classes import LOGIT_SHARE, find_known_classes
 from sppnet.errors import DataError
 from sppnet.label.model import LabelModel
 from sppnet.label.suggesting import Candidates
-from sppnet.label.trunk import open_trunk
+from sppnet.label.trunk import open_trunk, trunk_of_detector
 from sppnet.nn.onnx_trunk import OnnxTrunk
 from sppnet.structures import GroundTruth
 from test_detect_train import draw_scene, write_voc
@@ -87,3 +89,17 @@ def test_a_class_that_the_network_knows_scores_as_the_network_does(images, tmp_p
     assert torch.allclose(scores[:, 0], LOGIT_SHARE * own, atol=1e-3)  # too few to correct them
     others = plain.scores(vectors.distinct)[torch.from_numpy(vectors.roi_of_box)]
     assert not torch.allclose(others[:, 0], LOGIT_SHARE * own, atol=1e-3)
+
+
+@pytest.mark.parametrize("vectors", ["both", "head", "pyramid"])
+def test_a_session_goes_on_from_a_trained_detector_on_such_a_network(images, tmp_path, vectors):
+    file = write_detector(tmp_path / "tiny.onnx")
+    config = DetectorConfig(trunk=str(file), vectors=vectors, positive_iou=0.4)
+    train_detector(images, tmp_path / "run", config, cache=tmp_path, report=False)
+    model = tmp_path / "run" / "detector.safetensors"
+    trunk = trunk_of_detector(model, cache=tmp_path, photos=images.paths)
+    opened = [trunk.open_photo(path) for path in images.paths]
+    made = [trunk.roi_extractor(photo, trunk.proposer(photo).boxes).distinct for photo in opened]
+    assert made[0].shape[1] == Detector.load(model).parts.svm.weight.shape[1]
+    assert torch.cat(made).mean(dim=0).abs().max() < 0.05
+    assert len(replay(images, trunk)) == len(images)

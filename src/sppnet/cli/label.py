@@ -44,5 +44,5 @@ def label(
     if model is None:
         taken = open_trunk(trunk, weights, device, photos=store.paths)
     else:
-        taken = trunk_of_detector(model, device)
+        taken = trunk_of_detector(model, device, photos=store.paths)
     run_label_server(Session(store, taken), host, port, lambda url: notes.print(f"listening at {url}"))

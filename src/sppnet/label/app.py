@@ -26,8 +26,8 @@ PAGE = Path(__file__).parent / "page"
 FILES = {
     "/": "page.html",
     **{f"/{name}": name for name in (
-        "page.css", "main.js", "api.js", "canvas.js", "drawing.js", "editing.js", "keys.js", "strip.js",
-        "figures.js", "training.js", "lists.js", "pictures.js",
+        "page.css", "main.js", "actions.js", "api.js", "canvas.js", "drawing.js", "editing.js", "keys.js",
+        "strip.js", "figures.js", "training.js", "lists.js", "pictures.js",
     )},
 }  # fmt: skip
 

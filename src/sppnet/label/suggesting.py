@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sppnet.arrays import Floats, Ints
@@ -71,16 +72,15 @@ class Learned:
         boxes = self.regressor.apply(vectors, before.boxes, labels, candidates.size_hw)
         features = self.roi_extractor(candidates.photo, boxes)
         scores = self.svm.scores(features.distinct).numpy()[features.roi_of_box, labels]
-        moved = features.take_pooled(np.arange(len(boxes)))
+        moved = vectors_of(features, np.arange(len(boxes)))
         scores = scores + QUALITY_SHARE * (self.quality(moved, labels) - USUAL_IOU)
         return ScoredBoxes(boxes, scores.astype(np.float32), labels), moved
 
 
 def score_photo(candidates: Candidates, learned: Learned, config: SuggestConfig) -> ScoredBoxes:
     """The boxes of every class, corrected and thinned, the surest first."""
-    found = _likeliest(candidates, learned.svm)
-    vectors, passes = candidates.features.take_pooled(found[1]), []
-    boxes = found[0]
+    boxes, rows = _likeliest(candidates, learned.svm)
+    vectors, passes = vectors_of(candidates.features, rows), []
     for _ in range(PASSES if len(boxes.boxes) else 0):
         boxes, vectors = learned.correct(boxes, vectors, candidates)
         passes.append(boxes)
@@ -98,6 +98,11 @@ def _likeliest(candidates: Candidates, svm: LinearSVM) -> tuple[ScoredBoxes, Int
         labels.append(np.full(len(own), label))
     row, label_of = np.concatenate(rows), np.concatenate(labels)
     return ScoredBoxes(candidates.boxes[row], scores[row, label_of], label_of), row
+
+
+def vectors_of(features: RoIFeatures, boxes: Ints) -> Tensor:
+    """(m, d) those that SVMs judge: box regression stands on the same here, whose Gram matrix is at hand."""
+    return features.distinct[torch.from_numpy(features.roi_of_box[boxes])]
 
 
 def select_suggestions(scored: ScoredBoxes, config: SuggestConfig) -> ScoredBoxes:

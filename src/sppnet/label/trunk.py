@@ -22,7 +22,7 @@ from sppnet.nn.any_trunk import open_trunk as open_any
 from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.device import find_device
 from sppnet.nn.trunks import load_trunk
-from sppnet.proposals.proposers import make_proposer
+from sppnet.proposals.proposers import Proposer, make_proposer
 
 PROPOSALS = 1000
 
@@ -66,13 +66,45 @@ def open_trunk(
 
 def _detector_trunk(config: DetectorConfig, cache: Path | None, photos: Sequence[Path]) -> Trunk:
     """The boxes of a detector's network, and standardised vectors of its head and its pooled maps."""
-    loaded = open_any(config.trunk, weights=config.weights)
+    loaded = open_any(config.trunk, weights=config.weights, convention=config.trunk_input)
     assert isinstance(loaded, DetectorTrunk)
     loaded = loaded.to(find_device(config.device)).eval()
-    extractor = make_extractor(loaded, config.scales)
-    maps = MapCache(recipe_of(loaded, extractor.scales), cache)
-    plain = make_roi_extractor(replace(config, vectors="both"), extractor, None)
-    propose, vectors = make_proposer("trunk", PROPOSALS), []
+    return _standardised(loaded.name, loaded, replace(config, vectors="both"), cache, photos)
+
+
+def trunk_of_detector(
+    path: Path, device: str = "auto", cache: Path | None = None, photos: Sequence[Path] = ()
+) -> Trunk:
+    """A trained detector's own proposals and vectors: what it has learned is where labelling begins.
+
+    cache, photos: as for `open_trunk`.
+    """
+    detector = Detector.load(path, str(find_device(device)))
+    name, trunk = f"detector {Path(path).name}", detector.parts.trunk
+    if isinstance(trunk, DetectorTrunk):
+        return _standardised(name, trunk, detector.config, cache, photos, detector.proposer)
+    maps = MapCache(recipe_of(trunk, detector.config.scales), cache)
+    return Trunk(
+        name,
+        detector.proposer,
+        detector.roi_extractor,
+        lambda photo: LazyImage(photo, detector.extractor, maps),
+    )
+
+
+def _standardised(
+    name: str,
+    trunk: DetectorTrunk,
+    config: DetectorConfig,
+    cache: Path | None,
+    photos: Sequence[Path],
+    proposer: Proposer | None = None,
+) -> Trunk:
+    """Raises DataError where no photograph can be read."""
+    extractor = make_extractor(trunk, config.scales)
+    maps = MapCache(recipe_of(trunk, extractor.scales), cache)
+    plain = make_roi_extractor(config, extractor, None)
+    propose, vectors = proposer or make_proposer("trunk", PROPOSALS), []
     for path in photos[:: max(1, len(photos) // MEASURED)][:MEASURED]:
         try:
             photo = LazyImage(path, extractor, maps)
@@ -81,24 +113,18 @@ def _detector_trunk(config: DetectorConfig, cache: Path | None, photos: Sequence
             continue  # the page says so when it comes to the photograph
     if not vectors:
         raise DataError("none of the photographs could be read")
-    head = loaded.layout.length
-    standard = Standardisation.of(torch.cat(vectors), (head, vectors[0].shape[1] - head))
+    standard = Standardisation.of(torch.cat(vectors), _parts(trunk, config, vectors[0].shape[1]))
+    knows = config.vectors != "pyramid"
     return Trunk(
-        loaded.name,
+        name,
         propose,
         StandardisedRoIFeatureExtractor(plain, standard),
         lambda path: LazyImage(path, extractor, maps),
-        lambda: KnownClasses(loaded, standard),
+        lambda: KnownClasses(trunk, standard) if knows else None,
     )
 
 
-def trunk_of_detector(path: Path, device: str = "auto") -> Trunk:
-    """A trained detector's own proposals and vectors: what it has learned is where labelling begins."""
-    detector = Detector.load(path, str(find_device(device)))
-    maps = MapCache(recipe_of(detector.parts.trunk, detector.config.scales))
-    return Trunk(
-        f"detector {Path(path).name}",
-        detector.proposer,
-        detector.roi_extractor,
-        lambda photo: LazyImage(photo, detector.extractor, maps),
-    )
+def _parts(trunk: DetectorTrunk, config: DetectorConfig, length: int) -> tuple[int, ...]:
+    """Lengths of the parts of a vector that weigh alike."""
+    head = trunk.layout.length if trunk.has_head else length
+    return (length,) if config.vectors == "pyramid" or length == head else (head, length - head)

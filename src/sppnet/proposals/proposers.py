@@ -124,9 +124,7 @@ def make_proposer(kind: str, max_proposals: int) -> Proposer:
     if kind == "opencv":
         return OpencvProposer(max_proposals)
     if kind in ("auto", *LEARNED):
-        raise ConfigError(
-            f"proposals {kind} come from a head that was learned; here is none"
-        )
+        raise ConfigError(f"proposals {kind} come from a head that was learned; here is none")
     if kind == FILE:
         return NoProposer()
     return PrecomputedProposer(read_boxes(kind), max_proposals)

@@ -1,9 +1,10 @@
 // The page: one photograph on the screen, its boxes saved with every change, suggestions as they come.
 
+import { makeActions } from "./actions.js";
 import { ask, photoPath } from "./api.js";
 import { Canvas } from "./canvas.js";
 import { colour, draw } from "./drawing.js";
-import { Editing, nudged } from "./editing.js";
+import { Editing } from "./editing.js";
 import { showFigures, showLearned } from "./figures.js";
 import { listen } from "./keys.js";
 import { showBoxes, showClasses } from "./lists.js";
@@ -30,7 +31,7 @@ const canvas = new Canvas(at("#canvas"), editing, {
   select: (key) => { editing.selected = key; refresh(); },
   accept: (keys) => changed(editing.accept(keys)),
   refuse: (keys) => changed(editing.refuse(keys)),
-  add: (box) => addBox(box),
+  add: (box) => actions.addBox(box),
   replace: (key, change) => changed(editing.replace(key, change)),
 });
 const strip = new Strip(at("#strip"), at("#tiles"), (number) => leaveFor(number));
@@ -173,70 +174,13 @@ async function confirm() {
   if (kept) await goOn();
 }
 
-// --- what keys and buttons do; each gives true where it did something -----------------------------
+// --- what keys and buttons do ---------------------------------------------------------------------
 
-function addBox(box) {
-  if (label === null) {
-    tell("Name the class first: the box is drawn again then.", true);
-    at("#class-name").focus();
-    return redraw();
-  }
-  return changed(editing.add(label, box));
-}
-
-const MIDDLE = [0.35, 0.35, 0.65, 0.65];
-
-const actions = {
-  undo: () => changed(editing.undo()),
-  redo: () => changed(editing.redo()),
-  acceptSelected: () => changed(editing.accept([editing.selected])),
-  refuseSelected: () => changed(editing.refuse(editing.selected ? [editing.selected] : editing.suggestions.slice(-1).map((one) => one.key))),
-  remove: () => changed(editing.isSuggestion() ? editing.refuse() : editing.remove()),
-  zoomIn: () => { canvas.zoom(1.3); return true; },
-  zoomOut: () => { canvas.zoom(1 / 1.3); return true; },
-  fit: () => { canvas.fit(); redraw(); return true; },
-  help: () => { at("#help").showModal(); return true; },
-  before: () => { neighbour(-1); return true; },
-  after: () => { neighbour(1); return true; },
-  deselect: () => { editing.selected = null; refresh(); return true; },
-  selectBefore: () => { editing.step(-1); refresh(); return true; },
-  selectAfter: () => { editing.step(1); refresh(); return true; },
-  accept: () => changed(editing.accept()),
-  confirm: () => { confirm(); return true; },
-  enter() { return actions.accept() || actions.confirm(); },
-  acceptAndConfirm() { editing.accept(); return actions.confirm(); },
-  newBox() {
-    const { width, height } = canvas.size;
-    const [x0, y0] = canvas.inImage([width * MIDDLE[0], height * MIDDLE[1]]);
-    const [x1, y1] = canvas.inImage([width * MIDDLE[2], height * MIDDLE[3]]);
-    return addBox([x0, y0, x1, y1].map(Math.round));
-  },
-  nothing() {
-    if (editing.boxes.length) tell("There are boxes here; delete them first.", true);
-    else {
-      editing.refuse(editing.suggestions.map((one) => one.key));
-      confirm();
-    }
-    return true;
-  },
-  copy() { return changed(editing.addAll(copied)); },
-  chooseClass(index) {
-    const name = session.classes[index];
-    if (name === undefined) return false;
-    label = name;
-    const chosen = editing.find();
-    if (chosen && chosen.label !== name) return changed(editing.replace(chosen.key, { label: name }));
-    refresh();
-    return true;
-  },
-  arrow(dx, dy, steps, resize) {
-    const chosen = editing.find();
-    if (!chosen) return dy ? false : (dx < 0 ? actions.before() : actions.after());
-    const step = Math.max(1, 1 / canvas.view.scale) * steps;
-    const box = nudged(chosen.box, dx * step, dy * step, resize, canvas.view);
-    return changed(editing.replace(chosen.key, { box }));
-  },
-};
+const actions = makeActions({
+  editing, canvas, changed, refresh, redraw, tell, confirm, neighbour,
+  classes: () => session.classes, copied: () => copied, label: () => label,
+  setLabel: (name) => { label = name; },
+});
 
 // --- what happens elsewhere ----------------------------------------------------------------------
 
