@@ -22,6 +22,7 @@ class Stream(IntEnum):
     FOLDS = 13
     CELLS = 21
     VECTORS = 22
+    TRIALS = 23
     # Fine-tuning a head draws neither transforms nor an order, and has their numbers.
     ROI_IMAGES = 0
     ROI_WINDOWS = 1

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,7 @@ def _tell_detector(result: DetectorTraining, command: str) -> str:
         name_of(run.root), command, _config(run.config), result.objects, result.recall, result.images,
         _rows(run, "tuning", "rows"), _rows(run, "trunk", "rows"), _rows(run, "svm", "rounds"),
         result.seconds, result.skipped, result.problems, _stage(run, "scores").get("f1", {}),
+        [asdict(one) for one in result.trials],
     )  # fmt: skip
 
 

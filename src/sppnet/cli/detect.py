@@ -223,9 +223,20 @@ def _in_words(found: "Detections") -> str:
 def _tell_training(result: "DetectorTraining") -> None:
     tell_problems(result.problems)
     tell_left_out(result.images, result.skipped)
+    _tell_trials(result)
     _tell_times(result.seconds, result.images)
     tell_report(result.report)
     typer.echo(result.model)
+
+
+def _tell_trials(result: "DetectorTraining") -> None:
+    """A line a trunk that was tried, the one that was taken marked."""
+    from sppnet.cli.output import notes
+
+    for trial in result.trials:
+        taken = " (taken)" if trial.trunk == result.detector.config.trunk else ""
+        reached = f"mAP {trial.map:.1%} on {trial.images} photographs held out"
+        notes.print(f"{trial.trunk}: {reached}, {trial.seconds} s{taken}", markup=False)
 
 
 def _tell_times(seconds: dict[str, float], images: int) -> None:

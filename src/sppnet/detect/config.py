@@ -1,14 +1,15 @@
 """Everything that decides what a detector becomes."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from sppnet.errors import ConfigError, did_you_mean
 from sppnet.geometry.grid import BoxMapping, ScaleRule, check_levels
-from sppnet.nn.any_trunk import is_detector, is_onnx_trunk
+from sppnet.nn.any_trunk import COCO, is_detector, is_onnx, is_onnx_trunk
 from sppnet.nn.backbones import BACKBONES
 from sppnet.nn.efficientnet_lite import has_lite_weights
 from sppnet.nn.trunks import TIMM
+from sppnet.nn.yolox_release import YOLOX_NAMES, is_released_here
 from sppnet.svm.objective import Loss
 
 Layer = Literal["auto", "pool", "fc6", "fc7"]
@@ -43,7 +44,8 @@ class DetectorConfig:
     timm:<name>; name:M+N takes the maps after stages M and N. Or a detector's: the ONNX file of one like
     YOLOX, or a torchvision name such as fasterrcnn_mobilenet_v3_large_320_fpn.
     auto: efficientnet_lite1:6+8 with its ImageNet weights where the weights extra is installed, else
-    mobilenet_v2:14+18."""
+    mobilenet_v2:14+18; and released YOLOX files that were downloaded before. Of several, as of a list a,b,
+    each is tried on some of the photographs, and the best one is taken."""
     stride: int | None = None
     """Image pixels per cell, with later strides taken out by dilation. By default the stages' own, and 16 for
     a network of torchvision or timm named without stages."""
@@ -137,8 +139,11 @@ class DetectorConfig:
                 )
         if self.trunk == "auto":
             trunk, weights = default_trunk(self.weights)
-            object.__setattr__(self, "trunk", trunk)
+            object.__setattr__(self, "trunk", ",".join([trunk, *detectors_at_hand()]))
             object.__setattr__(self, "weights", weights)
+        if "," in self.trunk:
+            _ = self.candidates  # raises what is wrong with them
+            return  # what depends on the trunk waits for the choice
         own_boxes = is_detector(self.trunk)
         if self.stride is None and not own_boxes:
             object.__setattr__(self, "stride", default_stride(self.trunk))
@@ -165,6 +170,19 @@ class DetectorConfig:
         for name in ("positive_iou", "negative_iou", "negative_nms", "nms_iou", "voting_iou"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is an IoU above 0 and up to 1; got {getattr(self, name)}")
+
+    @property
+    def candidates(self) -> tuple["DetectorConfig", ...]:
+        """This configuration with each of the trunks that `trunk` lists."""
+        if "," not in self.trunk:
+            return (self,)
+        names = [name.strip() for name in self.trunk.split(",")]
+        return tuple(replace(self, trunk=name, weights=self._weights_of(name)) for name in names if name)
+
+    def _weights_of(self, trunk: str) -> str | None:
+        if is_onnx(trunk):
+            return None
+        return COCO if is_detector(trunk) else self.weights or "imagenet"
 
     def _check_detector_trunk(self, own_boxes: bool) -> None:
         """What only the network of a detector, or only another one, can do."""
@@ -211,6 +229,11 @@ def default_trunk(weights: str | None) -> tuple[str, str | None]:
     if weights in (None, "imagenet") and has_lite_weights("efficientnet_lite1"):
         return DEFAULT_LITE, "imagenet"
     return DEFAULT_WITHOUT, weights
+
+
+def detectors_at_hand() -> list[str]:
+    """Names of the released YOLOX files that are in torch's cache."""
+    return [name for name in YOLOX_NAMES if is_released_here(name)]
 
 
 def default_stride(name: str) -> int | None:

@@ -45,6 +45,13 @@ class DetectorRun:
         """Take the folder for a run; raises ConfigError if another run's results would be lost."""
         keep_config(self.config, {**data, **config.to_json()}, FREE, (self.config, self.model), resume)
 
+    def read_trunk(self) -> str | None:
+        """Of the run that began here; None where none did."""
+        try:
+            return str(json.loads(self.config.read_text())["trunk"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def save_stage(self, name: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         save_model(self._stage(name), KIND, header, tensors)
 

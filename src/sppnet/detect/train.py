@@ -17,6 +17,7 @@ from sppnet.detect.detector import Detector
 from sppnet.detect.known_classes import append_kept, find_known_classes
 from sppnet.detect.run_folder import DetectorRun
 from sppnet.detect.stages import TrainingStages
+from sppnet.detect.trunk_trial import TrunkTrial, try_trunks
 from sppnet.errors import ConfigError, DataError, did_you_mean
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.metrics.recall import recall_curve
@@ -47,6 +48,8 @@ class DetectorTraining:
     """The page that tells of the run, if one was written."""
     problems: tuple[str, ...] = ()
     """What was odd in the annotations, a sentence each."""
+    trials: tuple[TrunkTrial, ...] = ()
+    """Of the trunks that were tried, if there was a choice."""
 
 
 def train_detector(
@@ -69,10 +72,11 @@ def train_detector(
     images = _opened(data, split)
     images = _leave_empty_classes(_without(images, config.keep))
     run = DetectorRun(Path(out))
+    config, trials = _choose_trunk(images, config, run.read_trunk() if resume else None, cache, progress)
     stages = TrainingStages(images, config, run, cache, progress or NullProgress())  # refuses a wrong trunk
     with lock_run(run.root):
         run.start(config, {"data": str(images.root), "split": split, "images": len(images)}, resume)
-        return _finish(stages, None)
+        return replace(_finish(stages, None), trials=trials)
 
 
 def add_classes(
@@ -102,6 +106,25 @@ def add_classes(
     with lock_run(run.root):
         run.start(base.config, begun, resume)
         return _finish(stages, base)
+
+
+def _choose_trunk(
+    images: AnnotatedImages,
+    config: DetectorConfig,
+    chosen: str | None,
+    cache: Path | None,
+    progress: Progress | None,
+) -> tuple[DetectorConfig, tuple[TrunkTrial, ...]]:
+    """The configuration with one trunk: the one `chosen` before, or the best of those that it lists."""
+    of_name = {one.trunk: one for one in config.candidates}
+    if chosen in of_name:
+        return of_name[chosen], ()
+    if len(of_name) == 1:
+        return config.candidates[0], ()
+    trials = try_trunks(images, config, cache, progress)
+    best = max(trials, key=lambda one: one.map)
+    logger.info("trunk %s: %.1f %%, the best of %d", best.trunk, 100 * best.map, len(trials))
+    return of_name[best.trunk], tuple(trials)
 
 
 def _opened(data: str | Path | AnnotatedImages, split: str | None) -> AnnotatedImages:

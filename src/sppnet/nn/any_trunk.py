@@ -7,7 +7,8 @@ from torch import Tensor
 from sppnet.errors import ConfigError
 from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.onnx_trunk import OnnxTrunk
-from sppnet.nn.torchvision_detectors import COCO, TORCHVISION_DETECTORS, TorchvisionDetector
+from sppnet.nn.torchvision_detectors import COCO as COCO
+from sppnet.nn.torchvision_detectors import TORCHVISION_DETECTORS, TorchvisionDetector
 from sppnet.nn.trunks import Trunk, Weights, empty_trunk, load_trunk
 from sppnet.nn.weights import load_weights
 from sppnet.nn.yolox_release import YOLOX_NAMES, released_file

@@ -40,10 +40,22 @@ def published_weights(url: str) -> dict[str, Tensor]:
 
 def published_file(url: str) -> Path:
     """Where a published file lies, downloaded if it is not there; raises as `published_weights`."""
-    path = _cache_folder() / Path(urlparse(url).path).name
+    path = _place_of(url)
     if not path.is_file():
         _download(url, path)
     return path
+
+
+def is_here(url: str) -> bool:
+    """Whether a published file was downloaded before."""
+    try:
+        return _place_of(url).is_file()
+    except ModelError:
+        return False
+
+
+def _place_of(url: str) -> Path:
+    return _cache_folder() / Path(urlparse(url).path).name
 
 
 def _cache_folder() -> Path:

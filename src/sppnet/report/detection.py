@@ -39,6 +39,7 @@ def training_page(
     skipped: Sequence[str] = (),
     problems: Sequence[str] = (),
     f1: Mapping[str, float] | None = None,
+    trials: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page of a training.
 
@@ -46,7 +47,7 @@ def training_page(
     trained on. tuning, trunk_tuning: rows of `heads.fc_layers.Measured` as JSON, none without fine-tuning.
     mining: rows of `svm.mining.MiningRound`. seconds: of every stage. skipped: why images were left out.
     problems: what was odd in the annotations. f1: of every class at the default threshold, on photographs
-    held out; None or empty where none were.
+    held out; None or empty where none were. trials: `TrunkTrial`s as JSON.
     """
     most = max(objects.values(), default=0)
     columns = {"round": "round", "positives": "positives", "negatives": "negatives", "joined": "new"}
@@ -70,6 +71,10 @@ def training_page(
         f1=[[name, page.share(value)] for name, value in (f1 or {}).items()],
         f1_shares=list((f1 or {}).values()),
         lengths=[count / most if most else 0 for count in objects.values()],
+        trials=[
+            [one["trunk"], page.share(one["map"]), one["images"], page.duration(one["seconds"])]
+            for one in trials
+        ],
         recall=recall,
         tuning=_curves(tuning),
         trunk_tuning=_curves(trunk_tuning),
