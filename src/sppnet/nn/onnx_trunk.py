@@ -17,16 +17,14 @@ from sppnet.nn.head_output import HeadOutput, VectorLayout
 from sppnet.nn.input_convention import find_convention
 from sppnet.nn.licence_text import find_licence
 from sppnet.nn.onnx_cells import cell_vectors, decode_boxes
+from sppnet.nn.onnx_file import parse_model, read_bytes
 from sppnet.nn.onnx_graph import (
     DetectorGraph,
     UnknownHeadError,
     cut_detector,
-    open_session,
-    parse_model,
-    read_bytes,
-    run_session,
 )
 from sppnet.nn.onnx_maps import cut_maps
+from sppnet.nn.onnx_session import open_session, run_session
 from sppnet.nn.trunks import Tap
 
 
@@ -202,4 +200,4 @@ def _parse_names(text: str | None) -> tuple[str, ...] | None:
     except ValueError:
         return None
     values = names.values() if isinstance(names, dict) else names
-    return tuple(map(str, values)) if values else None
+    return tuple(map(str, values)) if values and not isinstance(values, str | int | float) else None
