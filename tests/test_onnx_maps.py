@@ -137,15 +137,12 @@ def test_mutants_are_refused_or_taken_whole(tmp_path):
     assert found["boxes"] > 10
 
 
-@pytest.mark.parametrize(
-    ("side", "message"),
-    [(1 << 40, "pixels a side; networks of up to 4096 are run"), (1 << 20, "pixels a side; up to 4096")],
-)
-def test_an_enormous_input_is_refused(side, message, tmp_path):
+@pytest.mark.parametrize("side", [1 << 13, 1 << 20, 1 << 40])
+def test_an_enormous_input_is_refused(side, tmp_path):
     model = make_detector()
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = side
     onnx.save(model, tmp_path / "d.onnx")
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=f"of {side} pixels a side; networks of up to 4096 are run"):
         OnnxTrunk.from_file(tmp_path / "d.onnx")
 
 
