@@ -15,7 +15,10 @@ def open_session(content: bytes, threads: int = 0) -> Any:
     options.log_severity_level = 4  # what fails is raised, and in our words
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared
     try:
-        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        # Its fallback would print, and try the same once more.
+        return runtime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:
         raise ModelError(f"onnxruntime does not take the network: {first_line(error)}") from error
 
