@@ -164,6 +164,18 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path):
         DetectorExtractor(OnnxTrunk.from_file(tmp_path / "d.onnx"))(photograph())
 
 
+def test_a_head_that_steps_over_cells_is_not_understood(tmp_path):
+    """Its features are not those of the cells that its last convolutions give."""
+    model = make_detector()
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    for node in (*convolutions[7:10], *convolutions[13:16]):  # the last ones of both strides
+        next(one for one in node.attribute if one.name == "strides").ints[:] = [2, 2]
+    onnx.save(model, tmp_path / "d.onnx")
+    trunk = OnnxTrunk.from_file(tmp_path / "d.onnx")
+    assert not trunk.has_head
+    assert "stand on maps of other sizes" in trunk.refusal
+
+
 def test_branches_may_share_their_last_features(tmp_path):
     model = make_detector()
     last = [node for node in model.graph.node if node.op_type == "Conv" and node.attribute[0].ints == [1, 1]]

@@ -125,8 +125,13 @@ def cut_detector(model: Any, name: str) -> DetectorGraph:
     names = [tensor for level in levels for tensor in level.tensors]
     part = graph.part(names)
     shapes = probe_shapes(part, size_px, name)
-    counts = {name: shape[1] for name, shape in zip(dict.fromkeys(names), shapes, strict=True)}
-    channels = tuple(tuple(counts[name] for name in level.tensors) for level in levels)
+    shape_of = dict(zip(dict.fromkeys(names), shapes, strict=True))
+    for level in levels:
+        if len({shape_of[name][2:] for name in level.tensors}) > 1:
+            raise UnknownHeadError(
+                f"{described}; those of stride {level.stride} stand on maps of other sizes"
+            )
+    channels = tuple(tuple(shape_of[name][1] for name in level.tensors) for level in levels)
     return DetectorGraph(part, tuple(levels), size_px, takes_any_size(part, size_px), channels)
 
 

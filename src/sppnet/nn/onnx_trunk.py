@@ -177,7 +177,11 @@ class OnnxTrunk(DetectorTrunk):
             self._session = open_session(self.graph.content, torch.get_num_threads())
         names = [one.name for one in self._session.get_outputs()]
         named = dict(zip(names, run_session(self._session, images), strict=True))
-        return [tuple(named[name][0] for name in level.tensors) for level in self.graph.levels]
+        levels = [tuple(named[name][0] for name in level.tensors) for level in self.graph.levels]
+        for level in levels:
+            if len({one.shape[1:] for one in level}) > 1:
+                raise ModelError(f"{self.name} gives maps of several sizes at one stride for {images.shape}")
+        return levels
 
 
 def _class_names(graph: DetectorGraph, classes: tuple[str, ...] | None) -> tuple[str, ...]:
