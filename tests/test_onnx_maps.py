@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -11,7 +12,8 @@ from onnx import TensorProto, helper
 from PIL import Image
 from typer.testing import CliRunner
 
-from onnx_detectors import SIZE_PX, Builder, write_detector
+from onnx_detectors import SIZE_PX, Builder, make_detector, write_detector
+from onnx_mutants import attempt, mutant
 from sppnet.cli.app import app
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.detect.config import DetectorConfig
@@ -122,6 +124,69 @@ def test_learned_windows_stand_on_a_classifiers_maps(data, tmp_path):
     one, other = (each(data / "00.png", min_score=-1) for each in (run.detector, loaded))
     assert np.array_equal(one.boxes, other.boxes)
     assert evaluate_detector(loaded, open_annotated(data)).map > 0.5
+
+
+# --- files made bad --------------------------------------------------------------------------------
+
+
+def test_mutants_are_refused_or_taken_whole(tmp_path):
+    """`python tests/onnx_mutants.py --minutes 10` tries more of them."""
+    found = Counter(attempt(mutant(np.random.default_rng(seed)), tmp_path) for seed in range(120))
+    assert set(found) == {"refused", "boxes", "maps"}
+    assert found["refused"] > 50
+    assert found["boxes"] > 10
+
+
+@pytest.mark.parametrize("side", [1 << 13, 1 << 20, 1 << 40])
+def test_an_enormous_input_is_refused(side, tmp_path):
+    model = make_detector()
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = side
+    onnx.save(model, tmp_path / "d.onnx")
+    with pytest.raises(ModelError, match=f"of {side} pixels a side; networks of up to 4096 are run"):
+        OnnxTrunk.from_file(tmp_path / "d.onnx")
+
+
+def test_an_enormous_tensor_is_refused_before_it_is_made(tmp_path):
+    model = make_detector()
+    pads = next(one for one in model.graph.node[1].attribute if one.name == "pads")
+    pads.ints[:] = [60_000] * 4
+    onnx.save(model, tmp_path / "d.onnx")
+    with pytest.raises(ModelError, match="too large to compute"):
+        OnnxTrunk.from_file(tmp_path / "d.onnx")
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    model = make_detector()
+    weight = model.graph.initializer[3]
+    weight.raw_data = np.full(len(weight.raw_data) // 4, np.nan, np.float32).tobytes()
+    onnx.save(model, tmp_path / "d.onnx")
+    with pytest.raises(ModelError, match="not finite"):
+        DetectorExtractor(OnnxTrunk.from_file(tmp_path / "d.onnx"))(photograph())
+
+
+def test_a_head_that_steps_over_cells_is_not_understood(tmp_path):
+    """Its features are not those of the cells that its last convolutions give."""
+    model = make_detector()
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    for node in (*convolutions[7:10], *convolutions[13:16]):  # the last ones of both strides
+        next(one for one in node.attribute if one.name == "strides").ints[:] = [2, 2]
+    onnx.save(model, tmp_path / "d.onnx")
+    trunk = OnnxTrunk.from_file(tmp_path / "d.onnx")
+    assert not trunk.has_head
+    assert "stand on maps of other sizes" in trunk.refusal
+
+
+def test_branches_may_share_their_last_features(tmp_path):
+    model = make_detector()
+    last = [node for node in model.graph.node if node.op_type == "Conv" and node.attribute[0].ints == [1, 1]]
+    for logits, box, objectness in (last[1:4], last[5:8]):
+        logits.input[0] = box.input[0] = objectness.input[0]
+    onnx.save(model, tmp_path / "d.onnx")
+    trunk = OnnxTrunk.from_file(tmp_path / "d.onnx")
+    assert trunk.has_head
+    assert (trunk.layout.class_features, trunk.layout.box_features) == (6, 6)
+    vectors = DetectorExtractor(trunk)(photograph()).head.vectors
+    assert np.array_equal(vectors[:, :6], vectors[:, 6:12])
 
 
 # --- conventions -----------------------------------------------------------------------------------

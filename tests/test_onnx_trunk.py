@@ -18,12 +18,13 @@ from sppnet.features.cache import MapCache, recipe_of
 from sppnet.features.detector_extractor import DetectorExtractor
 from sppnet.features.head_boxes import COPY_IOU, MAX_BOXES, choose_boxes, join_boxes
 from sppnet.features.lazy_image import LazyImage
-from sppnet.nn import onnx_graph
+from sppnet.nn import onnx_file
 from sppnet.nn.any_trunk import is_onnx, open_trunk, restore_trunk
 from sppnet.nn.coco_classes import COCO_CLASSES, known_class
 from sppnet.nn.detector_trunk import longer_size
 from sppnet.nn.input_convention import CONVENTIONS
-from sppnet.nn.onnx_graph import cut_detector, parse_model
+from sppnet.nn.onnx_file import parse_model
+from sppnet.nn.onnx_graph import cut_detector
 from sppnet.nn.onnx_trunk import OnnxTrunk
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -129,7 +130,7 @@ def test_what_is_no_onnx_file_is_named(tmp_path, content, message):
 def test_a_missing_or_enormous_file_is_named(tmp_path, file, monkeypatch):
     with pytest.raises(ModelError, match="cannot be read"):
         OnnxTrunk.from_file(tmp_path / "missing.onnx")
-    monkeypatch.setattr(onnx_graph, "MAX_BYTES", 1000)
+    monkeypatch.setattr(onnx_file, "MAX_BYTES", 1000)
     with pytest.raises(ModelError, match="networks of up to"):
         OnnxTrunk.from_file(file)
 

@@ -221,6 +221,10 @@ def test_what_does_not_fit_is_said(tmp_path):
         open_trunk(SSD)
     with pytest.raises(ConfigError, match="resnet18 has no weights of COCO"):
         open_trunk("resnet18", weights="coco")
+    with pytest.raises(ModelError, match="did you mean fasterrcnn_resnet50_fpn"):
+        open_trunk("fasterrcnn_resnet_50_fpn", weights="imagenet")
+    with pytest.raises(ModelError, match="a trunk of detectors alone; name it whole"):
+        open_trunk(f"{SSD}:3", weights="imagenet")
     with pytest.raises(ModelError, match="are they for another network than ssdlite"):
         TorchvisionDetector.load(SSD, make_network(FASTER).state_dict())
     with pytest.raises(ModelError, match="no weights file"):

@@ -24,8 +24,8 @@ from sppnet.errors import ModelError
 from sppnet.export.networks import PixelClassifier, PixelDetector
 from sppnet.export.parity import Run, check_classifier, check_detector
 from sppnet.nn.model_file import write_file
-from sppnet.nn.onnx_graph import first_line, import_extra
-from sppnet.nn.onnx_graph import open_session as open_onnx
+from sppnet.nn.onnx_session import first_line, import_extra
+from sppnet.nn.onnx_session import open_session as open_onnx
 from sppnet.nn.trunks import Trunk
 from sppnet.ops.decomposition import operator_kept
 from sppnet.progress import NullProgress, Progress

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from sppnet.data.image import ImageArray
 from sppnet.data.transforms import resize_to
-from sppnet.errors import ConfigError
+from sppnet.errors import ConfigError, ModelError
 from sppnet.features.extractor import FeatureExtractor
-from sppnet.features.head_boxes import HeadBoxes, choose_boxes, join_boxes
+from sppnet.features.head_boxes import LARGEST, HeadBoxes, choose_boxes, join_boxes
 from sppnet.features.maps import FeatureMaps, TapMaps
 from sppnet.nn.any_trunk import AnyTrunk
 from sppnet.nn.detector_trunk import DetectorTrunk
@@ -41,12 +41,23 @@ class DetectorExtractor:
             ratio_xy = np.array([wanted_hw[1] / size_hw[1], wanted_hw[0] / size_hw[0]] * 2, np.float32)
             if self.trunk.has_head:
                 heads.append(choose_boxes(output, ratio_xy, size_hw))
-            found.append(tuple(one.half() for one in output.maps))
+            found.append(tuple(one.clamp(-LARGEST, LARGEST).half() for one in output.maps))
+            self._refuse_infinite(found[-1], heads[-1:])
         taps = zip(zip(*found, strict=True), self.trunk.taps, strict=True)
         maps = FeatureMaps(size_hw, tuple(sizes), tuple(TapMaps(one, tap.grid) for one, tap in taps))
         if not heads:
             return maps
         return replace(maps, head=join_boxes(heads, self.trunk.layout))
+
+    def _refuse_infinite(self, maps: Sequence[Tensor], heads: Sequence[HeadBoxes]) -> None:
+        """Raises ModelError for numbers that nothing can be learned on."""
+        arrays = [array for head in heads for array in (head.boxes, head.vectors)]
+        numbers = [*maps, *map(torch.from_numpy, arrays)]
+        if not all(bool(one.isfinite().all()) for one in numbers):
+            raise ModelError(
+                f"{self.trunk.name} gives numbers that are not finite: the file is damaged, or expects other "
+                "pixels (--trunk-input)"
+            )
 
     def with_gradients(self, image: ImageArray) -> FeatureMaps:
         """Refused: what was learned on the boxes of the head would stand on another head."""

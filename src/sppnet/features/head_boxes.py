@@ -20,6 +20,9 @@ from sppnet.ops.nms import nms
 MAX_CANDIDATES = 1500
 """The likeliest boxes, among which near copies are suppressed."""
 MAX_BOXES = 300
+LARGEST = float(np.finfo(np.float16).max)
+FAR_PX = 1e6
+"""Beyond it a box is nowhere."""
 COPY_IOU = 0.85
 """IoU above which of two boxes the likelier one stays, whatever their classes."""
 OWN_NMS_IOU = 0.5
@@ -43,7 +46,7 @@ def choose_boxes(output: HeadOutput, ratio: Array, size_hw: tuple[int, int]) -> 
     photograph.
     """
     order = np.argsort(-output.objectness, kind="stable")[:MAX_CANDIDATES]
-    found = clip_boxes((output.boxes[order] / ratio).astype(np.float32), size_hw)
+    found = clip_boxes((output.boxes[order] / ratio).clip(-FAR_PX, FAR_PX).astype(np.float32), size_hw)
     kept: Ints = nms(found, output.objectness[order], COPY_IOU, MAX_BOXES)
     return HeadBoxes(found[kept], _rounded(output.vectors(order[kept])))
 
@@ -60,4 +63,4 @@ def join_boxes(several: Sequence[HeadBoxes], layout: VectorLayout) -> HeadBoxes:
 
 def _rounded(vectors: Array) -> Floats:
     """As the cache keeps them, in half precision."""
-    return vectors.astype(np.float16).astype(np.float32)
+    return vectors.clip(-LARGEST, LARGEST).astype(np.float16).astype(np.float32)

@@ -39,8 +39,11 @@ def whole_network(name: str, width: float, empty: bool = False) -> nn.Module:
     """The whole network, randomly initialised or without values."""
     base = name.partition(":")[0]
     known = known_names()
+    detectors = models.list_models(module=models.detection)
+    if base in detectors:
+        raise ModelError(f"{base} is a detection network, which is a trunk of detectors alone; name it whole")
     if base not in known:
-        hint = did_you_mean(base, known)
+        hint = did_you_mean(base, [*known, *detectors])
         raise ModelError(f"no trunk is called {base!r}; {hint} (networks of timm are written timm:<name>)")
     with ParametersOnMeta() if empty else nullcontext():
         if base in BACKBONES:

@@ -6,7 +6,8 @@ import numpy as np
 
 from sppnet.arrays import Array
 from sppnet.errors import ModelError
-from sppnet.nn.onnx_graph import open_session, parse_model, read_bytes, run_session
+from sppnet.nn.onnx_file import parse_model, read_bytes
+from sppnet.nn.onnx_session import open_session, run_session
 from sppnet.nn.onnx_trunk import OnnxTrunk
 
 TOLERANCE = 1e-3

@@ -5,26 +5,28 @@ where the box lies, whether anything is there and what it is. They are found by 
 outputs, and told apart by how many numbers they give; nothing depends on names in the file.
 """
 
-import importlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sppnet.arrays import Array
-from sppnet.errors import MissingExtraError, ModelError
-from sppnet.nn.file_signature import foreign_kind_of
+from sppnet.errors import ModelError
+from sppnet.nn.onnx_session import import_extra, open_session, run_session
+from sppnet.nn.onnx_shapes import infer_shapes
 
 
 class UnknownHeadError(ModelError):
     """A network whose head is not understood; its maps may be of use."""
 
 
-MAX_BYTES = 1 << 30
-"""Of a file."""
+MAX_PX = 4096
+"""A side of the input of a file."""
+
+MAX_NUMBERS = 1 << 29
+"""Of one tensor: more are a damaged file, or an attack on the memory."""
 
 DEFAULT_PX = 416
 """Side of the input of a file that leaves it open."""
@@ -100,55 +102,6 @@ class DetectorGraph:
         return DetectorGraph(content, levels, int(described["size_px"]), bool(described["dynamic"]), channels)
 
 
-def read_bytes(path: Path) -> bytes:
-    """A file of a size that a network may have; raises ModelError."""
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ModelError(f"{path} has {size >> 20} MB; networks of up to {MAX_BYTES >> 20} MB are read")
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def parse_model(content: bytes, name: str) -> Any:
-    """The onnx.ModelProto of a file's bytes, checked to be a plain network; raises ModelError."""
-    onnx = import_extra("onnx")
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(content)
-    except Exception as error:  # protobuf has its own errors, which change with its version
-        kind = foreign_kind_of(content[:512])
-        raise ModelError(
-            f"{name} is damaged or no ONNX file" + (f": it is {kind}" if kind else "; copy it again")
-        ) from error
-    if not model.graph.node:
-        raise ModelError(f"{name} is no ONNX file, or one without a network")
-    _check_operations(model, name)
-    _check_weights(model, name)
-    return model
-
-
-def _check_operations(model: Any, name: str) -> None:
-    foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
-    if foreign:
-        raise ModelError(
-            f"{name} uses operations of {', '.join(sorted(foreign))}, which are not ONNX's own; export the "
-            "network without them"
-        )
-
-
-def _check_weights(model: Any, name: str) -> None:
-    """Raises ModelError for weights outside the file: it may point anywhere."""
-    onnx = import_extra("onnx")
-    outside = [one.name for one in model.graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
-    if outside:
-        raise ModelError(
-            f"{name} keeps {len(outside)} of its weights in another file, which is not opened; save it as "
-            "one file (onnx.save_model with save_as_external_data=False)"
-        )
-
-
 def cut_detector(model: Any, name: str) -> DetectorGraph:
     """The front of a parsed model of a YOLOX-like detector, up to its last convolutions.
 
@@ -172,9 +125,13 @@ def cut_detector(model: Any, name: str) -> DetectorGraph:
     names = [tensor for level in levels for tensor in level.tensors]
     part = graph.part(names)
     shapes = probe_shapes(part, size_px, name)
-    counts = [shape[1] for shape in shapes]
-    per_level = len(counts) // len(levels)
-    channels = tuple(tuple(counts[start : start + per_level]) for start in range(0, len(counts), per_level))
+    shape_of = dict(zip(dict.fromkeys(names), shapes, strict=True))
+    for level in levels:
+        if len({shape_of[name][2:] for name in level.tensors}) > 1:
+            raise UnknownHeadError(
+                f"{described}; those of stride {level.stride} stand on maps of other sizes"
+            )
+    channels = tuple(tuple(shape_of[name][1] for name in level.tensors) for level in levels)
     return DetectorGraph(part, tuple(levels), size_px, takes_any_size(part, size_px), channels)
 
 
@@ -228,7 +185,12 @@ class OnnxGraph:
         """Side of the square input; raises ModelError unless it takes (1, 3, h, w)."""
         if len(self.dims) != 4 or self.dims[1] not in (0, 3):
             raise ModelError(f"{name} takes {self.dims}; images of shape (1, 3, height, width) were expected")
-        return max(map(int, self.dims[2:])) or DEFAULT_PX
+        size_px = max(map(int, self.dims[2:]))
+        if size_px > MAX_PX:
+            raise ModelError(
+                f"{name} takes images of {size_px} pixels a side; networks of up to {MAX_PX} are run"
+            )
+        return size_px if size_px > 0 else DEFAULT_PX
 
     def channels_of(self, node: Any) -> int:
         """Numbers that a convolution gives for each cell; 0 where its weights are no constants."""
@@ -302,30 +264,13 @@ class OnnxGraph:
 # --- running ---------------------------------------------------------------------------------------
 
 
-def open_session(content: bytes, threads: int = 0) -> Any:
-    """An onnxruntime session on the CPU; raises ModelError for what it does not take."""
-    runtime = import_extra("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what fails is raised, and in our words
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared
-    try:
-        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ModelError(f"onnxruntime does not take the network: {first_line(error)}") from error
-
-
-def run_session(session: Any, images: Array) -> list[Array]:
-    """All outputs, in their order; raises ModelError."""
-    try:
-        outputs: list[Array] = session.run(None, {session.get_inputs()[0].name: images})
-        return outputs
-    except Exception as error:
-        raise ModelError(f"the network fails on {images.shape}: {first_line(error)}") from error
-
-
 def probe_shapes(content: bytes, size_px: int, name: str) -> list[tuple[int, ...]]:
     """Shapes (1, c, h, w) of the outputs, for a grey square."""
+    for tensor, shape in infer_shapes(content, size_px).items():
+        if math.prod(shape) > MAX_NUMBERS:
+            raise ModelError(
+                f"{name}: the tensor {tensor} would have the shape {shape}, too large to compute"
+            )
     outputs = run_session(open_session(content), np.full((1, 3, size_px, size_px), 114, np.float32))
     wrong = [one.shape for one in outputs if one.ndim != 4]
     if wrong:
@@ -341,16 +286,3 @@ def takes_any_size(content: bytes, size_px: int) -> bool:
     except ModelError:
         return False
     return all(one.shape[2] * width == one.shape[3] * height for one in outputs)
-
-
-def import_extra(package: str) -> Any:
-    """A package of the extra onnx; raises MissingExtraError."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(package, "onnx") from error
-
-
-def first_line(error: Exception) -> str:
-    """Of what onnxruntime says, which may be pages."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

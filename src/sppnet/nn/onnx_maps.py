@@ -1,6 +1,5 @@
 """The feature maps of an ONNX file without a head that is understood: a classifier, or another detector."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from sppnet.errors import ModelError
@@ -8,11 +7,10 @@ from sppnet.nn.onnx_graph import (
     DetectorGraph,
     HeadLevel,
     OnnxGraph,
-    first_line,
-    import_extra,
     probe_shapes,
     takes_any_size,
 )
+from sppnet.nn.onnx_shapes import infer_shapes
 
 STRIDES = 8, 16, 32
 MIN_CHANNELS = 8
@@ -27,7 +25,7 @@ def cut_maps(model: Any, name: str) -> DetectorGraph:
     graph = OnnxGraph(model)
     size_px = graph.size_px(name)
     names = _feature_tensors(graph)
-    shapes = _infer_shapes(graph.part(names), size_px) if names else {}
+    shapes = infer_shapes(graph.part(names), size_px) if names else {}
     last = {}  # the file's order is that of computing
     for tensor in names:
         for stride in STRIDES:
@@ -59,21 +57,3 @@ def _feature_tensors(graph: OnnxGraph) -> list[str]:
         for output in node.output
         if output in wanted and node.op_type not in ("Constant", "Shape", "Cast")
     ]
-
-
-def _infer_shapes(content: bytes, size_px: int) -> Mapping[str, tuple[int, ...]]:
-    """Shapes of tensors of floats by name, for square images; nothing is computed."""
-    onnx = import_extra("onnx")
-    shape_inference = import_extra("onnx.shape_inference")
-    model = onnx.ModelProto.FromString(content)
-    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
-        dim.dim_value = size_px
-    try:
-        inferred = shape_inference.infer_shapes(model, data_prop=True).graph
-    except Exception as error:  # it has errors of its own, which change with its version
-        raise ModelError(f"the shapes of its tensors cannot be told: {first_line(error)}") from error
-    return {
-        one.name: tuple(int(dim.dim_value) for dim in one.type.tensor_type.shape.dim)
-        for one in (*inferred.value_info, *inferred.output)
-        if one.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    }

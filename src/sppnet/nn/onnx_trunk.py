@@ -17,16 +17,14 @@ from sppnet.nn.head_output import HeadOutput, VectorLayout
 from sppnet.nn.input_convention import find_convention
 from sppnet.nn.licence_text import find_licence
 from sppnet.nn.onnx_cells import cell_vectors, decode_boxes
+from sppnet.nn.onnx_file import parse_model, read_bytes
 from sppnet.nn.onnx_graph import (
     DetectorGraph,
     UnknownHeadError,
     cut_detector,
-    open_session,
-    parse_model,
-    read_bytes,
-    run_session,
 )
 from sppnet.nn.onnx_maps import cut_maps
+from sppnet.nn.onnx_session import open_session, run_session
 from sppnet.nn.trunks import Tap
 
 
@@ -179,7 +177,11 @@ class OnnxTrunk(DetectorTrunk):
             self._session = open_session(self.graph.content, torch.get_num_threads())
         names = [one.name for one in self._session.get_outputs()]
         named = dict(zip(names, run_session(self._session, images), strict=True))
-        return [tuple(named[name][0] for name in level.tensors) for level in self.graph.levels]
+        levels = [tuple(named[name][0] for name in level.tensors) for level in self.graph.levels]
+        for level in levels:
+            if len({one.shape[1:] for one in level}) > 1:
+                raise ModelError(f"{self.name} gives maps of several sizes at one stride for {images.shape}")
+        return levels
 
 
 def _class_names(graph: DetectorGraph, classes: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -202,4 +204,4 @@ def _parse_names(text: str | None) -> tuple[str, ...] | None:
     except ValueError:
         return None
     values = names.values() if isinstance(names, dict) else names
-    return tuple(map(str, values)) if values else None
+    return tuple(map(str, values)) if values and not isinstance(values, str | int | float) else None

@@ -1,0 +1,45 @@
+"""onnxruntime's sessions, and the packages of the extra onnx."""
+
+import importlib
+from typing import Any
+
+from sppnet.arrays import Array
+from sppnet.errors import MissingExtraError, ModelError
+
+
+def open_session(content: bytes, threads: int = 0) -> Any:
+    """An onnxruntime session on the CPU; raises ModelError for what it does not take."""
+    runtime = import_extra("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what fails is raised, and in our words
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared
+    try:
+        # Its fallback would print, and try the same once more.
+        return runtime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+    except Exception as error:
+        raise ModelError(f"onnxruntime does not take the network: {first_line(error)}") from error
+
+
+def run_session(session: Any, images: Array) -> list[Array]:
+    """All outputs, in their order; raises ModelError."""
+    try:
+        outputs: list[Array] = session.run(None, {session.get_inputs()[0].name: images})
+        return outputs
+    except Exception as error:
+        raise ModelError(f"the network fails on {images.shape}: {first_line(error)}") from error
+
+
+def import_extra(package: str) -> Any:
+    """A package of the extra onnx; raises MissingExtraError."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(package, "onnx") from error
+
+
+def first_line(error: Exception) -> str:
+    """Of what onnxruntime says, which may be pages."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
