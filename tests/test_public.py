@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import sppnet
+from models import model_bytes
 
 # A name added or taken away here is a change that users see: it belongs into the release notes.
 PUBLIC = [
@@ -81,3 +82,19 @@ def test_import_is_instant():
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
     assert (found.returncode, found.stdout.strip(), found.stderr) == (0, "[]", "")
+
+
+def test_predictions_wait_for_no_compiler_of_torch(tmp_path):
+    """torchvision brings it, and much of torch's own Python; its import takes longer than all else."""
+    for kind in ("classifier", "detector"):
+        model_bytes(kind, tmp_path)
+    code = (
+        "import sys, numpy, sppnet, sppnet.training, sppnet.evaluation\n"
+        "image = numpy.zeros((60, 80, 3), numpy.uint8)\n"
+        f"sppnet.Classifier.load({str(tmp_path / 'classifier.safetensors')!r})(image)\n"
+        f"sppnet.Detector.load({str(tmp_path / 'detector.safetensors')!r})(image)\n"
+        "sppnet.load_trunk('efficientnet_lite0').spec\n"
+        "print(sorted({'torchvision', 'torch._dynamo'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout.strip()) == (0, "[]"), found.stderr

@@ -209,3 +209,11 @@ def test_stages_are_followed_one_after_the_other() -> None:
     stages = [nn.Conv2d(3, 4, 3, stride=2), nn.MaxPool2d(2)]
     grids = [(grid.stride, grid.receptive_field, channels) for grid, channels in follow_stages(stages)]
     assert grids == [(2, 3, 4), (4, 5, 4)]
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.InstanceNorm2d(4, affine=True), nn.InstanceNorm2d(4), nn.GroupNorm(2, 4)]
+)
+def test_norms_keep_the_cells(norm: nn.Module) -> None:
+    convolution = nn.Conv2d(3, 4, 3, stride=2)
+    assert derive_grid(nn.Sequential(convolution, norm)) == derive_grid(convolution)

@@ -23,6 +23,7 @@ from sppnet.features.head_boxes import choose_boxes
 from sppnet.label.trunk import open_trunk as open_for_labels
 from sppnet.nn.any_trunk import open_trunk, restore_trunk
 from sppnet.nn.coco_classes import COCO_CLASSES
+from sppnet.nn.detector_names import TORCHVISION_DETECTORS
 from sppnet.nn.head_output import LOG_SHARE
 from sppnet.nn.torchvision_detectors import TorchvisionDetector
 from test_detect_train import draw_scene, write_voc
@@ -301,3 +302,8 @@ def test_kept_boxes_are_no_copies_of_one_another():
     head = choose_boxes(trunk.look(photograph(320, 320)), np.ones(4, np.float32), (320, 320))
     overlap = box_iou(head.boxes, head.boxes)
     assert (overlap - np.eye(len(overlap)) <= 0.85 + 1e-5).all()
+
+
+def test_the_names_are_torchvisions():
+    """A version of torchvision with more of them should be looked at."""
+    assert list(TORCHVISION_DETECTORS) == models.list_models(module=models.detection)

@@ -5,8 +5,9 @@ from typing import Any, Literal, get_args
 
 from sppnet.errors import ConfigError, did_you_mean
 from sppnet.geometry.grid import BoxMapping, ScaleRule, check_levels
-from sppnet.nn.any_trunk import COCO, is_detector, is_onnx, is_onnx_trunk
+from sppnet.nn.any_trunk import is_detector, is_onnx, is_onnx_trunk
 from sppnet.nn.backbones import BACKBONES
+from sppnet.nn.detector_names import COCO
 from sppnet.nn.efficientnet_lite import has_lite_weights
 from sppnet.nn.trunks import TIMM
 from sppnet.nn.yolox_release import YOLOX_NAMES, is_released_here

@@ -5,10 +5,9 @@ from typing import Any
 from torch import Tensor
 
 from sppnet.errors import ConfigError
+from sppnet.nn.detector_names import COCO, TORCHVISION_DETECTORS
 from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.onnx_trunk import OnnxTrunk
-from sppnet.nn.torchvision_detectors import COCO as COCO
-from sppnet.nn.torchvision_detectors import TORCHVISION_DETECTORS, TorchvisionDetector
 from sppnet.nn.trunks import Trunk, Weights, empty_trunk, load_trunk
 from sppnet.nn.weights import load_weights
 from sppnet.nn.yolox_release import YOLOX_NAMES, released_file
@@ -52,6 +51,8 @@ def open_trunk(
     if name in YOLOX_NAMES:
         return OnnxTrunk.from_file(released_file(name, weights), convention)
     if name in TORCHVISION_DETECTORS:
+        from sppnet.nn.torchvision_detectors import TorchvisionDetector
+
         return TorchvisionDetector.load(name, weights)
     if weights == COCO:
         raise ConfigError(
@@ -66,6 +67,8 @@ def restore_trunk(spec: dict[str, Any], state: dict[str, Tensor]) -> AnyTrunk:
     if "onnx" in spec:
         return OnnxTrunk.restore(spec, state["content"])
     if "categories" in spec:
+        from sppnet.nn.torchvision_detectors import TorchvisionDetector
+
         return TorchvisionDetector.restore(spec, state)
     trunk = empty_trunk(**spec)
     load_weights(trunk, state)

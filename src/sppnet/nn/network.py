@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sppnet.errors import ModelError
 from sppnet.geometry.grid import sliding_bins
 from sppnet.nn.backbones import BACKBONES
+from sppnet.nn.networks import ParametersOnMeta
 from sppnet.nn.pyramid import SpatialPyramidPooling
 from sppnet.nn.trunks import IMAGENET_MEAN, IMAGENET_STD, Trunk, empty_trunk, load_trunk
 
@@ -153,7 +154,7 @@ def empty_network(spec: dict[str, Any]) -> SPPNet:
     """The network of a `spec`; load its state dict with assign=True."""
     options = dict(spec)
     trunk = empty_trunk(**options.pop("trunk"))
-    with torch.device("meta"):
+    with ParametersOnMeta():
         network = SPPNet(trunk, options.pop("levels"), **options)
     return network
 

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torchvision import models
 
 from sppnet.errors import ModelError, did_you_mean
 from sppnet.nn.backbones import BACKBONES, build_backbone
+from sppnet.nn.detector_names import TORCHVISION_DETECTORS
 from sppnet.nn.efficientnet_lite import EFFICIENTNET_LITES, EfficientNetLite
 
 
@@ -31,19 +31,27 @@ class ParametersOnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+OWN_NAMES = (*BACKBONES, *EFFICIENTNET_LITES)
+
+
+def is_known(base: str) -> bool:
+    """Whether a network has that name; torchvision, which takes seconds to import, is asked last."""
+    return base in OWN_NAMES or base in known_names()
+
+
 def known_names() -> list[str]:
-    return [*BACKBONES, *EFFICIENTNET_LITES, *models.list_models(module=models)]
+    from torchvision import models
+
+    return [*OWN_NAMES, *models.list_models(module=models)]
 
 
 def whole_network(name: str, width: float, empty: bool = False) -> nn.Module:
     """The whole network, randomly initialised or without values."""
     base = name.partition(":")[0]
-    known = known_names()
-    detectors = models.list_models(module=models.detection)
-    if base in detectors:
+    if base in TORCHVISION_DETECTORS:
         raise ModelError(f"{base} is a detection network, which is a trunk of detectors alone; name it whole")
-    if base not in known:
-        hint = did_you_mean(base, [*known, *detectors])
+    if not is_known(base):
+        hint = did_you_mean(base, [*known_names(), *TORCHVISION_DETECTORS])
         raise ModelError(f"no trunk is called {base!r}; {hint} (networks of timm are written timm:<name>)")
     with ParametersOnMeta() if empty else nullcontext():
         if base in BACKBONES:
@@ -52,6 +60,8 @@ def whole_network(name: str, width: float, empty: bool = False) -> nn.Module:
         if base in EFFICIENTNET_LITES:
             return EfficientNetLite(base)
         # Without the argument these two warn, and with True they take minutes to draw truncated normals.
+        from torchvision import models
+
         options = {"init_weights": False} if base in ("googlenet", "inception_v3") else {}
         network: nn.Module = models.get_model(base, weights=None, **options)
         return network

@@ -54,9 +54,12 @@ def follow_stages(stages: Sequence[nn.Module], size_px: int = 512) -> Iterator[t
 
 
 def _begin(size_px: int) -> tuple["_Follower", Tensor]:
-    """A follower, and an image that it follows."""
+    """A follower, and images that it follows: none, so that nothing is computed, but of a shape.
+
+    On torch's meta device the first operation would import its compiler, which takes seconds.
+    """
     follower = _Follower()
-    images = torch.empty(1, 3, size_px, size_px + WIDER_PX, device="meta")
+    images = torch.empty(0, 3, size_px, size_px + WIDER_PX)
     follower.spaces[images] = (_Axis(-2, 1, 0, 0), _Axis(-1, 1, 0, 0))
     return follower, images
 
@@ -69,10 +72,15 @@ def _without_data(module: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose tensors have shapes only, made without copying any weight."""
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+        memo[id(parameter)] = nn.Parameter(_shape_of(parameter), requires_grad=False)
     for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+        memo[id(buffer)] = _shape_of(buffer)
     return deepcopy(module, memo).eval()
+
+
+def _shape_of(tensor: Tensor) -> Tensor:
+    """A tensor of that shape in the memory of one number."""
+    return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
 
 
 def _run(module: nn.Module, maps: Tensor, follower: "_Follower") -> tuple[Tensor, ...]:
@@ -83,7 +91,7 @@ def _run(module: nn.Module, maps: Tensor, follower: "_Follower") -> tuple[Tensor
     except (RuntimeError, AssertionError) as error:
         raise ModelError(
             f"only convolutional trunks can be used, from images (b, 3, h, w) to features (b, channels, "
-            f"h', w'); {type(module).__name__} failed on shape {tuple(maps.shape)}: {error}"
+            f"h', w'); {type(module).__name__} failed on shape {(1, *maps.shape[1:])}: {error}"
         ) from error
     several = result if isinstance(result, tuple) and result else (result,)
     for one in several:
@@ -183,6 +191,11 @@ class _Follower(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.spaces: MutableMapping[Tensor, _Space] = WeakTensorKeyDictionary()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Else torch imports its compiler, for seconds, to keep it off this class."""
+        return False
+
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: _Args = (), kwargs: _Kwargs | None = None
     ) -> Any:
@@ -195,8 +208,10 @@ class _Follower(TorchDispatchMode):
         rule = _RULES.get(call.name, _keep if torch.Tag.pointwise in func.tags else None)
         if rule is None:
             return self._decompose(func, args, kwargs, call)
-        # Torch takes a millisecond to find out that a batch norm keeps the shape.
-        result = torch.empty_like(located[0][0]) if call.name == "batch_norm" else func(*args, **kwargs)
+        # Torch takes a millisecond to find out that a batch norm keeps the shape, and cannot for no images
+        # in the other.
+        norm = call.name in ("batch_norm", "instance_norm")
+        result = torch.empty_like(located[0][0]) if norm else func(*args, **kwargs)
         for out in tree_leaves(result):
             space = rule(call, out)
             if space is not None:

@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from sppnet.arrays import Array
 from sppnet.errors import ConfigError, ModelError
+from sppnet.nn.detector_names import COCO, TORCHVISION_DETECTORS
 from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.fusion import fuse_conv_bn
 from sppnet.nn.head_output import HeadOutput, VectorLayout
@@ -21,11 +22,6 @@ from sppnet.nn.receptive_field import derive_grids
 from sppnet.nn.torchvision_heads import head_layout, read_head
 from sppnet.nn.trunks import Rgb, Tap, Weights
 from sppnet.nn.weights import load_weights, read_weights, under_prefix
-
-COCO = "coco"
-"""Stands for the published weights."""
-
-TORCHVISION_DETECTORS = tuple(models.list_models(module=models.detection))
 
 STRIDES = 8, 32
 """Of the first and the last map that is pooled: finer ones take most of the memory, and of coarser ones a

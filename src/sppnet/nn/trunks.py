@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision import models
 
 from sppnet.errors import ModelError
 from sppnet.geometry.grid import CellGrid
@@ -25,7 +24,7 @@ from sppnet.nn.efficientnet_lite import (
     current_lite_names,
     lite_weights_file,
 )
-from sppnet.nn.networks import known_names, refuse_width, whole_network
+from sppnet.nn.networks import is_known, refuse_width, whole_network
 from sppnet.nn.pretrained import published_weights
 from sppnet.nn.receptive_field import derive_grids, follow_stages
 from sppnet.nn.stages import Stage, assemble, list_stages
@@ -92,7 +91,7 @@ class Trunk(nn.Module):
 
         Raises ModelError for a trunk made from a module, which no name builds again.
         """
-        if not (self.name.startswith(TIMM) or self.name.partition(":")[0] in known_names()):
+        if not (self.name.startswith(TIMM) or is_known(self.name.partition(":")[0])):
             raise ModelError(
                 f"the trunk {self.name} was made from a module, and a model file can only name what "
                 "load_trunk knows; save the network's state_dict() instead"
@@ -238,7 +237,7 @@ def _normalisation(base: str) -> tuple[Rgb, Rgb]:
         return LITE_MEAN, LITE_STD
     if base in ("googlenet", "inception_v3"):
         return HALF, HALF
-    published = models.get_model_weights(base).DEFAULT.transforms()
+    published = _published(base).transforms()
     return _rgb(published.mean), _rgb(published.std)
 
 
@@ -260,8 +259,14 @@ def _state(name: str, weights: Weights, known: Collection[str]) -> dict[str, Ten
         raise ModelError(
             f"no ImageNet weights are published for {base}; train it, or take a torchvision network"
         )
-    published = models.get_model_weights(base).DEFAULT
-    return current_names(published_weights(published.url))
+    return current_names(published_weights(_published(base).url))
+
+
+def _published(base: str) -> Any:
+    """torchvision's weights of a network, imported here since that takes seconds."""
+    from torchvision import models
+
+    return models.get_model_weights(base).DEFAULT
 
 
 def _lite_state(base: str, weights: Weights) -> dict[str, Tensor]:

@@ -20,6 +20,9 @@ from sppnet.ops import decomposition
 from sppnet.ops.dispatch import choose, load_chosen
 from sppnet.ops.windows import Cells, RoICells, as_indices, check_cells, list_windows
 
+KERNELS = ("cpu", "cuda")
+"""Kinds of devices that have some."""
+
 
 def pyramid_pool(
     features: Tensor,
@@ -57,7 +60,22 @@ def pyramid_pool(
         return decomposition.average_each(features, check_cells(features, windows), checked)
     if torch._C._are_functorch_transforms_active() or _has_tangent(features):  # no rules of the op for these
         return decomposition.pool_each(features, windows, checked)
+    if _is_plain(features):
+        return _pool_now(features, windows, checked)
     return cast(Tensor, torch.ops.sppnet.pyramid_pool(features, windows, list(checked)))
+
+
+def _is_plain(features: Tensor) -> bool:
+    """Whether numbers alone are wanted, and no graph: the operator's first call imports torch's compiler."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack():
+        return False
+    learning = torch.is_grad_enabled() and features.requires_grad
+    return not learning and type(features) is Tensor and features.device.type in KERNELS
+
+
+def _pool_now(features: Tensor, cells: Tensor | None, levels: Sequence[int]) -> Tensor:
+    module = load_chosen(features)
+    return cast(Tensor, module.pool(features, check_cells(features, cells), tuple(levels)))
 
 
 def _has_tangent(features: Tensor) -> bool:
@@ -100,8 +118,7 @@ def pool_maps(maps: Sequence[Tensor], cells: Cells, levels: Sequence[int] = (1, 
 
 @torch.library.custom_op("sppnet::pyramid_pool", mutates_args=())
 def _pool(features: Tensor, cells: Tensor | None, levels: Sequence[int]) -> Tensor:
-    module = load_chosen(features)
-    return cast(Tensor, module.pool(features, check_cells(features, cells), tuple(levels)))
+    return _pool_now(features, cells, levels)
 
 
 @_pool.register_fake

@@ -44,7 +44,7 @@ class ProposalHead(nn.Module):
             raise ConfigError(f"the first level of the windows must be 1; got {config.levels}")
         self.config = config
         reduced = min(channels, config.channels)
-        self.register_buffer("components", torch.eye(reduced, channels))
+        self.register_buffer("components", torch.from_numpy(np.eye(reduced, channels, dtype=np.float32)))
         self.components: Tensor
         length = reduced * count_bins(config.levels) + GEOMETRY
         self.coarse = nn.Linear(reduced + GEOMETRY, COARSE_HIDDEN)
