@@ -176,6 +176,22 @@ def test_a_head_that_steps_over_cells_is_not_understood(tmp_path):
     assert "stand on maps of other sizes" in trunk.refusal
 
 
+def test_heads_of_several_widths_are_not_understood(tmp_path):
+    """Vectors of one length could not be made of them."""
+    model = make_detector()
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    tower, logits = convolutions[5], convolutions[7]  # of classes, at stride 8
+    widened = {tower.input[1]: (7, 6, 3, 3), tower.input[2]: (7,), logits.input[1]: (5, 7, 1, 1)}
+    for weight in model.graph.initializer:
+        if weight.name in widened:
+            array = np.zeros(widened[weight.name], np.float32)
+            weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    onnx.save(model, tmp_path / "d.onnx")
+    trunk = OnnxTrunk.from_file(tmp_path / "d.onnx")
+    assert not trunk.has_head
+    assert "as many features were expected" in trunk.refusal
+
+
 def test_branches_may_share_their_last_features(tmp_path):
     model = make_detector()
     last = [node for node in model.graph.node if node.op_type == "Conv" and node.attribute[0].ints == [1, 1]]

@@ -149,7 +149,9 @@ def detector_recipe(detector: Detector) -> Recipe:
     """pixels (h, w, 3) uint8 and boxes (n, 4) → scores (n, classes), corrected (n, classes, 4)."""
     config, trunk = detector.config, detector.parts.trunk
     if not isinstance(trunk, Trunk):
-        raise ModelError(f"this detector stands on {trunk.name}, an ONNX network, and is not exported yet")
+        raise ModelError(
+            f"this detector stands on {trunk.name}, a detector's network, and is not exported yet"
+        )
     boxes = torch.tensor([[0.0, 0, 90, 90], [30, 40, 131, 120], [3, 4, 5, 6]])
     return Recipe(
         PixelDetector(detector),

@@ -132,6 +132,8 @@ def cut_detector(model: Any, name: str) -> DetectorGraph:
                 f"{described}; those of stride {level.stride} stand on maps of other sizes"
             )
     channels = tuple(tuple(shape_of[name][1] for name in level.tensors) for level in levels)
+    if len({counts[1:] for counts in channels}) > 1:
+        raise UnknownHeadError(f"{described}; at each stride as many features were expected, got {channels}")
     return DetectorGraph(part, tuple(levels), size_px, takes_any_size(part, size_px), channels)
 
 
