@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from browser import Browser, needs_chromium, open_browser, until
 from labelling import SIZE, labelling, make_photos
+from sppnet import Detector
+from sppnet.label.sheets import LabelledBox
+from sppnet.nn.efficientnet_lite import has_lite_weights
 
 pytestmark = needs_chromium
 
@@ -239,6 +243,24 @@ def test_fingers_draw(page):
     finally:
         browser.ask("Emulation.setTouchEmulationEnabled", enabled=False)
     assert session.store.sheet(0).boxes[0].box == pytest.approx((20, 20, 60, 60), abs=1)
+
+
+@pytest.mark.skipif(not has_lite_weights("efficientnet_lite1"), reason="needs the weights extra")
+def test_the_detector_is_trained_from_the_page(page, truths, monkeypatch):
+    browser, session = page
+    monkeypatch.setattr("browser.WAIT", 400.0)  # a process of its own begins with importing torch
+    for photo, truth in enumerate(truths):
+        box = LabelledBox("apple", tuple(map(float, truth.boxes[0])))
+        session.change(photo, [box], True, None, np.empty((0, 4), np.float32))
+    browser.click("#train")
+    browser.until("document.querySelector('#train').disabled")
+    browser.until("!document.querySelector('#trained').hidden || document.querySelector('#status.wrong')")
+    model = browser.texts("#trained code")[0]
+    assert Detector.load(model).classes == ("apple",)
+    assert (
+        browser.run("fetch(document.querySelector('#trained a').href).then((answer) => answer.status)") == 200
+    )
+    assert not browser.run("document.querySelector('#train').disabled")
 
 
 def test_nothing_is_asked_of_others(page):

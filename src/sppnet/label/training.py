@@ -32,7 +32,8 @@ class TrainingJob:
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        """Until its exit code is known: the page asks no more once a training neither runs nor has ended."""
+        return self._process is not None and self.code is None
 
     def start(self) -> None:
         """On the confirmed photographs as they are now. Raises DataError where there are none, or it runs."""
@@ -45,7 +46,7 @@ class TrainingJob:
             self.out = self._new_folder()
             data = self.out.with_name(f"{self.out.name}-data")
             write_snapshot(self.store, sorted(self.store.done()), data)
-            self.lines, self.code = [], None
+            self._process, self.lines, self.code = None, [], None
             words = [sys.executable, "-m", "sppnet", "detect", "train", str(data), "--out", str(self.out)]
             self._process = subprocess.Popen(
                 words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
@@ -71,9 +72,10 @@ class TrainingJob:
 
     def _follow(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.lines.append(line.rstrip())
-            del self.lines[:-LINES]
+        with process.stdout as lines:
+            for line in lines:
+                self.lines.append(line.rstrip())
+                del self.lines[:-LINES]
         self.code = process.wait()
 
     def _new_folder(self) -> Path:
