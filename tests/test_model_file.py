@@ -190,9 +190,7 @@ def test_a_folder_in_place_of_a_model_names_its_files(tmp_path):
         read_header(tmp_path)
     for name in ("last.safetensors", "best.safetensors", "config.json"):
         (tmp_path / name).touch()
-    with pytest.raises(
-        ModelError, match=r"name a file in it \(best\.safetensors, last\.safetensors\)"
-    ):
+    with pytest.raises(ModelError, match=r"name a file in it \(best\.safetensors, last\.safetensors\)"):
         read_header(tmp_path)
 
 
