@@ -185,6 +185,15 @@ def test_files_that_are_no_safetensors(tmp_path, content):
         read_header(path)
 
 
+def test_a_folder_in_place_of_a_model_names_its_files(tmp_path):
+    with pytest.raises(ModelError, match=r"a folder; name a file in it \(it holds no \.safetensors\)"):
+        read_header(tmp_path)
+    for name in ("last.safetensors", "best.safetensors", "config.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(ModelError, match=r"name a file in it \(best\.safetensors, last\.safetensors\)"):
+        read_header(tmp_path)
+
+
 @pytest.mark.parametrize("path", ["missing.safetensors", "."])
 def test_there_is_no_file(tmp_path, path):
     with pytest.raises(ModelError, match="no model file at"):

@@ -131,6 +131,21 @@ def test_what_came_instead_of_weights_is_named(tmp_path: Path, content: bytes, m
         assert (tmp_path / name).read_bytes() == content
 
 
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.99])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_files_that_were_cut_off_are_named(tmp_path: Path, name: str, kept: float) -> None:
+    path = tmp_path / name
+    if name == "w.pth":
+        torch.save(state(), path)
+    else:
+        save_file(state(), path)
+    assert same(read_weights(path), state())
+    content = path.read_bytes()
+    path.write_bytes(content[: max(64, int(kept * len(content)))])
+    with pytest.raises(ModelError, match=rf"(?s){name}.*it is the beginning of one, whose end is missing: d"):
+        read_weights(path)
+
+
 # --- published weights ---------------------------------------------------------------------------
 
 

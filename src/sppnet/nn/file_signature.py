@@ -1,7 +1,13 @@
 """What a file is that should hold weights and does not, by its first bytes."""
 
+import json
+import zipfile
 from pathlib import Path
 
+MAX_HEADER_BYTES = 10**8
+"""As safetensors itself reads."""
+
+_CUT_OFF = "the beginning of one, whose end is missing: download or copy it again, whole"
 _BEGINNINGS = (
     (
         b"version https://git-lfs",
@@ -21,9 +27,9 @@ def foreign_kind(path: str | Path) -> str | None:
     try:
         with Path(path).open("rb") as file:
             start = file.read(512)
+            return foreign_kind_of(start) or (_CUT_OFF if _lacks_end(Path(path), start) else None)
     except OSError:
         return None
-    return foreign_kind_of(start)
 
 
 def foreign_kind_of(start: bytes) -> str | None:
@@ -39,3 +45,21 @@ def foreign_kind_of(start: bytes) -> str | None:
     if text.startswith((b"{", b"[")) or start.decode("utf-8", "replace").isprintable():
         return f"text that begins with {start[:40].decode('utf-8', 'replace')!r}: download the file again"
     return None
+
+
+def _lacks_end(path: Path, start: bytes) -> bool:
+    """Whether a file of safetensors or of torch.save stops before the end that its beginning tells."""
+    if start.startswith(b"PK\x03\x04"):
+        return not zipfile.is_zipfile(path)
+    length, size = int.from_bytes(start[:8], "little"), path.stat().st_size - 8
+    if start[8:9] != b"{" or length > MAX_HEADER_BYTES:
+        return False
+    if size < length:
+        return True
+    with path.open("rb") as file:
+        header = file.read(8 + length)[8:]
+    try:
+        tensors = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
+        return size < length + max((entry["data_offsets"][1] for entry in tensors), default=0)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return False

@@ -59,7 +59,9 @@ def load_model(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, T
 def read_header(path: str | Path) -> dict[str, Any]:
     """What a model file says about itself, without its weights."""
     if not Path(path).is_file():
-        raise ModelError(f"no model file at {path}")
+        files = ", ".join(sorted(file.name for file in Path(path).glob("*.safetensors")))
+        held = f"a folder; name a file in it ({files or 'it holds no .safetensors'})"
+        raise ModelError(f"no model file at {path}: {held if Path(path).is_dir() else 'check the path'}")
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(KEY)
