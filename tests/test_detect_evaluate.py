@@ -156,6 +156,7 @@ class Scoring:
     config: object = field(default_factory=lambda: SimpleNamespace(nms_iou=0.3, voting_iou=1.0))
     extractor: object = None
     least_score: float = -1.5
+    kept: dict[int, int] = field(default_factory=dict)
     postprocess = Detector.postprocess
 
     def candidates(self, photo, min_score) -> ScoredBoxes:

@@ -79,15 +79,26 @@ def train_classifier(made: dict[str, Any]) -> Path:
     return out / "best.safetensors"
 
 
-def train_detector(made: dict[str, Any]) -> Path:
-    config = sppnet.DetectorConfig(
+def detector_config(made: dict[str, Any]) -> sppnet.DetectorConfig:
+    return sppnet.DetectorConfig(
         trunk="zf5", stride=None, width=0.0625, weights=made["weights"], scales=(96,), finetune="none",
         device="cpu",
     )  # fmt: skip
+
+
+def train_detector(made: dict[str, Any]) -> Path:
     out = made["root"] / "detector"
     if not out.exists():
-        sppnet.train_detector(made["root"] / "scenes", out, config)
+        sppnet.train_detector(made["root"] / "scenes", out, detector_config(made))
     return out / "detector.safetensors"
+
+
+def add_classes(made: dict[str, Any]) -> None:
+    images = open_annotated(made["root"] / "scenes")
+    first = sppnet.train_detector(
+        images.of_classes(images.classes[:1]), made["root"] / "first", detector_config(made)
+    )
+    sppnet.add_classes(first.model, images, made["root"] / "added")
 
 
 def classify(made: dict[str, Any]) -> Any:
@@ -172,6 +183,7 @@ CALLS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "Proposals": lambda made: len(sppnet.Proposals(BOXES, np.ones(1, np.float32)).boxes),
     "train": train_classifier,
     "train_detector": train_detector,
+    "add_classes": add_classes,
 }
 DRAWS_WEIGHTS = ("SPPNet", "warm_start_fc6")
 """Their layers are initialised as all of torch's are, from its global generator."""

@@ -119,7 +119,7 @@ def test_a_detector_is_compressed_once_and_needs_layers(detector):
 
 @pytest.mark.parametrize("ranks", [[8], [8, 0, 0], ["8", 0], [8, 10**9], [-8, 0], "80", 7, [True, None]])
 def test_a_header_with_strange_ranks_is_a_damaged_model(tmp_path, detector, ranks, monkeypatch):
-    monkeypatch.setattr("sppnet.detect.detector.ranks_of", lambda head: ranks)
+    monkeypatch.setattr("sppnet.detect.components.ranks_of", lambda head: ranks)
     detector.save(tmp_path / "odd.safetensors")
     monkeypatch.undo()
     with pytest.raises(Exception, match=r"odd\.safetensors does not hold what its header describes"):

@@ -262,7 +262,7 @@ def data(tmp_path_factory):
 def test_photographs_become_a_detector_in_one_file(name, data, tmp_path, in_home):
     scales = (96,) if name == FASTER else ()
     config = DetectorConfig(trunk=name, weights="coco", scales=scales, positive_iou=0.4, levels=(1, 2))
-    assert (config.proposals, config.vectors) == ("trunk", "auto")
+    assert (config.proposals, config.vectors) == ("auto", "auto")
     run = train_detector(data, tmp_path / "run", config, cache=tmp_path / "maps")
     loaded = Detector.load(run.model)
     one, other = (each(data / "00.png", min_score=-8) for each in (run.detector, loaded))

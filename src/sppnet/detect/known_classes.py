@@ -226,7 +226,7 @@ def append_kept(parts: DetectorComponents) -> DetectorComponents:
 
 def check_kept(keep: Sequence[str], trunk: AnyTrunk) -> None:
     """Raises ConfigError unless the trunk's network knows the classes."""
-    known = {one.label for one in find_known_classes(keep, trunk)}
+    known = {one.label for one in find_known_classes(keep, trunk)} if keep else set()
     for label, name in enumerate(keep):
         if label not in known:
             network = trunk.known_classes if isinstance(trunk, DetectorTrunk) else ()

@@ -50,7 +50,10 @@ def foreign_kind_of(start: bytes) -> str | None:
 def _lacks_end(path: Path, start: bytes) -> bool:
     """Whether a file of safetensors or of torch.save stops before the end that its beginning tells."""
     if start.startswith(b"PK\x03\x04"):
-        return not zipfile.is_zipfile(path)
+        try:
+            return not zipfile.is_zipfile(path)
+        except zipfile.BadZipFile:  # its end is there, and damaged
+            return False
     length, size = int.from_bytes(start[:8], "little"), path.stat().st_size - 8
     if start[8:9] != b"{" or length > MAX_HEADER_BYTES:
         return False

@@ -98,7 +98,7 @@ def _run(module: nn.Module, maps: Tensor, follower: "_Follower") -> tuple[Tensor
         if not isinstance(one, Tensor) or one.ndim != 4:
             raise ModelError(
                 f"a trunk must give one tensor (b, channels, h', w'); {type(module).__name__} gave "
-                f"{tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__}"
+                f"{(1, *one.shape[1:]) if isinstance(one, Tensor) else type(one).__name__}"
             )
     return several
 
