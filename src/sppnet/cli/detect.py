@@ -236,7 +236,7 @@ def _tell_trials(result: "DetectorTraining") -> None:
     for trial in result.trials:
         taken = " (taken)" if trial.trunk == result.detector.config.trunk else ""
         reached = f"mAP {trial.map:.1%} on {trial.images} photographs held out"
-        notes.print(f"{trial.trunk}: {reached}, {trial.seconds} s{taken}", markup=False)
+        notes.print(f"{trial.trunk}: {reached}, {trial.seconds} s{taken}", markup=False, soft_wrap=True)
 
 
 def _tell_times(seconds: dict[str, float], images: int) -> None:
