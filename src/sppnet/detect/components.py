@@ -47,6 +47,20 @@ class DetectorComponents:
         numbers = {name: known_class(name, self.trunk.known_classes) for name in kept}
         return {self.classes.index(name): number for name, number in numbers.items() if number is not None}
 
+    def joined(self, added: "DetectorComponents") -> "DetectorComponents":
+        """The classes of both, on this one's trunk and proposals, which `added` shares."""
+
+        def both(name: str, part: str) -> Tensor:
+            return torch.cat([getattr(getattr(one, name), part) for one in (self, added)])
+
+        classes = self.classes + added.classes
+        return replace(
+            self,
+            classes=classes,
+            svm=LinearSVM(both("svm", "weight"), both("svm", "bias"), classes),
+            regressor=BoxRegressor(both("regressor", "weight"), both("regressor", "bias"), classes),
+        )
+
     def header(self, trained: dict[str, Any]) -> dict[str, Any]:
         """What a model file says of them; trained: of their training."""
         return {

@@ -212,16 +212,9 @@ def append_kept(parts: DetectorComponents) -> DetectorComponents:
     for one in known:
         weight[one.label, [one.column, one.objectness]] = LOGIT_SHARE / LOG_SHARE
     bias = torch.full((len(keep),), -LOGIT_SHARE * math.log(MIN_KEPT_PROBABILITY))
-    regressor, classes = parts.regressor, parts.classes + keep
-    still = torch.zeros(len(keep), *regressor.weight.shape[1:])
-    return replace(
-        parts,
-        classes=classes,
-        svm=LinearSVM(torch.cat([parts.svm.weight, weight]), torch.cat([parts.svm.bias, bias]), classes),
-        regressor=BoxRegressor(
-            torch.cat([regressor.weight, still]), torch.cat([regressor.bias, still[:, :, 0]]), classes
-        ),
-    )
+    still = torch.zeros(len(keep), *parts.regressor.weight.shape[1:])
+    svm, regressor = LinearSVM(weight, bias, keep), BoxRegressor(still, still[:, :, 0], keep)
+    return parts.joined(replace(parts, classes=keep, svm=svm, regressor=regressor))
 
 
 def check_kept(keep: Sequence[str], trunk: AnyTrunk) -> None:

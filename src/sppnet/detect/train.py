@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +18,9 @@ from sppnet.detect.run_folder import DetectorRun
 from sppnet.detect.stages import TrainingStages
 from sppnet.detect.trunk_trial import TrunkTrial, try_trunks
 from sppnet.errors import ConfigError, DataError, did_you_mean
-from sppnet.heads.ridge import BoxRegressor
 from sppnet.metrics.recall import recall_curve
 from sppnet.progress import NullProgress, Progress
 from sppnet.run_lock import lock_run
-from sppnet.svm.linear_svm import LinearSVM
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +131,7 @@ def _opened(data: str | Path | AnnotatedImages, split: str | None) -> AnnotatedI
 def _finish(stages: TrainingStages, base: DetectorComponents | None) -> DetectorTraining:
     """All stages, and the model file: with the classes of `base`, if it is given, or those that are kept."""
     parts, proposals = stages.train()
-    detector = Detector(append_kept(parts) if base is None else _joined(base, parts))
+    detector = Detector(append_kept(parts) if base is None else base.joined(parts))
     run, images, seconds = stages.run, stages.photos.images, stages.store.seconds
     trained = {"sppnet": __version__, "images": len(images), "seconds": seconds}
     detector.save(run.model, trained)
@@ -203,18 +200,3 @@ def _with_pyramid(parts: DetectorComponents, classes: tuple[str, ...]) -> Detect
     svm = replace(parts.svm, weight=widened(parts.svm.weight))
     regressor = replace(parts.regressor, weight=widened(parts.regressor.weight))
     return replace(parts, config=config, svm=svm, regressor=regressor)
-
-
-def _joined(base: DetectorComponents, added: DetectorComponents) -> DetectorComponents:
-    """The classes of both, on the trunk and the proposals that they share."""
-
-    def both(name: str, part: str) -> Any:
-        return torch.cat([getattr(getattr(one, name), part) for one in (base, added)])
-
-    classes = base.classes + added.classes
-    return replace(
-        base,
-        classes=classes,
-        svm=LinearSVM(both("svm", "weight"), both("svm", "bias"), classes),
-        regressor=BoxRegressor(both("regressor", "weight"), both("regressor", "bias"), classes),
-    )
