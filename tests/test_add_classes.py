@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from onnx_detectors import write_detector
 from sppnet import add_classes
@@ -12,19 +11,14 @@ from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
 from sppnet.detect.train import train_detector
 from sppnet.errors import ConfigError
-from test_detect_train import draw_scene, write_voc
+from test_detect_train import write_scenes
 
 RED_IS_KNOWN = '["red", "b", "c", "d", "e"]'
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("scenes")
-    for index in range(10):
-        pixels, things = draw_scene(index)
-        Image.fromarray(pixels).save(root / f"{index:02}.png")
-        write_voc(root / f"{index:02}.png", things)
-    return root
+    return write_scenes(tmp_path_factory.mktemp("scenes"), 10)
 
 
 CONFIGS = {

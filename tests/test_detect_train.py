@@ -56,6 +56,16 @@ def write_voc(path: Path, things) -> None:
     path.with_suffix(".xml").write_text(f"<annotation>{marks}</annotation>")
 
 
+def write_scenes(root: Path, count: int) -> Path:
+    """A folder of drawn scenes with their VOC files."""
+    root.mkdir(exist_ok=True)
+    for index in range(count):
+        pixels, things = draw_scene(index)
+        Image.fromarray(pixels).save(root / f"{index:02}.png")
+        write_voc(root / f"{index:02}.png", things)
+    return root
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Rectangles of two colours with VOC files beside them; one image is half a file."""

@@ -9,7 +9,6 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from PIL import Image
 from typer.testing import CliRunner
 
 from onnx_detectors import SIZE_PX, Builder, make_detector, write_detector
@@ -26,7 +25,7 @@ from sppnet.nn.any_trunk import is_detector, open_trunk, restore_trunk
 from sppnet.nn.input_convention import CONVENTIONS
 from sppnet.nn.model_file import read_header
 from sppnet.nn.onnx_trunk import OnnxTrunk
-from test_detect_train import draw_scene, write_voc
+from test_detect_train import write_scenes
 
 
 def write_classifier(path, seed=0, size_px=SIZE_PX):
@@ -100,12 +99,7 @@ def test_a_network_without_a_map_is_said(tmp_path):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("scenes")
-    for index in range(6):
-        pixels, things = draw_scene(index)
-        Image.fromarray(pixels).save(root / f"{index:02}.png")
-        write_voc(root / f"{index:02}.png", things)
-    return root
+    return write_scenes(tmp_path_factory.mktemp("scenes"), 6)
 
 
 def test_learned_windows_stand_on_a_classifiers_maps(data, tmp_path):

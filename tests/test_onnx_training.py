@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from onnx_detectors import write_detector
 from sppnet.boxes import box_iou
@@ -29,7 +28,7 @@ from sppnet.features.lazy_image import LazyImage
 from sppnet.image_vectors import SPPFeatures
 from sppnet.nn.model_file import load_model, read_header, save_model
 from sppnet.serve.predictor import Question, ServedDetector, Stopwatch
-from test_detect_train import draw_scene, write_voc
+from test_detect_train import write_scenes
 
 KNOWN = json.dumps(["RED", "b", "c", "d", "e"])
 BOTH_KNOWN = json.dumps(["green", "red", "c", "d", "e"])
@@ -37,12 +36,7 @@ BOTH_KNOWN = json.dumps(["green", "red", "c", "d", "e"])
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("scenes")
-    for index in range(10):
-        pixels, things = draw_scene(index)
-        Image.fromarray(pixels).save(root / f"{index:02}.png")
-        write_voc(root / f"{index:02}.png", things)
-    return root
+    return write_scenes(tmp_path_factory.mktemp("scenes"), 10)
 
 
 @pytest.fixture(scope="module")

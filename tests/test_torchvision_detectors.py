@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torchvision import models
 from torchvision.ops import clip_boxes_to_image
 
@@ -26,7 +25,7 @@ from sppnet.nn.coco_classes import COCO_CLASSES
 from sppnet.nn.detector_names import TORCHVISION_DETECTORS
 from sppnet.nn.head_output import LOG_SHARE
 from sppnet.nn.torchvision_detectors import TorchvisionDetector
-from test_detect_train import draw_scene, write_voc
+from test_detect_train import draw_scene, write_scenes
 
 FASTER = "fasterrcnn_mobilenet_v3_large_320_fpn"
 SSD = "ssdlite320_mobilenet_v3_large"
@@ -250,12 +249,7 @@ def test_a_spec_that_says_anything_is_refused(spec):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("scenes")
-    for index in range(6):
-        pixels, things = draw_scene(index)
-        Image.fromarray(pixels).save(root / f"{index:02}.png")
-        write_voc(root / f"{index:02}.png", things)
-    return root
+    return write_scenes(tmp_path_factory.mktemp("scenes"), 6)
 
 
 @pytest.mark.parametrize("name", [FASTER, SSD])

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from onnx_detectors import write_detector
 from sppnet import train_detector
@@ -13,17 +12,13 @@ from sppnet.detect.trunk_trial import PHOTOGRAPHS, try_trunks
 from sppnet.errors import ConfigError, DataError
 from sppnet.nn.trunks import load_trunk
 from sppnet.nn.yolox_release import YOLOX_NAMES
-from test_detect_train import draw_scene, write_voc
+from test_detect_train import write_scenes
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("trials")
-    (root / "data").mkdir()
-    for index in range(12):
-        pixels, things = draw_scene(index)
-        Image.fromarray(pixels).save(root / "data" / f"{index:02}.png")
-        write_voc(root / "data" / f"{index:02}.png", things)
+    write_scenes(root / "data", 12)
     write_detector(root / "tiny.onnx")
     torch.manual_seed(0)
     torch.save(load_trunk("zf5", width=0.125).state_dict(), root / "zf5.pth")
