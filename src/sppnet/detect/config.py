@@ -9,6 +9,7 @@ from sppnet.nn.any_trunk import is_detector, is_onnx, is_onnx_trunk
 from sppnet.nn.backbones import BACKBONES
 from sppnet.nn.detector_names import COCO
 from sppnet.nn.efficientnet_lite import has_lite_weights
+from sppnet.nn.engines import Engine
 from sppnet.nn.trunks import TIMM
 from sppnet.nn.yolox_release import YOLOX_NAMES, is_released_here
 from sppnet.svm.objective import Loss
@@ -20,7 +21,7 @@ VectorKind = Literal["auto", "pyramid", "head", "both"]
 
 CHOICES: tuple[tuple[str, Any], ...] = (
     ("method", Method), ("box_mapping", BoxMapping), ("scale_rule", ScaleRule), ("finetune", Finetune),
-    ("svm_layer", Layer), ("loss", Loss), ("vectors", VectorKind),
+    ("svm_layer", Layer), ("loss", Loss), ("vectors", VectorKind), ("engine", Engine),
 )  # fmt: skip
 
 
@@ -126,6 +127,9 @@ class DetectorConfig:
     they are, as the paper does."""
     seed: int = 0
     """Seed of everything random."""
+    engine: Engine = "auto"
+    """What runs the frozen trunk: torch, or onnx, which is onnxruntime; auto is onnx on a CPU where the onnx
+    extra is installed and the network can be translated."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, …; auto takes a CUDA device if there is one."""
 
@@ -189,6 +193,8 @@ class DetectorConfig:
         """What only the network of a detector, or only another one, can do."""
         if own_boxes and (self.finetune not in ("auto", "none") or self.method == "rcnn"):
             raise ConfigError("a detector's network stays as it is: leave --finetune and --method alone")
+        if own_boxes and self.engine != "auto":
+            raise ConfigError(f"{self.trunk} has an engine of its own: leave --engine at auto")
         if self.trunk_input is not None and not is_onnx_trunk(self.trunk):
             raise ConfigError(f"trunk_input is for ONNX files; {self.trunk} knows what it expects")
         asked = [

@@ -28,6 +28,7 @@ from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.lazy_image import LazyImage
 from sppnet.heads.svd_compression import compress_head, ranks_of
 from sppnet.nn.detector_trunk import DetectorTrunk
+from sppnet.nn.engines import Engine
 from sppnet.nn.model_file import load_model, save_model
 from sppnet.progress import Progress
 from sppnet.proposals.proposers import Proposer, TrunkProposer, learned_proposer, make_proposer
@@ -56,7 +57,9 @@ class Detector:
     ) -> None:
         """proposals: selective-search, opencv or a file of boxes, in place of how it was trained."""
         self.parts, self.config, self.classes = parts, parts.config, parts.classes
-        self.extractor = make_extractor(parts.trunk.to(device), self.config.scales)
+        # A model trained with onnxruntime must load without it.
+        engine: Engine = "torch" if self.config.engine == "torch" else "auto"
+        self.extractor = make_extractor(parts.trunk.to(device), self.config.scales, engine)
         self.proposer: Proposer = (
             make_proposer(proposals or self.config.proposals, self.config.max_proposals)
             if parts.windows is None or proposals is not None

@@ -24,7 +24,6 @@ from sppnet.features.maps import FeatureMaps, RoIs
 from sppnet.geometry.grid import BoxMapping, ScaleRule
 from sppnet.heads.standardisation import Standardisation
 from sppnet.nn.model_file import write_file
-from sppnet.nn.trunks import as_maps
 from sppnet.ops.pooling import pyramid_pool
 
 CROP_PX = 227
@@ -138,8 +137,7 @@ class RcnnRoIFeatureExtractor:
     def _convolved(self, photo: LazyImage, boxes: Floats) -> Tensor:
         trunk = self.extractor.trunk
         crops = [to_tensor(warp_crop(photo.pixels, box), trunk.mean, trunk.std) for box in boxes]
-        batch = torch.stack(crops).to(self.extractor.device, memory_format=torch.channels_last)
-        maps = as_maps(self.extractor.body(batch))
+        maps = self.extractor.engine(torch.stack(crops))
         pooled = [pyramid_pool(one.contiguous(), None, self.levels) for one in maps]
         return torch.cat(pooled, 1).float().cpu()
 

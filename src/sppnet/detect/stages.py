@@ -68,13 +68,13 @@ class TrainingStages:
         self.run, self.progress, self.cache, self.base = run, progress, cache, base
         self.trunk = _frozen_trunk(config) if base is None else base.trunk
         check_kept(config.keep, self.trunk)
-        extractor = make_extractor(self.trunk, config.scales)
+        extractor = make_extractor(self.trunk, config.scales, config.engine)
         self.known = known_to_rescore(config, images.classes, self.trunk)
         self.config = replace(config, scales=extractor.scales)
         if config.vectors == "auto":
             every = len(self.known) == len(images.classes)
             self.config = replace(self.config, vectors="head" if every else "both")
-        maps = MapCache(recipe_of(self.trunk, extractor.scales), cache)
+        maps = MapCache(recipe_of(self.trunk, extractor.scales, extractor.engine_name), cache)
         self.photos = TrainingImages(images, extractor, maps, config.mirror)
         self.skipped: tuple[str, ...] = ()
         self.store = StageStore(run)
@@ -190,8 +190,8 @@ class TrainingStages:
 
     def _renew_maps(self) -> None:
         """The trunk is another now, so its maps are."""
-        extractor = make_extractor(self.trunk, self.config.scales)
-        maps = MapCache(recipe_of(self.trunk, extractor.scales), self.cache)
+        extractor = make_extractor(self.trunk, self.config.scales, self.config.engine)
+        maps = MapCache(recipe_of(self.trunk, extractor.scales, extractor.engine_name), self.cache)
         self.photos = replace(self.photos, extractor=extractor, cache=maps)
 
     def _standardise(

@@ -47,16 +47,18 @@ def cache_folder() -> Path:
     return base / "sppnet" / "maps"
 
 
-def recipe_of(trunk: AnyTrunk, scales: tuple[int, ...]) -> str:
-    """What, with an image's bytes, decides its maps: the trunk with its weights, and the scales."""
+def recipe_of(trunk: AnyTrunk, scales: tuple[int, ...], engine: str = "torch") -> str:
+    """What, with an image's bytes, decides its maps: the trunk with its weights, the scales, the engine."""
     digest = hashlib.sha256()
-    described = {
+    described: dict[str, Any] = {
         "format": FORMAT,
         "trunk": trunk.spec,
         "scales": scales,
         "mean": trunk.mean,
         "std": trunk.std,
     }
+    if engine != "torch":
+        described["engine"] = engine
     digest.update(json.dumps(described, sort_keys=True).encode())
     for name, tensor in sorted(trunk.state_dict().items()):
         digest.update(name.encode())

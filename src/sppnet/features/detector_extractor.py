@@ -15,6 +15,7 @@ from sppnet.features.head_boxes import LARGEST, HeadBoxes, choose_boxes, join_bo
 from sppnet.features.maps import FeatureMaps, TapMaps
 from sppnet.nn.any_trunk import AnyTrunk
 from sppnet.nn.detector_trunk import DetectorTrunk
+from sppnet.nn.engines import Engine
 
 
 class DetectorExtractor:
@@ -29,6 +30,8 @@ class DetectorExtractor:
         self.trunk.check_scales(self.scales)
         self.device = torch.device("cpu")
         """Where the maps are; the trunk knows where it computes them."""
+        self.engine_name = "torch"
+        """The trunk has its own, of which there is one."""
 
     def __call__(self, image: ImageArray, sizes_hw: Sequence[tuple[int, int]] | None = None) -> FeatureMaps:
         """image: (h, w, 3) uint8 RGB. sizes_hw: what it is resized to for each map, instead of the scales."""
@@ -69,9 +72,9 @@ class DetectorExtractor:
 AnyExtractor = FeatureExtractor | DetectorExtractor
 
 
-def make_extractor(trunk: AnyTrunk, scales: Sequence[int]) -> AnyExtractor:
+def make_extractor(trunk: AnyTrunk, scales: Sequence[int], engine: Engine = "auto") -> AnyExtractor:
     """What makes feature maps with a trunk. scales: in pixels; none for what a detector's network was made
     for."""
     if isinstance(trunk, DetectorTrunk):
         return DetectorExtractor(trunk, scales)
-    return FeatureExtractor(trunk, scales)
+    return FeatureExtractor(trunk, scales, engine)

@@ -1,14 +1,15 @@
 """From an image to its feature maps: the trunk made ready, and run once a scale."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sppnet.data.image import ImageArray
 from sppnet.data.transforms import resize_to, shorter_size, to_tensor
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps, TapMaps
+from sppnet.nn.engines import Engine, make_engine
 from sppnet.nn.fusion import fuse_conv_bn as fuse_conv_bn
 from sppnet.nn.trunks import Trunk, as_maps
 
@@ -21,37 +22,42 @@ class FeatureExtractor:
 
     Batch norms are folded into the convolutions before them, where one follows the other in a
     Sequential: half the memory traffic, the same function. Maps are kept in half precision, whose
-    rounding keeps the order of numbers, so pooling chooses the same cells.
+    rounding keeps the order of numbers, so pooling chooses the same cells. engine: see `make_engine`.
     """
 
-    def __init__(self, trunk: Trunk, scales: Sequence[int] = (688,)) -> None:
+    def __init__(self, trunk: Trunk, scales: Sequence[int] = (688,), engine: Engine = "auto") -> None:
         if not scales or min(scales) < 32:
             raise ConfigError(f"scales must be one or more sizes of 32 pixels or more; got {tuple(scales)}")
         self.trunk, self.scales = trunk, tuple(scales)
         self.body = fuse_conv_bn(trunk.body).to(memory_format=torch.channels_last)
         self.device = next(trunk.parameters()).device
+        self.engine = make_engine(self.body, self.device, engine)
+        self.engine_name: str = self.engine.name
 
     @torch.inference_mode()
     def __call__(self, image: ImageArray, sizes_hw: Sequence[tuple[int, int]] | None = None) -> FeatureMaps:
         """image: (h, w, 3) uint8 RGB. sizes_hw: what it is resized to for each map, instead of the scales."""
-        maps = self._convolve(self.body, image, sizes_hw)
+        maps = self._convolve(self.engine, image, sizes_hw)
         taps = tuple(TapMaps(tuple(one.half() for one in tap.maps), tap.grid) for tap in maps.taps)
         return FeatureMaps(maps.size_hw, maps.sizes_hw, taps)
 
     def with_gradients(self, image: ImageArray) -> FeatureMaps:
         """The maps as the trunk gives them now, float32; batch norms keep their statistics."""
-        return self._convolve(self.trunk.eval().body, image, None)
+        body = self.trunk.eval().body
+        return self._convolve(lambda images: as_maps(body(images.to(self.device))), image, None)
 
     def _convolve(
-        self, body: nn.Module, image: ImageArray, sizes_hw: Sequence[tuple[int, int]] | None
+        self,
+        convolve: Callable[[Tensor], tuple[Tensor, ...]],
+        image: ImageArray,
+        sizes_hw: Sequence[tuple[int, int]] | None,
     ) -> FeatureMaps:
         size_hw = image.shape[0], image.shape[1]
         found: list[tuple[Tensor, ...]] = []
         sizes = []
         for wanted_hw in sizes_hw or [shorter_size(size_hw, scale_px) for scale_px in self.scales]:
             resized = resize_to(image, wanted_hw)
-            pixels = to_tensor(resized, self.trunk.mean, self.trunk.std)[None].to(self.device)
-            maps = as_maps(body(pixels.to(memory_format=torch.channels_last)))
+            maps = convolve(to_tensor(resized, self.trunk.mean, self.trunk.std)[None])
             found.append(tuple(features[0].cpu().contiguous() for features in maps))
             sizes.append((resized.shape[0], resized.shape[1]))
         taps = zip(zip(*found, strict=True), self.trunk.taps, strict=True)

@@ -54,8 +54,8 @@ def open_trunk(
     loaded = (
         load_trunk(config.trunk, stride=config.stride, weights=config.weights).to(find_device(device)).eval()
     )
-    extractor = FeatureExtractor(loaded, config.scales)
-    maps = MapCache(recipe_of(loaded, config.scales), cache)
+    extractor = FeatureExtractor(loaded, config.scales, config.engine)
+    maps = MapCache(recipe_of(loaded, config.scales, extractor.engine_name), cache)
     return Trunk(
         f"{loaded.name}, {config.weights}",
         make_proposer("selective-search", PROPOSALS),
@@ -83,7 +83,7 @@ def trunk_of_detector(
     name, trunk = f"detector {Path(path).name}", detector.parts.trunk
     if isinstance(trunk, DetectorTrunk):
         return _standardised(name, trunk, detector.config, cache, photos, detector.proposer)
-    maps = MapCache(recipe_of(trunk, detector.config.scales), cache)
+    maps = MapCache(recipe_of(trunk, detector.config.scales, detector.extractor.engine_name), cache)
     return Trunk(
         name,
         detector.proposer,
@@ -101,8 +101,8 @@ def _standardised(
     proposer: Proposer | None = None,
 ) -> Trunk:
     """Raises DataError where no photograph can be read."""
-    extractor = make_extractor(trunk, config.scales)
-    maps = MapCache(recipe_of(trunk, extractor.scales), cache)
+    extractor = make_extractor(trunk, config.scales, config.engine)
+    maps = MapCache(recipe_of(trunk, extractor.scales, extractor.engine_name), cache)
     plain = make_roi_extractor(config, extractor, None)
     propose, vectors = proposer or make_proposer("trunk", PROPOSALS), []
     for path in photos[:: max(1, len(photos) // MEASURED)][:MEASURED]:
