@@ -11,9 +11,11 @@ from sppnet.boxes import box_iou
 from sppnet.errors import ConfigError, DataError
 from sppnet.features.maps import FeatureMaps, TapMaps
 from sppnet.geometry.grid import CellGrid, boxes_to_cells, count_bins
+from sppnet.ops.pooling import pyramid_pool
+from sppnet.proposals.coarse_scores import CellScores
 from sppnet.proposals.dense_windows import GEOMETRY, WindowConfig, dense_windows, describe, windows_to_boxes
 from sppnet.proposals.head_training import draw_cells, draw_windows, find_components, train_head
-from sppnet.proposals.proposal_head import ProposalHead, join_taps, reduce_channels
+from sppnet.proposals.proposal_head import ProposalHead, current_names, join_taps, reduce_channels
 from sppnet.structures import GroundTruth
 
 CENTRED = CellGrid(stride=16, center0=7.5, receptive_field=139)
@@ -39,7 +41,7 @@ SIZES = [
 @pytest.mark.parametrize("map_hw", SIZES)
 @pytest.mark.parametrize("config", [WindowConfig(), SMALL], ids=["default", "small"])
 def test_windows_are_distinct_and_inside_the_map(map_hw, config):
-    windows = dense_windows(map_hw, config)
+    windows = dense_windows(map_hw, config).windows
     assert len(np.unique(windows, axis=0)) == len(windows)
     assert (windows[:, :2] >= 0).all()
     assert (windows[:, 2:] > windows[:, :2]).all()
@@ -51,7 +53,7 @@ def test_windows_are_distinct_and_inside_the_map(map_hw, config):
 @pytest.mark.parametrize("size", [3, 6, 11])
 def test_windows_of_a_size_leave_no_gap(size):
     """Along an axis they start at 0, end at the border, and none is further than its step away."""
-    windows = dense_windows((30, 40), WindowConfig())
+    windows = dense_windows((30, 40), WindowConfig()).windows
     square = windows[(windows[:, 2] - windows[:, 0] == size) & (windows[:, 3] - windows[:, 1] == size)]
     lefts = sorted(set(square[:, 0].tolist()))
     assert (lefts[0], lefts[-1]) == (0, 40 - size)
@@ -64,7 +66,7 @@ def test_a_box_covers_the_cells_of_its_window(grid, zoom):
     map_hw = (12, 17)
     scaled_hw = (int(map_hw[0] * 16), int(map_hw[1] * 16))
     size_hw = (round(scaled_hw[0] * zoom), round(scaled_hw[1] * zoom))
-    windows = dense_windows(map_hw, WindowConfig())
+    windows = dense_windows(map_hw, WindowConfig()).windows
     boxes = windows_to_boxes(windows, map_hw, grid, scaled_hw, size_hw)
     ratio = np.array([scaled_hw[1] / size_hw[1], scaled_hw[0] / size_hw[0]] * 2)
     cells = boxes_to_cells(boxes * ratio, grid, map_hw)
@@ -81,7 +83,7 @@ def test_a_box_covers_the_cells_of_its_window_at_any_stride(stride):
     grid = CellGrid(stride=stride, center0=stride / 2, receptive_field=3)
     map_hw = (9, 11)
     size_hw = (9 * stride, 11 * stride)
-    windows = dense_windows(map_hw, SMALL)
+    windows = dense_windows(map_hw, SMALL).windows
     inner = windows[(windows[:, :2] > 0).all(1) & (windows[:, 2:] < map_hw[::-1]).all(1)]
     boxes = windows_to_boxes(inner, map_hw, grid, size_hw, size_hw)
     np.testing.assert_array_equal(boxes[:, 2:] - boxes[:, :2], (inner[:, 2:] - inner[:, :2]) * stride)
@@ -100,7 +102,7 @@ def test_what_touches_the_maps_border_reaches_to_the_images():
 
 
 def test_a_windows_box_does_not_depend_on_the_others():
-    windows = dense_windows((12, 17), SMALL)
+    windows = dense_windows((12, 17), SMALL).windows
     together = windows_to_boxes(windows, (12, 17), CENTRED, (192, 272), (192, 272))
     alone = [windows_to_boxes(windows[i : i + 1], (12, 17), CENTRED, (192, 272), (192, 272)) for i in (0, 40)]
     np.testing.assert_array_equal(np.concatenate(alone), together[[0, 40]])
@@ -278,9 +280,56 @@ def test_a_quick_look_leaves_the_windows_that_matter(head):
     fewer = replace(SMALL, max_refined=100)
     quick = ProposalHead(4, fewer).eval()
     quick.load_state_dict(head.state_dict())
-    assert len(dense_windows((18, 18), SMALL)) > 5 * fewer.max_refined
+    assert len(dense_windows((18, 18), SMALL).windows) > 5 * fewer.max_refined
     assert recall_of(quick, range(100, 120), 20) >= 0.9
     assert len(quick.propose(make_maps(300)[0], 500)) <= fewer.max_refined
+
+
+@pytest.mark.parametrize("map_hw", [(1, 1), (2, 3), (9, 14), (4, 60)])
+def test_scores_of_all_windows_are_those_of_each(map_hw):
+    torch.manual_seed(0)
+    coarse, features = CellScores(5), torch.randn(5, *map_hw)
+    dense = dense_windows(map_hw, SMALL)
+    together = coarse.score_all(features, dense)
+    assert together.shape == (len(dense.windows),)
+    for (left, top, right, bottom), score in zip(dense.windows.tolist(), together, strict=True):
+        x, y = min((left + right) // 2, map_hw[1] - 1), min((top + bottom) // 2, map_hw[0] - 1)
+        place = torch.tensor([(x + 0.5) / map_hw[1], (y + 0.5) / map_hw[0]])
+        across, down = (right - left) / map_hw[1], (bottom - top) / map_hw[0]
+        shape = torch.tensor([across, down, np.log(across * down), np.log(across / down)])
+        alone = coarse(torch.cat([features[:, y, x], place])[None], shape.float()[None])
+        torch.testing.assert_close(alone[0], score, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_of_0_1_look_at_the_first_level():
+    """Files of that version say nothing of what the coarse score sees, and have other names."""
+    given = replace(SMALL, max_refined=40).to_json()
+    del given["coarse"]
+    older = ProposalHead(4, WindowConfig.from_json({**given, "kept": given.pop("max_refined")})).eval()
+    names = {"coarse.first": "glance", "coarse.second": "glance_score"}
+    state = {}
+    for name, tensor in older.state_dict().items():
+        module, _, leaf = name.rpartition(".")
+        state[f"{names[module]}.{leaf}" if module in names else name] = torch.randn_like(tensor)
+    state["components"] = EVERY
+    older.load_state_dict(current_names(state))
+    maps, _ = make_maps(0)
+    dense = dense_windows((18, 18), older.config).windows
+    boxes = windows_to_boxes(dense, (18, 18), maps.grid, maps.sizes_hw[0], maps.size_hw)
+    inputs = torch.cat(
+        [
+            pyramid_pool(reduce_channels(maps, EVERY)[None], torch.tensor(dense), (1,)),
+            torch.from_numpy(describe(boxes, maps.size_hw)),
+        ],
+        1,
+    )
+    hidden = (inputs @ state["glance.weight"].T + state["glance.bias"]).relu()
+    scores = (hidden @ state["glance_score.weight"].T + state["glance_score.bias"])[:, 0]
+    best = dense[np.sort(scores.argsort(descending=True)[:40].numpy())]
+    assert np.array_equal(older._select_coarse(reduce_channels(maps, EVERY), maps), best)
+    assert len(older.propose(maps, 10)) == 10
+    with pytest.raises(ConfigError, match="pooled is for older models"):
+        train_head([draw_windows(*make_maps(0), EVERY, SMALL, 0)], EVERY, older.config)
 
 
 def test_the_quick_look_comes_at_the_first_level():

@@ -45,7 +45,7 @@ from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.device import find_device
 from sppnet.progress import Progress
 from sppnet.proposals.dense_windows import WindowConfig
-from sppnet.proposals.proposal_head import ProposalHead
+from sppnet.proposals.proposal_head import ProposalHead, current_names
 from sppnet.proposals.proposers import LEARNED
 from sppnet.svm.cross_validation import deal_folds
 from sppnet.svm.linear_svm import LinearSVM
@@ -295,7 +295,7 @@ class TrainingStages:
 
 def _proposal_head(stage: Stage, channels: int) -> ProposalHead:
     head = ProposalHead(channels, WindowConfig.from_json(stage.header["windows"]))
-    head.load_state_dict(stage.tensors)
+    head.load_state_dict(current_names(stage.tensors))
     return head.eval()
 
 

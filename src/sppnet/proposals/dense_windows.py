@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,10 @@ class WindowConfig:
     levels: tuple[int, ...] = (1, 3)
     channels: int = 96
     """Principal components of the features that are pooled."""
-    max_refined: int = 6_000
+    coarse: Literal["cells", "pooled"] = "cells"
+    """What the coarse score sees: the cell at a window's centre and the window's shape; pooled, its level 1,
+    in models of version 0.1.0."""
+    max_refined: int = 1_500
     """Windows that remain after the coarse score."""
     sizes: tuple[int, ...] = (2, 3, 4, 6, 8, 11, 15, 20, 27, 36)
     """Square roots of the windows' areas, in cells."""
@@ -56,12 +59,36 @@ class WindowConfig:
         values: dict[str, Any] = {
             NAMES_OF_0_1.get(key, key): tuple(v) if isinstance(v, list) else v for key, v in data.items()
         }
+        values.setdefault("coarse", "pooled")
         return WindowConfig(**values)
 
 
+@dataclass(frozen=True, eq=False)
+class DenseWindows:
+    """The windows of a map; read-only."""
+
+    windows: Ints
+    """(n, 4) distinct, xyxy in cells. The whole map is among them."""
+    cell: Ints
+    """(n,) the cell at the centre of each, counted row by row."""
+    shape: Ints
+    """(n,) the row of `sides` that each has."""
+    sides: Ints
+    """(m, 2) distinct widths and heights, in cells."""
+
+    @staticmethod
+    def of(windows: Ints, map_hw: tuple[int, int]) -> "DenseWindows":
+        across, down = np.minimum((windows[:, :2] + windows[:, 2:]) // 2, np.array(map_hw[::-1]) - 1).T
+        sides, shape = np.unique(windows[:, 2:] - windows[:, :2], axis=0, return_inverse=True)
+        arrays = windows, down * map_hw[1] + across, shape.reshape(-1), sides
+        for array in arrays:
+            array.setflags(write=False)
+        return DenseWindows(*arrays)
+
+
 @lru_cache(maxsize=64)
-def dense_windows(map_hw: tuple[int, int], config: WindowConfig) -> Ints:
-    """(n, 4) distinct windows of a map, xyxy in cells; read-only. The whole map is among them."""
+def dense_windows(map_hw: tuple[int, int], config: WindowConfig) -> DenseWindows:
+    """Windows of all sizes and shapes, everywhere on a map."""
     found = [np.array([[0, 0, map_hw[1], map_hw[0]]])]
     for size in config.sizes:
         for shape in config.shapes:
@@ -73,29 +100,7 @@ def dense_windows(map_hw: tuple[int, int], config: WindowConfig) -> Ints:
             top = _starts(map_hw[0], down, config.step)
             y, x = np.meshgrid(top, left, indexing="ij")
             found.append(np.stack([x, y, x + across, y + down], -1).reshape(-1, 4))
-    windows: Ints = np.unique(np.concatenate(found), axis=0)
-    windows.setflags(write=False)
-    return windows
-
-
-@lru_cache(maxsize=16)
-def placed_windows(
-    map_hw: tuple[int, int],
-    grid: CellGrid,
-    scaled_hw: tuple[int, int],
-    size_hw: tuple[int, int],
-    config: WindowConfig,
-) -> tuple[Ints, Floats, Floats]:
-    """The dense windows of a map, their image boxes and what tells of them; read-only.
-
-    Photographs of one camera have one size, and these are half as much work as pooling the windows.
-    """
-    windows = dense_windows(map_hw, config)
-    boxes = windows_to_boxes(windows, map_hw, grid, scaled_hw, size_hw)
-    geometry = describe(boxes, size_hw)
-    boxes.setflags(write=False)
-    geometry.setflags(write=False)
-    return windows, boxes, geometry
+    return DenseWindows.of(np.unique(np.concatenate(found), axis=0), map_hw)
 
 
 def _starts(side: int, length: int, step: float) -> Ints:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from sppnet.arrays import Flags, Floats, Ints
 from sppnet.boxes import box_iou, encode_boxes
-from sppnet.errors import DataError
+from sppnet.errors import ConfigError, DataError
 from sppnet.features.maps import FeatureMaps
 from sppnet.ops.pooling import pyramid_pool
 from sppnet.progress import NullProgress, Progress
+from sppnet.proposals.coarse_scores import SHAPE, CellScores, describe_cells, describe_shapes
 from sppnet.proposals.dense_windows import (
     GEOMETRY,
     WindowConfig,
@@ -35,6 +36,10 @@ class WindowSample:
     """(n, channels × bins)"""
     geometry: Tensor
     """(n, GEOMETRY)"""
+    cells: Tensor
+    """(n, channels + 2) of `describe_cells`, at the windows' centres."""
+    shapes: Tensor
+    """(n, SHAPE)"""
     positive: Flags
     """(n,)"""
     deltas: Floats
@@ -78,7 +83,8 @@ def draw_windows(
     """
     features, size_hw = reduce_channels(maps, components), maps.size_hw
     map_hw = features.shape[1], features.shape[2]
-    windows = dense_windows(map_hw, config)
+    dense = dense_windows(map_hw, config)
+    windows = dense.windows
     boxes = windows_to_boxes(windows, map_hw, maps.grid, maps.sizes_hw[0], size_hw)
     shared = box_iou(boxes, truth.boxes) if len(truth) else np.zeros((len(boxes), 1), np.float32)
     plain = ~(truth.difficult | truth.crowd)
@@ -94,6 +100,8 @@ def draw_windows(
     return WindowSample(
         pyramid_pool(features[None], torch.tensor(windows[chosen]), config.levels),
         torch.from_numpy(describe(boxes[chosen], size_hw)),
+        describe_cells(features)[torch.from_numpy(dense.cell[chosen])],
+        describe_shapes(dense.sides[dense.shape[chosen]], map_hw),
         positive[chosen],
         (encode_boxes(boxes[chosen], targets) / DELTA_UNIT).astype(np.float32),
     )
@@ -125,33 +133,55 @@ def train_head(
 ) -> ProposalHead:
     """A head from the windows of all images; the same on every run."""
     vectors = torch.cat([torch.cat([sample.pooled, sample.geometry], 1) for sample in samples])
+    cells = torch.cat([torch.cat([sample.cells, sample.shapes], 1) for sample in samples])
     positive = torch.from_numpy(np.concatenate([sample.positive for sample in samples])).float()
     deltas = torch.from_numpy(np.concatenate([sample.deltas for sample in samples]))
     if not positive.any():
         raise DataError("no window lies on an object; check the boxes of the data set")
-    mean, std = vectors.mean(0), vectors.std(0).clamp_min(1e-3)
-    vectors.sub_(mean).div_(std)
+    scales = [_standardise(rows) for rows in (vectors, cells)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         head = ProposalHead(components.shape[1], config)
         head.components.copy_(components)
-        _descend(head, vectors, positive, deltas, config, progress or NullProgress())
-    seen_at_once = torch.cat([torch.arange(len(components)), torch.arange(len(mean) - GEOMETRY, len(mean))])
-    with torch.no_grad():  # the standardisation becomes part of the first layers
-        for layer, inputs in ((head.first, slice(None)), (head.coarse, seen_at_once)):
-            layer.weight.div_(std[inputs])
-            layer.bias.sub_(layer.weight @ mean[inputs])
+        _descend(head, vectors, cells, positive, deltas, config, progress or NullProgress())
+    (mean, std), (cell_mean, cell_std) = scales
+    coarse = _cell_scores(head)
+    _fold(head.first, mean, std)
+    _fold(coarse.cell, cell_mean[:-SHAPE], cell_std[:-SHAPE])
+    _fold(coarse.shape, cell_mean[-SHAPE:], cell_std[-SHAPE:])
     return head.eval()
+
+
+def _standardise(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread of each column; the rows are without them afterwards."""
+    mean, std = rows.mean(0), rows.std(0).clamp_min(1e-3)
+    rows.sub_(mean).div_(std)
+    return mean, std
+
+
+@torch.no_grad()
+def _fold(layer: nn.Linear, mean: Tensor, std: Tensor) -> None:
+    """The standardisation of its inputs becomes part of a layer."""
+    layer.weight.div_(std)
+    layer.bias.sub_(layer.weight @ mean)
+
+
+def _cell_scores(head: ProposalHead) -> CellScores:
+    if not isinstance(head.coarse, CellScores):
+        raise ConfigError("windows are learned with the coarse score of cells; pooled is for older models")
+    return head.coarse
 
 
 def _descend(
     head: ProposalHead,
     vectors: Tensor,
+    cells: Tensor,
     positive: Tensor,
     deltas: Tensor,
     config: WindowConfig,
     progress: Progress,
 ) -> None:
+    coarse = _cell_scores(head)
     optimizer = torch.optim.AdamW(head.parameters(), config.learning_rate, weight_decay=1e-2)
     batch = 1024
     steps = config.epochs * ((len(vectors) + batch - 1) // batch)
@@ -162,7 +192,7 @@ def _descend(
             seen = nn.functional.dropout(vectors[rows], 0.2)
             outputs = head(seen[:, :-GEOMETRY], seen[:, -GEOMETRY:])
             wanted = positive[rows]
-            first = head.coarse_score(seen[:, : len(head.components)], seen[:, -GEOMETRY:])
+            first = coarse(nn.functional.dropout(cells[rows, :-SHAPE], 0.2), cells[rows, -SHAPE:])
             loss = nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], wanted)
             loss = loss + nn.functional.binary_cross_entropy_with_logits(first, wanted)
             moves = nn.functional.smooth_l1_loss(outputs[:, 1:], deltas[rows], reduction="none").sum(1)

@@ -19,7 +19,14 @@ from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import CellGrid, aligned_cells, count_bins
 from sppnet.ops.nms import nms
 from sppnet.ops.pooling import pyramid_pool
-from sppnet.proposals.dense_windows import GEOMETRY, WindowConfig, placed_windows
+from sppnet.proposals.coarse_scores import CellScores, PooledScores
+from sppnet.proposals.dense_windows import (
+    GEOMETRY,
+    WindowConfig,
+    dense_windows,
+    describe,
+    windows_to_boxes,
+)
 from sppnet.structures import Proposals
 
 DELTA_UNIT = 0.2
@@ -28,8 +35,10 @@ DELTA_UNIT = 0.2
 SURPLUS = 3
 """Windows that enter NMS for each that is to remain."""
 
-COARSE_HIDDEN = 32
-"""Hidden units of the coarse score."""
+OLDER_MODULES = {
+    "glance": "coarse.first", "glance_score": "coarse.second",
+    "coarse": "coarse.first", "coarse_output": "coarse.second",
+}  # fmt: skip
 
 CHUNK = 4096
 """Windows pooled and judged at a time: 16 MB, where all at once would be hundreds."""
@@ -47,8 +56,7 @@ class ProposalHead(nn.Module):
         self.register_buffer("components", torch.from_numpy(np.eye(reduced, channels, dtype=np.float32)))
         self.components: Tensor
         length = reduced * count_bins(config.levels) + GEOMETRY
-        self.coarse = nn.Linear(reduced + GEOMETRY, COARSE_HIDDEN)
-        self.coarse_output = nn.Linear(COARSE_HIDDEN, 1)
+        self.coarse = CellScores(reduced) if config.coarse == "cells" else PooledScores(reduced)
         self.first = nn.Linear(length, config.hidden)
         self.second = nn.Linear(config.hidden, 5)
 
@@ -57,33 +65,35 @@ class ProposalHead(nn.Module):
         result: Tensor = self.second(_joint(self.first, pooled, geometry).relu())
         return result
 
-    def coarse_score(self, pooled: Tensor, geometry: Tensor) -> Tensor:
-        """(n, channels), level 1 alone, and (n, GEOMETRY) → (n,) a first score."""
-        result: Tensor = self.coarse_output(_joint(self.coarse, pooled, geometry).relu())[:, 0]
-        return result
-
     @torch.inference_mode()
     def propose(self, maps: FeatureMaps, max_proposals: int) -> Proposals:
         """The best windows of an image's first map, at most `max_proposals`."""
         features, size_hw = reduce_channels(maps, self.components), maps.size_hw
         map_hw = features.shape[1], features.shape[2]
-        windows, boxes, geometry = placed_windows(map_hw, maps.grid, maps.sizes_hw[0], size_hw, self.config)
-        chosen = self._select_coarse(features, windows, torch.tensor(geometry))
-        boxes = boxes[chosen]
-        outputs = self._refine(features, windows[chosen], torch.tensor(geometry[chosen]))
+        windows = self._select_coarse(features, maps)
+        boxes = windows_to_boxes(windows, map_hw, maps.grid, maps.sizes_hw[0], size_hw)
+        outputs = self._refine(features, windows, torch.from_numpy(describe(boxes, size_hw)))
         scores, order = outputs[:, 0].topk(min(SURPLUS * max_proposals, len(outputs)))
         deltas = outputs[order, 1:].numpy() * DELTA_UNIT
         moved = clip_boxes(decode_boxes(boxes[order.numpy()], deltas), size_hw)
         kept = nms(moved, scores.numpy(), self.config.nms_iou, max_proposals)
         return Proposals(moved[kept], scores.numpy()[kept])
 
-    def _select_coarse(self, features: Tensor, windows: Ints, geometry: Tensor) -> Ints:
-        """Indices of the windows with the best coarse scores, in order."""
-        if len(windows) <= self.config.max_refined:
-            return np.arange(len(windows))
-        scores = self.coarse_score(pyramid_pool(features[None], torch.tensor(windows), (1,)), geometry)
-        chosen: Ints = scores.topk(self.config.max_refined).indices.sort().values.numpy()
-        return chosen
+    def _select_coarse(self, features: Tensor, maps: FeatureMaps) -> Ints:
+        """The (n, 4) dense windows with the best coarse scores, in the order of all."""
+        map_hw = features.shape[1], features.shape[2]
+        dense = dense_windows(map_hw, self.config)
+        if len(dense.windows) <= self.config.max_refined:
+            return dense.windows
+        if isinstance(self.coarse, CellScores):
+            scores = self.coarse.score_all(features, dense)
+        else:
+            boxes = windows_to_boxes(dense.windows, map_hw, maps.grid, maps.sizes_hw[0], maps.size_hw)
+            geometry = torch.from_numpy(describe(boxes, maps.size_hw))
+            scores = self.coarse.score_all(features, torch.tensor(dense.windows), geometry)
+        chosen = scores.topk(self.config.max_refined).indices.sort().values
+        windows: Ints = dense.windows[chosen.numpy()]
+        return windows
 
     def _refine(self, features: Tensor, windows: Ints, geometry: Tensor) -> Tensor:
         """Outputs for windows, a cache full at a time."""
@@ -96,11 +106,12 @@ class ProposalHead(nn.Module):
 
 
 def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` with the names of today: files of version 0.1.0 write glance for coarse."""
-    return {
-        name.replace("glance_score.", "coarse_output.").replace("glance.", "coarse."): tensor
-        for name, tensor in state.items()
-    }
+    """`state` with the names of today; files of version 0.1.0 have others."""
+    renamed = {}
+    for name, tensor in state.items():
+        module, _, leaf = name.rpartition(".")
+        renamed[f"{OLDER_MODULES.get(module, module)}.{leaf}".lstrip(".")] = tensor
+    return renamed
 
 
 def _joint(layer: nn.Linear, pooled: Tensor, geometry: Tensor) -> Tensor:
