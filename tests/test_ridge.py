@@ -180,3 +180,16 @@ def test_a_regressor_is_checked_at_birth_and_at_use():
         regressor.deltas(torch.zeros(1, 5), [2])
     with pytest.raises(GeometryError, match="1×1 pixels or more"):
         regressor.apply(torch.zeros(1, 5), [[0, 0, 5, 5]], [0], (0, 9))
+
+
+@pytest.mark.parametrize("kind", ["all of few classes", "few of many", "mixed", "none"])
+def test_deltas_of_shared_vectors_are_those_of_copies(kind):
+    rng = np.random.default_rng(3)
+    vectors = torch.from_numpy(rng.normal(size=(50, 7)).astype(np.float32))
+    classes = tuple("abcd")
+    regressor = BoxRegressor(torch.randn(4, 4, 7), torch.randn(4, 4), classes)
+    counts = {"all of few classes": [60, 0, 40, 0], "few of many": [3, 2, 1, 4], "mixed": [70, 3, 0, 12]}
+    labels = rng.permutation(np.repeat(np.arange(4), counts.get(kind, [0] * 4)))
+    rows = rng.integers(0, 50, len(labels))
+    found = regressor.deltas_among(vectors, rows, labels)
+    assert found == pytest.approx(regressor.deltas(vectors[torch.from_numpy(rows)], labels), abs=1e-5)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from sppnet.arrays import Floats, Ints
+from sppnet.boxes import clip_boxes, decode_boxes
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.data.image import ImageSource
 from sppnet.detect.components import DetectorComponents, read_components
@@ -109,16 +110,16 @@ class Detector:
             scores[self._likeliest(vectors) != column, label] = -np.inf
         if self.config.voting_iou < 1:
             min_score -= VOTE_MARGIN
-        found = []
-        for label in range(len(self.classes)):
-            own = np.flatnonzero(scores[:, label] >= min_score)
-            own = own[np.argsort(-scores[own, label], kind="stable")[:MAX_CORRECTED]]
-            labels = np.full(len(own), label)
-            moved = boxes[own]
-            if label not in self.kept:
-                moved = self.parts.regressor.apply(vectors.take_pooled(own), moved, labels, size_hw)
-            found.append(ScoredBoxes(moved, scores[own, label], labels))
-        return ScoredBoxes.joined(found)
+        chosen = [_best(scores[:, label], min_score) for label in range(len(self.classes))]
+        labels = np.repeat(np.arange(len(chosen)), list(map(len, chosen)))
+        own = np.concatenate([np.empty(0, np.int64), *chosen])
+        moved = boxes[own]
+        learned = ~np.isin(labels, list(self.kept))
+        deltas = self.parts.regressor.deltas_among(
+            vectors.pooled, vectors.roi_of_box[own[learned]], labels[learned]
+        )
+        moved[learned] = clip_boxes(decode_boxes(moved[learned], deltas), size_hw)
+        return ScoredBoxes(moved, scores[own, labels], labels)
 
     def _likeliest(self, vectors: RoIFeatures) -> Ints:
         """(n,) the class of the trunk's own network that each box most likely is."""
@@ -206,6 +207,13 @@ class Detector:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(f"{path} does not hold what its header describes: {reason}") from error
         return detector if proposals is None else Detector(parts, device, proposals=proposals)
+
+
+def _best(scores: Floats, min_score: float) -> Ints:
+    """Windows of a class that score enough, the best first, MAX_CORRECTED at most."""
+    own = np.flatnonzero(scores >= min_score)
+    best: Ints = own[np.argsort(-scores[own], kind="stable")[:MAX_CORRECTED]]
+    return best
 
 
 def make_roi_extractor(
