@@ -89,7 +89,7 @@ class HeadRoIFeatureExtractor:
         head = photo.maps.head
         if head is None or not len(head.boxes):
             raise ConfigError("these feature maps are not of a detector's network")
-        nearest = match_boxes(boxes, head.boxes)[1]
+        nearest = _nearest_own(boxes, head.boxes)
         if not self.levels:
             used, of_box = np.unique(nearest, return_inverse=True)
             vectors = torch.from_numpy(head.vectors[used])
@@ -109,6 +109,15 @@ class HeadRoIFeatureExtractor:
     def windows(self, maps: FeatureMaps, boxes: Floats) -> RoIs:
         """Where boxes (n, 4) lie, each at its best scale."""
         return maps.windows(boxes, self.rule, maps.choose_scales(boxes, self.scale_rule))
+
+
+def _nearest_own(boxes: Floats, own: Floats) -> Ints:
+    """(n,) which of the head's own boxes overlaps each most; proposals are those boxes, behind others."""
+    others = max(0, len(boxes) - len(own))
+    proposed = len(boxes) - others
+    if not np.array_equal(boxes[others:], own[:proposed]):
+        return match_boxes(boxes, own)[1]
+    return np.concatenate([match_boxes(boxes[:others], own)[1], np.arange(proposed)])
 
 
 def _distinct(pairs: Ints) -> tuple[tuple[Ints, Ints], Ints]:

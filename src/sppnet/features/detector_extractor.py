@@ -56,7 +56,8 @@ class DetectorExtractor:
         """Raises ModelError for numbers that nothing can be learned on."""
         arrays = [array for head in heads for array in (head.boxes, head.vectors)]
         numbers = [*maps, *map(torch.from_numpy, arrays)]
-        if not all(bool(one.isfinite().all()) for one in numbers):
+        # What is not finite stays so in a sum.
+        if not all(bool(one.sum(dtype=torch.float32).isfinite()) for one in numbers):
             raise ModelError(
                 f"{self.trunk.name} gives numbers that are not finite: the file is damaged, or expects other "
                 "pixels (--trunk-input)"

@@ -165,11 +165,12 @@ class OnnxTrunk(DetectorTrunk):
         if height > sides[0] or width > sides[1]:
             raise ModelError(f"{self.name} takes images of up to {sides[0]}×{sides[1]}; got {height}×{width}")
         how = self.convention
-        padded = np.full((*sides, 3), how.fill, np.float32)
-        padded[:height, :width] = image[..., ::-1] if how.bgr else image
+        padded = np.full((1, 3, *sides), how.fill, np.float32)
+        padded[0, :, :height, :width] = (image[..., ::-1] if how.bgr else image).transpose(2, 0, 1)
         if (how.peak, how.mean, how.std) != (255.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)):
-            padded = (padded * (how.peak / 255) - np.array(how.mean)) / np.array(how.std)
-        return np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
+            mean, std = (np.array(numbers)[:, None, None] for numbers in (how.mean, how.std))
+            padded = ((padded * (how.peak / 255) - mean) / std).astype(np.float32)
+        return padded
 
     def run(self, images: Array) -> list[tuple[Array, ...]]:
         """images as `prepare` gives them → for each level (c, h, w) of `HeadLevel.tensors`."""
