@@ -4,16 +4,21 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from onnx_detectors import write_detector
 from sppnet.benchmark import detect, proposals
+from sppnet.benchmark.detection_peers import IN_ONNX, TUNED, find_by_peer
 from sppnet.benchmark.photographs import gather
+from sppnet.benchmark.roofline import multiply_adds
 from sppnet.benchmark.subprocess_runner import run_in_subprocess
 from sppnet.data.image import read_image
 from sppnet.demo import generate_scenes
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
-from sppnet.errors import ConfigError
+from sppnet.errors import ConfigError, ModelError
+from sppnet.features.extractor import FeatureExtractor
 
 SMALL = "ssdlite320_mobilenet_v3_large"
 TINY = DetectorConfig(
@@ -77,10 +82,46 @@ def test_a_random_detector_finds_nothing_and_survives_a_file(model, scenes):
     assert len(Detector.load(model)(next((scenes / "test").iterdir()))) == 0
 
 
-@pytest.mark.parametrize("options", [{"peers": ["yolo"]}, {"peers": []}, {"rounds": 0}])
-def test_what_cannot_be_compared_is_refused(options):
-    with pytest.raises(ConfigError, match="peers are one or more of"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"peers": ["yolo"]}, "peers are one or more of"),
+        ({"peers": []}, "peers are one or more of"),
+        ({"rounds": 0}, "rounds must be 1 or more; got 0"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
         detect.run(**options)
+
+
+def test_ssdlite_in_onnxruntime_finds_what_it_finds_in_torch(scenes):
+    path = next((scenes / "test").iterdir())
+    plain, *others = (find_by_peer(SMALL + ending, seed=1)(path)[0] for ending in ("", TUNED, IN_ONNX))
+    assert len(plain["scores"]) > 0
+    for other in others:
+        torch.testing.assert_close(other["scores"], plain["scores"], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(other["boxes"], plain["boxes"], rtol=1e-3, atol=0.05)
+
+
+def test_an_onnx_file_is_a_peer(scenes, tmp_path):
+    path = tmp_path / "detector.onnx"
+    write_detector(path)
+    found = find_by_peer(str(path))(next((scenes / "test").iterdir()))
+    assert all(boxes.shape[1] == 4 for boxes in found)
+    with pytest.raises(ModelError, match=r"missing\.onnx"):
+        find_by_peer(str(tmp_path / "missing.onnx"))
+
+
+def test_the_floor_counts_convolutions_of_any_engine(model, scenes):
+    path = next((scenes / "test").iterdir())
+    counts = []
+    for engine in ("torch", "onnx"):
+        detector = Detector.load(model)
+        detector.extractor = FeatureExtractor(detector.parts.trunk, (128,), engine)
+        counts.append(multiply_adds(lambda detector=detector: detector(path), [detector.extractor]))
+        assert detector.extractor.engine.name == engine
+    assert counts[0] == counts[1] > 10**6
 
 
 # --- photographs ---------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The benchmark beside R-CNN: what it compares, at sizes at which nothing takes long."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -45,8 +47,16 @@ def test_the_time_of_the_crops_is_multiplied_and_that_of_the_layers_is_not():
         rcnn.GEMM: Timing(5, 5, 5),
     }
     product = large_product()
+    network = SimpleNamespace(name="zf5", one=None, several=None)
     for scored, expected in ((False, (4, 8, 12)), (True, (14, 28, 42))):
-        row = rcnn._row("fast", rcnn.Way(product, scored), "peer", timings, 4.0, "zf5")
+        row = rcnn._row(
+            "fast",
+            rcnn.Way(product, scored),
+            "peer",
+            timings,
+            4.0,
+            SimpleNamespace(name="zf5", one=None, several=None),
+        )
         assert (row.peer_q1_s, row.peer_s, row.peer_q3_s) == expected
         assert row.floor_s == 5
 

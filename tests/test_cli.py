@@ -258,12 +258,13 @@ def test_doctor(inside):
     code, printed, told = inside("doctor", "--json")
     assert (code, told) == (0, "")
     report = json.loads(printed)
-    assert set(report) == {"versions", "devices", "kernels", "images", "training"}
+    assert set(report) == {"versions", "devices", "engines", "kernels", "images", "training"}
     assert report["versions"]["torch"] == metadata.version("torch")
     assert report["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert "cpu" in report["devices"]
     assert all(": " in reason for reason in report["kernels"].values())
     assert report["kernels"]["compiled"].startswith("yes: kept in /")
+    assert report["engines"]["cpu"].startswith("onnx")
     assert "AVIF" in report["images"]["read"]
     assert report["training"]["trunk"].startswith(DetectorConfig().trunk)
     code, printed, _ = inside("doctor")

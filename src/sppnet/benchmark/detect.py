@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import torchvision
 
+from sppnet.benchmark.detection_peers import PEERS, Find, check_peers, find_by_peer
 from sppnet.benchmark.photographs import gather
 from sppnet.benchmark.results import Row, row_of, time_interleaved
 from sppnet.benchmark.roofline import PRODUCT, large_product, multiply_adds
 from sppnet.benchmark.subprocess_runner import peak_bytes, run_in_subprocess
-from sppnet.data.image import read_image
 from sppnet.detect.components import DetectorComponents
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
@@ -36,16 +35,8 @@ from sppnet.proposals.proposal_head import ProposalHead
 from sppnet.svm.linear_svm import LinearSVM
 from sppnet.threads import AT_ONCE, ordered_map
 
-PEERS = (
-    "fasterrcnn_mobilenet_v3_large_fpn",
-    "fasterrcnn_resnet50_fpn",
-    "fasterrcnn_mobilenet_v3_large_320_fpn",
-    "ssdlite320_mobilenet_v3_large",
-)
 OURS, GEMM = "ours", "a large product"
 CLASSES = 20
-
-Find = Callable[[Path], object]
 
 
 def run(
@@ -55,8 +46,10 @@ def run(
     ] = None,
     photographs: Annotated[int, "Number of photographs in the folder."] = 8,
     peers: Annotated[
-        Sequence[str], "Detectors of torchvision, with commas between. By default four."
+        Sequence[str],
+        "Detectors of torchvision, with commas between. By default four, plain and tuned.",
     ] = PEERS,
+    peer_onnx: Annotated[Path | None, "The ONNX file of a detector like YOLOX, as one more peer."] = None,
     rounds: Annotated[int, "Timed repetitions of each side."] = 3,
     memory: bool = True,
     seed: int = 0,
@@ -65,12 +58,14 @@ def run(
     """Time one photograph, and a folder of them, of which ours has two at work at a time.
 
     model: a detector file. images: a folder of photographs, of which `photographs` are taken; by default
-    scenes of 500×375 are drawn. memory: also run each side in a process of its own, over all photographs.
+    scenes of 500×375 are drawn. peers: of `PEERS`; +tuned is with folded batch norms and channels last, and
+    +onnx with convolutions in onnxruntime. memory: also run each side in a process of its own, over all.
     Raises ConfigError for another peer, ModelError and DataError for what cannot be used.
     """
-    strange = sorted(set(peers) - set(PEERS))
-    if strange or not peers or rounds < 1:
-        raise ConfigError(f"peers are one or more of {', '.join(PEERS)}, and rounds 1 or more; got {strange}")
+    peers = [*peers, *([] if peer_onnx is None else [str(peer_onnx)])]
+    check_peers(peers)
+    if rounds < 1:
+        raise ConfigError(f"rounds must be 1 or more; got {rounds}")
     progress = progress or NullProgress()
     with tempfile.TemporaryDirectory(prefix="sppnet-benchmark-") as folder:
         paths = gather(images, photographs, Path(folder), seed).paths
@@ -101,7 +96,9 @@ def _rows(
         name: partial(_find_all, find, paths) for name, find in finders.items()
     }
     # Counted in one thread, the one that the counter watches.
-    floor = multiply_adds(lambda: [finders[OURS](path) for path in paths]) / PRODUCT
+    ours = finders[OURS]
+    extractors = [ours.extractor] if isinstance(ours, Detector) else []
+    floor = multiply_adds(lambda: [ours(path) for path in paths], extractors) / PRODUCT
     timings = time_interleaved(calls | {GEMM: large_product(seed)}, rounds)
     floor_s = floor * timings[GEMM].median_s
     peers = [name for name in finders if name != OURS]
@@ -124,18 +121,10 @@ def _find_all(find: Find, paths: Sequence[Path]) -> int:
 
 
 def find_by(name: str, model: Path | None = None, seed: int = 0) -> Find:
-    """What finds objects in a file: our detector, or one of `PEERS`."""
-    if name == OURS:
-        return random_detector(seed=seed) if model is None else Detector.load(model)
-    torch.manual_seed(seed)
-    network = torchvision.models.get_model(name, weights=None, weights_backbone=None).eval()
-
-    @torch.inference_mode()
-    def find(path: Path) -> object:
-        pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1).float().div_(255)
-        return network([pixels])
-
-    return find
+    """What finds objects in a file: our detector, or a peer."""
+    if name != OURS:
+        return find_by_peer(name, seed)
+    return random_detector(seed=seed) if model is None else Detector.load(model)
 
 
 def random_detector(config: DetectorConfig | None = None, seed: int = 0) -> Detector:

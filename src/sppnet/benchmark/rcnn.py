@@ -94,10 +94,12 @@ def run(
         timings = time_interleaved(calls, rounds, progress=progress)
     peer = f"R-CNN, from {crops} of {len(subject.boxes):,} crops"
     share = len(subject.boxes) / crops
-    return [_row(name, ways[name], peer, timings, share, network.name) for name in ways]
+    return [_row(name, ways[name], peer, timings, share, network) for name in ways]
 
 
-def _row(name: str, way: Way, peer: str, timings: dict[str, Timing], share: float, network: str) -> Row:
+def _row(
+    name: str, way: Way, peer: str, timings: dict[str, Timing], share: float, network: "_Networks"
+) -> Row:
     crops, layers = timings[CROPS], timings[CROPS_FC] if way.scored else Timing(0, 0, 0)
     other = Timing(
         share * crops.q1_s + layers.q1_s,
@@ -105,8 +107,8 @@ def _row(name: str, way: Way, peer: str, timings: dict[str, Timing], share: floa
         share * crops.q3_s + layers.q3_s,
     )
     with torch.inference_mode():
-        floor_s = multiply_adds(way.call) / PRODUCT * timings[GEMM].median_s
-    return row_of(f"{network}, {name}", peer, timings[name], other, floor_s)
+        floor_s = multiply_adds(way.call, [network.one, network.several]) / PRODUCT * timings[GEMM].median_s
+    return row_of(f"{network.name}, {name}", peer, timings[name], other, floor_s)
 
 
 def _find_subject(image: ImageSource | None, windows: int, seed: int) -> Subject:

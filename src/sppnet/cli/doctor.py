@@ -8,7 +8,7 @@ from sppnet.cli.options import Json
 
 
 def doctor(as_json: Json = False) -> None:
-    """Print versions, the device, and which kernels are chosen and why."""
+    """Print versions, the devices, and which kernels and engines are chosen and why."""
     from sppnet.cli.output import print_json
 
     report = _examine()
@@ -34,6 +34,7 @@ def _examine() -> dict[str, dict[str, Any]]:
         "torch",
         "torchvision",
         "numba",
+        "onnxruntime",
         "numpy",
         "pillow",
         "pillow-heif",
@@ -62,7 +63,22 @@ def _examine() -> dict[str, dict[str, Any]]:
         "devices": devices,
         "kernels": kernels,
         "images": _images(),
+        "engines": _engines(),
         "training": _training(),
+    }
+
+
+def _engines() -> dict[str, str]:
+    """What runs frozen trunks on each device."""
+    import torch
+
+    from sppnet.nn.engines import missing_for_onnx
+
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    problems = {device: missing_for_onnx(torch.device(device)) for device in devices}
+    return {
+        device: "onnx, for networks that can be translated" if problem is None else f"torch: {problem}"
+        for device, problem in problems.items()
     }
 
 

@@ -9,7 +9,7 @@ from sppnet.data.image import ImageArray
 from sppnet.data.transforms import resize_to, shorter_size, to_tensor
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps, TapMaps
-from sppnet.nn.engines import Engine, make_engine
+from sppnet.nn.engines import AnyEngine, Engine, make_engine
 from sppnet.nn.fusion import fuse_conv_bn as fuse_conv_bn
 from sppnet.nn.trunks import Trunk, as_maps
 
@@ -31,7 +31,7 @@ class FeatureExtractor:
         self.trunk, self.scales = trunk, tuple(scales)
         self.body = fuse_conv_bn(trunk.body).to(memory_format=torch.channels_last)
         self.device = next(trunk.parameters()).device
-        self.engine = make_engine(self.body, self.device, engine)
+        self.engine: AnyEngine = make_engine(self.body, self.device, engine)
         self.engine_name: str = self.engine.name
 
     @torch.inference_mode()

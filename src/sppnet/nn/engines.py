@@ -83,7 +83,7 @@ def make_engine(body: nn.Module, device: torch.device, wanted: Engine = "auto") 
 
     Raises ConfigError where what is wanted cannot be had.
     """
-    problem = _missing_for_onnx(device)
+    problem = missing_for_onnx(device)
     if wanted != "torch" and problem is None:
         try:
             return _checked_engine(body)
@@ -94,7 +94,8 @@ def make_engine(body: nn.Module, device: torch.device, wanted: Engine = "auto") 
     return TorchEngine(body, device, "it was asked for" if problem is None else problem)
 
 
-def _missing_for_onnx(device: torch.device) -> str | None:
+def missing_for_onnx(device: torch.device) -> str | None:
+    """Why onnxruntime runs no trunk on this device; None where it does."""
     if device.type != "cpu":
         return f"onnxruntime runs trunks on the CPU, and this one is on {device}"
     missing = [package for package in ("onnx", "onnxruntime") if find_spec(package) is None]
