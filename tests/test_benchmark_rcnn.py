@@ -55,7 +55,7 @@ def test_the_time_of_the_crops_is_multiplied_and_that_of_the_layers_is_not():
             "peer",
             timings,
             4.0,
-            SimpleNamespace(name="zf5", one=None, several=None),
+            network,
         )
         assert (row.peer_q1_s, row.peer_s, row.peer_q3_s) == expected
         assert row.floor_s == 5
