@@ -62,6 +62,20 @@ def test_without_kernels_torch_pools_and_it_is_said_once(before, environment, re
     assert reason in done.stderr
 
 
+def test_the_start_of_threads_leaves_the_start_method_to_the_program():
+    """numba asks for it when its threads start, after which `set_start_method` would raise."""
+    done = in_python(
+        """
+        import multiprocessing, torch, sppnet
+        sppnet.pyramid_pool(torch.ones(1, 2, 9, 8))
+        multiprocessing.set_start_method("spawn")
+        sppnet.pyramid_pool(torch.ones(1, 2, 9, 8))
+        print(multiprocessing.get_start_method())
+        """
+    )
+    assert done.stdout == "spawn\n", done.stderr
+
+
 def test_boxes_are_suppressed_without_numba():
     done = in_python(
         """

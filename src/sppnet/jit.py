@@ -6,6 +6,7 @@ Where numba cannot be imported, or NUMBA_DISABLE_JIT is set, functions stay Pyth
 import contextlib
 import functools
 import importlib
+import multiprocessing
 import os
 import stat
 import tempfile
@@ -90,30 +91,39 @@ def lost_threads() -> str | None:
 def kernel_running() -> Iterator[None]:
     """Around every call of a numba kernel that may be parallel.
 
-    Not every threading layer of numba may be entered by two threads at once; and the first launch
-    sets the number of OpenMP threads for torch too, which would change how torch splits its sums.
+    Not every threading layer of numba may be entered by two threads at once; and the first launch sets
+    what `_process_settings_kept` puts back.
     Raises SppnetError in a forked process, which OpenMP would kill.
     """
     if reason := lost_threads():
         raise SppnetError(reason)
-    with _lock, _torch_threads_kept():
+    with _lock, _process_settings_kept():
         yield
 
 
 def thread_count() -> int:
-    """How many threads parallel kernels take; asking numba starts them, which must not change torch's."""
-    with _torch_threads_kept():
+    """How many threads parallel kernels take; asking numba starts them."""
+    with _process_settings_kept():
         return int(nb.get_num_threads())
 
 
 @contextlib.contextmanager
-def _torch_threads_kept() -> Iterator[None]:
+def _process_settings_kept() -> Iterator[None]:
+    """What the start of numba's threads changes: OpenMP's threads, by which torch splits its sums, and
+    multiprocessing's start method, which the program could not choose any more."""
     threads = torch.get_num_threads()
+    had_method = _has_start_method()
     try:
         yield
     finally:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
+        if not had_method and _has_start_method():
+            multiprocessing.set_start_method(None, force=True)
+
+
+def _has_start_method() -> bool:
+    return bool(multiprocessing.get_start_method(allow_none=True))
 
 
 # --- the cache -----------------------------------------------------------------------------------
