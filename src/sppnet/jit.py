@@ -48,11 +48,35 @@ compiled_sum = jit(fastmath={"reassoc", "contract", "nsz"})
 """Sums may be added up in any order, a few numbers at a time: always the same one on one machine."""
 
 
+THREAD_POOLS = {
+    "default": "", "threadsafe": "", "forksafe": "", "safe": "tbbpool", "tbb": "tbbpool", "omp": "omppool",
+    "workqueue": "workqueue",
+}  # fmt: skip
+"""What numba takes threads from, by what it is asked for; "" where it chooses among several."""
+
+
 def problem() -> str | None:
     """Why functions are not compiled in this process; None if they are."""
     if _import_error is not None:
         return f"numba cannot be imported ({type(_import_error).__name__}: {_import_error})"
-    return "NUMBA_DISABLE_JIT is set" if nb.config.DISABLE_JIT else None
+    return "NUMBA_DISABLE_JIT is set" if nb.config.DISABLE_JIT else _layer_problem()
+
+
+@functools.cache
+def _layer_problem() -> str | None:
+    """Why threads cannot start; asked without starting them, which would be lost in a fork."""
+    asked = str(nb.config.THREADING_LAYER).lower()
+    pools = THREAD_POOLS.get(asked)
+    try:
+        if pools is None:
+            raise ImportError(f"known are {', '.join(THREAD_POOLS)}")
+        if pools == "tbbpool":
+            importlib.import_module("numba.np.ufunc.parallel")._check_tbb_version_compatible()
+        if pools:
+            importlib.import_module(f"numba.np.ufunc.{pools}")
+    except ImportError as error:
+        return f"NUMBA_THREADING_LAYER asks for {asked}, which is not there ({error}); leave it away"
+    return None
 
 
 def cache_folder(compiled: Any) -> str | None:
