@@ -150,6 +150,12 @@ def test_what_lies_beside_splits_and_classes_is_told(tmp_path):
     assert [each.count for each in open_folder(tmp_path, "train").omitted] == [1, 2, 1]
 
 
+def test_a_link_back_to_a_folder_above_is_not_followed(tmp_path):
+    make_files(tmp_path, "a/1.jpg", "b/2.jpg")
+    (tmp_path / "a" / "all").symlink_to("..", target_is_directory=True)
+    assert open_folder(tmp_path).counts() == {"a": 1, "b": 1}
+
+
 def test_flat_splits_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"train and test in .* hold no folders of classes\. Make a folder"):
         open_folder(make_files(tmp_path, "train/1.jpg", "test/2.jpg"))
@@ -264,6 +270,7 @@ PHOTOS = ["images/1.jpg", "images/2.jpg", "images/3.jpg"]
         ),
         pytest.param("1.jpg,a\n2.jpg,b\n3.jpg,a\n", id="no line of names"),
         pytest.param("sep=;\nfilename;label\n1.jpg;a\n2.jpg;b\n3.jpg;a\n", id="of Excel"),
+        pytest.param("# by hand\n#\n#filename,label\n1.jpg,a\n2.jpg,b\n3.jpg,a\n", id="remarks"),
         pytest.param("filename,label\n1.jpg,a,\n2.jpg,b,,\n3.jpg,a\n", id="commas at the ends"),
         pytest.param("filename,a,b\n1.jpg,1,0\n2.jpg,0,1\n3.jpg,1,0\n", id="a column for each class"),
     ],

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from sppnet.cli.app import app
 from sppnet.data.annotations import fit_box
 from sppnet.data.detection_dataset import (
     AnnotatedImages,
@@ -147,10 +149,37 @@ def test_other_folders_are_refused(tmp_path, files, message):
         open_annotated(tmp_path)
 
 
-def test_a_data_set_one_folder_below_is_pointed_at(tmp_path):
-    make_pairs(tmp_path / "VOC2007", a="cat")
-    with pytest.raises(DataError, match=r"Did you mean .*VOC2007\?"):
+@pytest.mark.parametrize("below", ["VOC2007", "VOCdevkit/VOC2007", "a/b/c"])
+def test_a_data_set_in_the_only_folder_is_read(tmp_path, below):
+    make_pairs(tmp_path / below, a="cat")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "README.txt").write_text("unpacked")
+    images = open_annotated(tmp_path)
+    assert (images.root, images.counts(), images.problems) == (tmp_path / below, {"cat": 1}, ())
+    done = CliRunner().invoke(app, ["check", str(tmp_path)])
+    assert done.stdout.startswith(f"data set: {below}\nlayout: VOC\n")
+
+
+def test_of_two_data_sets_none_is_read(tmp_path):
+    for year in ("VOC2007", "VOC2012"):
+        make_pairs(tmp_path / "VOCdevkit" / year, a="cat")
+    with pytest.raises(DataError, match=r"Did you mean .*VOCdevkit/VOC2007\?"):
         open_annotated(tmp_path)
+    done = CliRunner().invoke(app, ["check", str(tmp_path)])
+    assert "boxes are marked in VOCdevkit/VOC2007, VOCdevkit/VOC2012; check each folder" in done.stdout
+
+
+def test_objects_that_are_marked_twice_are_told(tmp_path):
+    make_pairs(tmp_path, a="cat", b="cat")
+    note = tmp_path / "b.xml"
+    text = note.read_text()
+    mark = text[text.index("<object>") : text.index("</object>") + len("</object>")]
+    note.write_text(text.replace(mark, mark * 3))
+    images = open_annotated(tmp_path)
+    assert images.counts() == {"cat": 4}
+    assert images.problems == (
+        "2 objects are marked twice, such as b.png, b.png; each mark counts as an object",
+    )
 
 
 @pytest.mark.parametrize(

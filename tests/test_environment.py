@@ -44,6 +44,12 @@ POOL_TWICE = """
     ("before", "environment", "reason"),
     [
         ("", {"NUMBA_DISABLE_JIT": "1"}, "NUMBA_DISABLE_JIT is set"),
+        ("", {"NUMBA_THREADING_LAYER": "tbbb"}, "NUMBA_THREADING_LAYER asks for tbbb, which is not there"),
+        (
+            "import sys; sys.modules['numba.np.ufunc.tbbpool'] = None",
+            {"NUMBA_THREADING_LAYER": "tbb"},
+            "NUMBA_THREADING_LAYER asks for tbb, which is not there",
+        ),
         ("import sys; sys.modules['numba'] = None", {}, "numba cannot be imported (ModuleNotFoundError"),
         (
             "from sppnet import jit; jit._cache_class = lambda: 1 / 0",
@@ -51,7 +57,7 @@ POOL_TWICE = """
             "no folder can be written in which compiled kernels would be kept",
         ),
     ],
-    ids=["compilation switched off", "no numba", "no folder"],
+    ids=["compilation switched off", "unknown threads", "no TBB", "no numba", "no folder"],
 )
 def test_without_kernels_torch_pools_and_it_is_said_once(before, environment, reason):
     done = in_python(f"{before}\n{textwrap.dedent(POOL_TWICE)}", **environment)
@@ -60,6 +66,20 @@ def test_without_kernels_torch_pools_and_it_is_said_once(before, environment, re
     assert reason in done.stdout
     assert done.stderr.count(SLOWER) == 1
     assert reason in done.stderr
+
+
+def test_the_start_of_threads_leaves_the_start_method_to_the_program():
+    """numba asks for it when its threads start, after which `set_start_method` would raise."""
+    done = in_python(
+        """
+        import multiprocessing, torch, sppnet
+        sppnet.pyramid_pool(torch.ones(1, 2, 9, 8))
+        multiprocessing.set_start_method("spawn")
+        sppnet.pyramid_pool(torch.ones(1, 2, 9, 8))
+        print(multiprocessing.get_start_method())
+        """
+    )
+    assert done.stdout == "spawn\n", done.stderr
 
 
 def test_boxes_are_suppressed_without_numba():

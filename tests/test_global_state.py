@@ -1,7 +1,9 @@
 """Nothing outlives a call: warning filters, environment, settings of torch and numba, seeds, signals."""
 
+import contextlib
 import locale
 import logging
+import multiprocessing
 import os
 import random
 import signal
@@ -52,6 +54,7 @@ def state() -> dict[str, Any]:
         "locale": locale.setlocale(locale.LC_ALL),
         "folder": os.getcwd(),
         "pixels": Image.MAX_IMAGE_PIXELS,
+        "start method": multiprocessing.get_start_method(allow_none=True),
         "umask": os.umask(0),
     }  # fmt: skip
     os.umask(kept["umask"])
@@ -64,6 +67,7 @@ def made(tmp_path_factory) -> Iterator[dict[str, Any]]:
     root = tmp_path_factory.mktemp("state")
     generate(root / "photos", images_per_class=3, seed=0)
     generate_scenes(root / "scenes", "train", count=6, seed=0)
+    torch.optim.SGD([torch.zeros(1)])  # the first of a process loads what sets torch's own environment
     weights = root / "trunk.pth"
     torch.save(sppnet.load_trunk("zf5", width=0.0625).body.state_dict(), weights)
     with pytest.MonkeyPatch.context() as patch:
@@ -202,6 +206,45 @@ def test_a_call_leaves_everything_as_it_was(made, name):
     if name in DRAWS_WEIGHTS:
         assert changed.pop("torch")
     assert changed == {}
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+SETTINGS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
+    "float64": double_precision,
+    "another device": lambda: torch.device("meta"),
+    "no gradients": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(made):
+    """Both models and what they say of a photograph, under torch's own settings."""
+    return np.array(classify(made).scores), detect(made)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_the_program_has_set_in_torch_changes_no_model(made, plain, name, tmp_path):
+    scores, found = plain
+    with SETTINGS[name]():
+        own = {**made, "root": tmp_path}
+        for folder in ("photos", "scenes"):
+            (tmp_path / folder).symlink_to(made["root"] / folder)
+        again, seen, vectors = classify(own), detect(own), CALLS["SPPFeatures"](own)
+        joint = CALLS["Ensemble"](own)
+    np.testing.assert_allclose(again.scores, scores, atol=1e-5)
+    np.testing.assert_allclose(seen.boxes, found.boxes, atol=0.01)
+    np.testing.assert_array_equal(joint.boxes, seen.boxes)
+    assert vectors.dtype == np.float32
 
 
 def test_scikit_learn_works_after_an_image_was_read(made):

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import numba as nb
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -275,6 +276,13 @@ def test_windows_outside_a_map_are_refused(name, cells, message):
 def test_what_is_no_window_is_refused(batch, cells, message):
     with pytest.raises(GeometryError, match=message):
         pyramid_pool(draw(batch, 2, 6, 8), cells)
+
+
+def test_features_that_are_no_tensor_are_refused():
+    with pytest.raises(
+        GeometryError, match=r"must be a tensor \(b, c, h, w\), as torch.from_numpy .*; got ndarray"
+    ):
+        pyramid_pool(np.zeros((1, 2, 5, 5), np.float32))
 
 
 @pytest.mark.parametrize(

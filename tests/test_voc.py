@@ -82,6 +82,19 @@ def test_what_becomes_of_a_box(tmp_path, corners, box, problem):
         assert sentence.startswith("Annotations/a.xml")
 
 
+def test_objects_deeper_in_the_file_count(tmp_path):
+    images = open_annotated(make_voc(tmp_path, a=[f"<objects>{thing('cat', '1 1 9 9')}</objects>"]))
+    assert (images.counts(), images.problems) == ({"cat": 1}, ())
+
+
+def test_of_several_boxes_of_an_object_the_first_is_read(tmp_path):
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox>"
+    twice = thing("cat", "1 1 9 9").replace("</object>", f"{box}</object>")
+    images = open_annotated(make_voc(tmp_path, a=[twice]))
+    assert images.truths[0].boxes.tolist() == [[0, 0, 9, 9]]
+    assert images.problems == ("Annotations/a.xml: object 1 has several boxes; the first is read",)
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
@@ -230,6 +243,7 @@ def test_pairs_in_a_folder_for_each_split(tmp_path):
         pytest.param("\ufeffa\nb", ["a", "b"], id="a byte order mark"),
         pytest.param("a -1\nb  1\nc\t0\n", ["a", "b", "c"], id="a second column"),
         pytest.param("a.jpg\nJPEGImages/b.jpg\n", ["a", "b"], id="suffixes and folders"),
+        pytest.param("a.xml\nAnnotations/b.xml\n", ["a", "b"], id="XML files"),
         pytest.param("d 1\nc", ["c", "d 1"], id="a name that ends like a second column"),
         pytest.param("a b\na", ["a"], id="a name with a space that is not there"),
     ],
@@ -333,6 +347,14 @@ def test_a_deep_file_is_read(tmp_path):
             id="an unknown encoding",
         ),
         pytest.param(b"\n\n <?xml version='1.0'?><a><name>cat</name></a>", "cat", id="empty lines before it"),
+        pytest.param(
+            b'<?xml version="1.0" encoding="utf-16"?><a><name>Kt\xc3\xa4</name></a>',
+            "Ktä",
+            id="UTF-8 as UTF-16",
+        ),
+        pytest.param(b'<a xmlns="http://voc.example"><name>cat</name></a>', "cat", id="a namespace"),
+        pytest.param(b'<v:a xmlns:v="http://voc.example"><v:name>cat</v:name></v:a>', "cat", id="a prefix"),
+        pytest.param(b"<A><Name>Cat</Name></A>", "Cat", id="tags in other letters"),
     ],
 )
 def test_encodings(tmp_path, data, name):

@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -116,8 +117,21 @@ def test_a_network_within_a_training_module_is_found(prefix: str) -> None:
         (b'{"error": "gone"}', "text that begins with"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5.*Keras"),
         (b"\x1f\x8b\x08\0", "a gzip.*unpack"),
+        (bytes(257) + b"ustar" + bytes(300), "a tar.*unpack"),
+        (bytes(5000), "nothing but zeros.*download"),
     ],
-    ids=["nothing", "a page", "a page with a mark", "a pointer", "words", "JSON", "Keras", "an archive"],
+    ids=[
+        "nothing",
+        "a page",
+        "a page with a mark",
+        "a pointer",
+        "words",
+        "JSON",
+        "Keras",
+        "an archive",
+        "a tar",
+        "zeros",
+    ],
 )
 def test_what_came_instead_of_weights_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     for name, read in (
@@ -129,6 +143,19 @@ def test_what_came_instead_of_weights_is_named(tmp_path: Path, content: bytes, m
         with pytest.raises(ModelError, match=rf"(?s){name}.*it is {message}"):
             read(tmp_path / name)
         assert (tmp_path / name).read_bytes() == content
+
+
+def test_weights_in_a_zip_archive_are_to_be_unpacked(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2)}, tmp_path / "inner.pth")
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.write(tmp_path / "inner.pth", "release/inner.pth")
+    with pytest.raises(ModelError, match=r"w\.pth .*it is a zip archive: unpack it first"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_weights_are_not_fetched_from_an_address() -> None:
+    with pytest.raises(ModelError, match=r"not from the network: download https://example\.com/w\.pth first"):
+        read_weights("https://example.com/w.pth")
 
 
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.99])

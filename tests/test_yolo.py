@@ -39,6 +39,10 @@ def names_in(root: Path, split: str | None = None) -> list[str]:
     [
         pytest.param("1 0.5 0.5 0.5 0.5", [20, 15, 60, 45], None, id="a box"),
         pytest.param("1.0 .5 5e-1 0.5 0.5\r", [20, 15, 60, 45], None, id="numbers as tools write them"),
+        pytest.param("1 0.5 0.5 0.5 0.5 # a cat", [20, 15, 60, 45], None, id="a remark"),
+        pytest.param(
+            "# class x y width height\n1 .5 .5 .5 .5", [20, 15, 60, 45], None, id="a line of remark"
+        ),
         pytest.param("1 0.5 0.5 1.000001 1", [0, 0, 80, 60], None, id="over the border by rounding"),
         pytest.param("1 0.9 0.5 0.4 0.5", [56, 15, 80, 45], "it is clipped", id="over the border"),
         pytest.param("1 0.5 0.5 0 0.5", None, "is empty; it is left out", id="no width"),
@@ -130,6 +134,12 @@ def test_key_points_are_left_aside(tmp_path):
 )
 def test_names(tmp_path, yaml, classes):
     assert open_annotated(make_yolo(tmp_path, yaml, a="2 .5 .5 .5 .5")).classes == classes
+
+
+def test_names_in_a_file_of_their_own(tmp_path):
+    (tmp_path / "voc.names").write_text("dog\n\ncat\n")
+    root = make_yolo(tmp_path, "names: ../elsewhere/voc.names", a="1 .5 .5 .5 .5")
+    assert open_annotated(root).counts() == {"dog": 0, "cat": 1}
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,10 @@ from sppnet.progress import Progress, Timed
 from sppnet.report import classification, detection
 from sppnet.report.page import name_of
 from sppnet.report.reproduce import Name, in_python
+from sppnet.torch_defaults import own_defaults
 
 
+@own_defaults()
 def evaluate(
     classifier: Classifier,
     folder: ImageFolder,
@@ -47,6 +49,7 @@ def evaluate(
     return result
 
 
+@own_defaults()
 def evaluate_detector(
     detector: Detector | Ensemble,
     images: AnnotatedImages,

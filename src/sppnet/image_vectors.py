@@ -25,6 +25,7 @@ from sppnet.nn.device import find_device
 from sppnet.nn.model_file import read_header
 from sppnet.nn.pyramid import SpatialPyramidPooling
 from sppnet.nn.trunks import Trunk, load_trunk
+from sppnet.torch_defaults import own_defaults
 
 TRUNK = "mobilenet_v2:18"
 LEVELS = (1, 2, 3, 6)
@@ -65,6 +66,7 @@ class SPPFeatures:
         self.scale_px, self.model, self.device = scale_px, model, device
         self._sklearn_output_config: dict[str, str] = {}  # by this name clone() copies it
 
+    @own_defaults()
     def fit(self, images: Any = None, y: Any = None) -> "SPPFeatures":
         """Read the network; the images are not looked at. Raises ConfigError or ModelError."""
         trunk, levels, scale_px = self._from_trunk() if self.model is None else self._from_model(self.model)
@@ -104,6 +106,7 @@ class SPPFeatures:
         self._sklearn_output_config = {"transform": transform}
         return self
 
+    @own_defaults()
     def vector(self, image: ImageSource) -> Vectors:
         """(channels × bins,) of one image; raises ImageError if it cannot be read."""
         trunk = self._fitted().trunk_

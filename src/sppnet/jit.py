@@ -6,6 +6,7 @@ Where numba cannot be imported, or NUMBA_DISABLE_JIT is set, functions stay Pyth
 import contextlib
 import functools
 import importlib
+import multiprocessing
 import os
 import stat
 import tempfile
@@ -47,11 +48,35 @@ compiled_sum = jit(fastmath={"reassoc", "contract", "nsz"})
 """Sums may be added up in any order, a few numbers at a time: always the same one on one machine."""
 
 
+THREAD_POOLS = {
+    "default": "", "threadsafe": "", "forksafe": "", "safe": "tbbpool", "tbb": "tbbpool", "omp": "omppool",
+    "workqueue": "workqueue",
+}  # fmt: skip
+"""What numba takes threads from, by what it is asked for; "" where it chooses among several."""
+
+
 def problem() -> str | None:
     """Why functions are not compiled in this process; None if they are."""
     if _import_error is not None:
         return f"numba cannot be imported ({type(_import_error).__name__}: {_import_error})"
-    return "NUMBA_DISABLE_JIT is set" if nb.config.DISABLE_JIT else None
+    return "NUMBA_DISABLE_JIT is set" if nb.config.DISABLE_JIT else _layer_problem()
+
+
+@functools.cache
+def _layer_problem() -> str | None:
+    """Why threads cannot start; asked without starting them, which would be lost in a fork."""
+    asked = str(nb.config.THREADING_LAYER).lower()
+    pools = THREAD_POOLS.get(asked)
+    try:
+        if pools is None:
+            raise ImportError(f"known are {', '.join(THREAD_POOLS)}")
+        if pools == "tbbpool":
+            importlib.import_module("numba.np.ufunc.parallel")._check_tbb_version_compatible()
+        if pools:
+            importlib.import_module(f"numba.np.ufunc.{pools}")
+    except ImportError as error:
+        return f"NUMBA_THREADING_LAYER asks for {asked}, which is not there ({error}); leave it away"
+    return None
 
 
 def cache_folder(compiled: Any) -> str | None:
@@ -90,30 +115,39 @@ def lost_threads() -> str | None:
 def kernel_running() -> Iterator[None]:
     """Around every call of a numba kernel that may be parallel.
 
-    Not every threading layer of numba may be entered by two threads at once; and the first launch
-    sets the number of OpenMP threads for torch too, which would change how torch splits its sums.
+    Not every threading layer of numba may be entered by two threads at once; and the first launch sets
+    what `_process_settings_kept` puts back.
     Raises SppnetError in a forked process, which OpenMP would kill.
     """
     if reason := lost_threads():
         raise SppnetError(reason)
-    with _lock, _torch_threads_kept():
+    with _lock, _process_settings_kept():
         yield
 
 
 def thread_count() -> int:
-    """How many threads parallel kernels take; asking numba starts them, which must not change torch's."""
-    with _torch_threads_kept():
+    """How many threads parallel kernels take; asking numba starts them."""
+    with _process_settings_kept():
         return int(nb.get_num_threads())
 
 
 @contextlib.contextmanager
-def _torch_threads_kept() -> Iterator[None]:
+def _process_settings_kept() -> Iterator[None]:
+    """What the start of numba's threads changes: OpenMP's threads, by which torch splits its sums, and
+    multiprocessing's start method, which the program could not choose any more."""
     threads = torch.get_num_threads()
+    had_method = _has_start_method()
     try:
         yield
     finally:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
+        if not had_method and _has_start_method():
+            multiprocessing.set_start_method(None, force=True)
+
+
+def _has_start_method() -> bool:
+    return bool(multiprocessing.get_start_method(allow_none=True))
 
 
 # --- the cache -----------------------------------------------------------------------------------

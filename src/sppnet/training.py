@@ -26,12 +26,14 @@ from sppnet.progress import Progress, Timed
 from sppnet.report import classification, detection
 from sppnet.report.page import name_of
 from sppnet.report.reproduce import Name, in_python
+from sppnet.torch_defaults import own_defaults
 
 PAGE = "report.html"
 
 logger = logging.getLogger(__name__)
 
 
+@own_defaults(training=True)
 def train(
     data: str | Path,
     out: str | Path,
@@ -63,6 +65,7 @@ def train(
     return replace(result, report=page)
 
 
+@own_defaults(training=True)
 def train_detector(
     data: str | Path | AnnotatedImages,
     out: str | Path,
@@ -98,6 +101,7 @@ def train_detector(
     return replace(result, report=_leave_page(Path(out), lambda: _tell_detector(result, said)))
 
 
+@own_defaults(training=True)
 def add_classes(
     model: str | Path,
     data: str | Path | AnnotatedImages,

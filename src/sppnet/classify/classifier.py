@@ -19,6 +19,7 @@ from sppnet.nn.model_file import check_settings, load_model, save_model
 from sppnet.nn.network import SPPNet, empty_network
 from sppnet.nn.weights import load_weights
 from sppnet.progress import Progress
+from sppnet.torch_defaults import own_defaults
 
 KIND = "classifier"
 
@@ -125,6 +126,7 @@ class Classifier:
         return cls.load(result.model, find_device(config.device))
 
     @classmethod
+    @own_defaults()
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Classifier":
         """A classifier from its file; raises ModelError where the file is not one."""
         header, tensors = load_model(path, KIND)
@@ -152,6 +154,7 @@ class Classifier:
         }
         save_model(path, KIND, header, self.network.state_dict())
 
+    @own_defaults()
     def scores(self, image: ImageSource, **overrides: Any) -> Tensor:
         """(num_classes,): probabilities, or the margins of SVMs. how: fields of `Testing`, for this image."""
         testing = self.testing.asked(**overrides)

@@ -35,6 +35,8 @@ def check(
     if as_json:
         print_json(report.to_json())
     else:
+        if (inner := Path(report.root)) != data and data in inner.parents:
+            typer.echo(f"data set: {inner.relative_to(data)}")
         for line in _describe(report):
             typer.echo(line)
     if report.damaged:

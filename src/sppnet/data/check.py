@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sppnet.data.class_files import LabelledFiles
+from sppnet.data.detection_dataset import find_annotated_below
 from sppnet.data.files import Walk, is_image_name, is_unread_name, walk, writable_name
 from sppnet.data.folder import find_splits, layout_hint
 from sppnet.data.foreign import unread_annotations
@@ -185,9 +186,18 @@ def _report(root: Path, splits: dict[str, LabelledFiles], summary: dict[str, Any
         classes_from={split: _told_by(split, listed, root) for split, listed in splits.items()},
         omitted=tuple(each.reason for listed in splits.values() for each in listed.omitted),
         ignored=count_ignored(below),
-        unread_boxes=unread_annotations(root),
+        unread_boxes=unread_annotations(root) or _boxes_below(root),
         unread_tables=tuple(sentence for listed in splits.values() for sentence in listed.unread),
     )
+
+
+def _boxes_below(root: Path) -> str:
+    """A sentence if folders in it are data sets with boxes, as two years of VOC beside each other."""
+    try:
+        found = [relative_name(path, root) for path in find_annotated_below(root)]
+    except (DataError, OSError):  # of something that is no data set either
+        return ""
+    return f"boxes are marked in {', '.join(found)}; check each folder alone" if found else ""
 
 
 def _told_by(split: str, listed: LabelledFiles, root: Path) -> str:

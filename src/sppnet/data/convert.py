@@ -70,7 +70,7 @@ def convert_annotated(
     if to not in get_args(Layout):
         raise ConfigError(f"the layout must be {', '.join(get_args(Layout))}; got {to!r}")
     source, target = find_source(data), Path(out)
-    _check_target(target, source.root)
+    _check_target(target, Path(data) if Path(data).is_dir() else source.root)
     sets, whole = _read_splits(data, split)
     skipped: list[str] = []
     names = FileNames()

@@ -11,7 +11,7 @@ a warning that counts them.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,10 @@ import numpy as np
 
 from sppnet.data.annotations import AnnotatedImage, AnnotationSource, BoxAnnotation, ParsedDataset, plain_name
 from sppnet.data.coco import find_coco
-from sppnet.data.files import natural_key, path_key
+from sppnet.data.files import is_hidden, natural_key, path_key
 from sppnet.data.foreign import unread_annotations
 from sppnet.data.lookup import Lookup
-from sppnet.data.problems import alike_classes, tiny_boxes
+from sppnet.data.problems import alike_classes, repeated_boxes, tiny_boxes
 from sppnet.data.split_names import SPLIT_ORDER
 from sppnet.data.text import read_lines
 from sppnet.data.voc import find_voc
@@ -35,6 +35,9 @@ LAYOUTS = (
     "COCO (a .json file, or annotations/*.json)",
     "YOLO (data.yaml, classes.txt or obj.names with images and labels)",
 )
+
+MAX_FOLDERS = 3
+"""Folders of one folder each that are passed through."""
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +111,8 @@ def open_annotated(data: str | Path, split: str | None = None) -> AnnotatedImage
     images = read_annotated(data, split)
     if not len(images):
         first = f"; {images.problems[0]}" if images.problems else ""
-        raise DataError(f"{data} holds no images with {find_source(data).layout} annotations{first}")
+        part = f" in its {split} split" if split else ""
+        raise DataError(f"{data} holds no images with {find_source(data).layout} annotations{part}{first}")
     if problems := images.problems:
         things = "thing is" if len(problems) == 1 else "things are"
         logger.warning(
@@ -133,7 +137,7 @@ def read_annotated(data: str | Path, split: str | None = None) -> AnnotatedImage
     paths = tuple(image.path for image in images)
     foreign = _foreign_classes(images, classes)
     odd = (*foreign, *alike_classes(classes), *tiny_boxes(truths))
-    problems = map(printable, (*reading.problems, *odd))
+    problems = map(printable, (*reading.problems, *odd, *repeated_boxes(paths, truths)))
     return AnnotatedImages(source.root, classes, paths, truths, tuple(dict.fromkeys(problems)))
 
 
@@ -160,6 +164,12 @@ def is_annotated(data: str | Path) -> bool:
     return here.exists() and _find(here) is not None
 
 
+def find_annotated_below(data: str | Path) -> list[Path]:
+    """Data sets in the folders of a folder that is none."""
+    inner = [Path(data), *_only_folders(Path(data))][-1]
+    return [entry for entry in sorted(inner.iterdir()) if entry.is_dir() and _find_at(entry)]
+
+
 def find_source(data: str | Path) -> AnnotationSource:
     """The files of a data set; raises DataError naming what was looked for."""
     here = Path(data)
@@ -171,13 +181,28 @@ def find_source(data: str | Path) -> AnnotationSource:
         raise DataError(
             f"{data} is neither a COCO .json nor a YOLO .yaml file; name the folder of the data set"
         )
-    inside = [entry for entry in sorted(here.iterdir()) if entry.is_dir() and _find(entry)]
+    inside = find_annotated_below(here)
     held = unread_annotations(here) or f"It holds {_contents(here)}"
     hint = f". Did you mean {inside[0]}?" if inside else f". {held}"
     raise DataError(f"{data} is no annotated data set; looked for {'; '.join(LAYOUTS)}{hint}")
 
 
 def _find(here: Path) -> AnnotationSource | None:
+    """The data set that a folder is, or that the only folder in it is, as in unpacked archives."""
+    return next(filter(None, map(_find_at, (here, *_only_folders(here)))), None)
+
+
+def _only_folders(here: Path) -> Iterator[Path]:
+    """The folder within, the one within that, and so on, while there is but one."""
+    for _ in range(MAX_FOLDERS if here.is_dir() else 0):
+        inside = [entry for entry in here.iterdir() if entry.is_dir() and not is_hidden(entry.name)]
+        if len(inside) != 1:
+            return
+        here = inside[0]
+        yield here
+
+
+def _find_at(here: Path) -> AnnotationSource | None:
     finders: tuple[Callable[[Path], AnnotationSource | None], ...] = (find_voc, find_coco, find_yolo)
     return next(filter(None, (finder(here) for finder in finders)), None)
 

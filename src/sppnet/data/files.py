@@ -149,7 +149,7 @@ def walk(*roots: Path) -> Walk:
     for root in roots:
         for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
             real = os.path.realpath(folder)
-            if real in seen:
+            if real in seen or _leads_back(folder, real):
                 folders.clear()
                 continue
             seen.add(real)
@@ -159,6 +159,12 @@ def walk(*roots: Path) -> Walk:
     found.files.sort(key=path_key)
     found.hidden.sort(key=path_key)
     return found
+
+
+def _leads_back(folder: str, real: str) -> bool:
+    """Whether a folder is a link to one that it lies in, beside which other classes may be."""
+    above = os.path.realpath(os.path.dirname(folder))
+    return os.path.islink(folder) and Path(above).is_relative_to(real)
 
 
 def walk_files(root: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from sppnet.data.files import is_image_name
 from sppnet.data.text import read_text
 
 SUFFIXES = (".csv", ".tsv")
+DELIMITERS = ",;\t"
 FILE_COLUMNS = (
     "filename", "file_name", "file", "filepath", "filepaths", "file_path", "path", "image", "image_name",
     "image_path", "image_file", "image_id", "images", "img", "img_name", "img_path", "id", "id_code", "name",
@@ -60,7 +61,7 @@ def read_table(path: Path) -> LabelTable | None:
     if len(lines[0]) == 2 and is_image_name(Path(lines[0][0])):  # there is no line of names
         lines.insert(0, ["file", "label"])
     written = lines[0]
-    header = [re.sub(r"[\s\-]+", "_", cell.strip().lower()) for cell in written]
+    header = [re.sub(r"[\s\-]+", "_", cell.strip("# ").lower()) for cell in written]
     lines = [_without_end(line, len(header)) for line in lines[1:]]
     body = [line for line in lines if len(line) == len(header)]
     file = _file_column(header, body)
@@ -97,7 +98,10 @@ def _without_end(line: list[str], count: int) -> list[str]:
 def _lines(path: Path) -> list[list[str]]:
     text = read_text(path)
     first, _, rest = text.partition("\n")
-    delimiter = max(",;\t", key=first.count)
+    while first.startswith("#") and not any(map(first.count, DELIMITERS)):  # a remark
+        text = rest
+        first, _, rest = text.partition("\n")
+    delimiter = max(DELIMITERS, key=first.count)
     if told := re.fullmatch(r"sep=(.)", first.strip("\r")):  # as Excel writes it
         delimiter, text = told[1], rest
     try:

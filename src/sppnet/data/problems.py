@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -49,6 +50,16 @@ def alike_classes(classes: Sequence[str]) -> list[str]:
         for names in groups.values()
         if len(names) > 1
     ]
+
+
+def repeated_boxes(paths: Sequence[Path], truths: Sequence[GroundTruth]) -> Iterable[str]:
+    """A sentence for objects that are marked twice: one class, one box, one image."""
+    problems = Problems()
+    for path, truth in zip(paths, truths, strict=True):
+        marks = np.column_stack([truth.labels, truth.boxes])
+        repeats = len(marks) - len(np.unique(marks, axis=0))
+        problems.count("objects are marked twice", "each mark counts as an object", [path.name] * repeats)
+    return problems
 
 
 def tiny_boxes(truths: Sequence[GroundTruth]) -> list[str]:

@@ -258,8 +258,10 @@ def id_of(path: Path, root: Path) -> str:
 
 def _marks(tree: Element, name: str, problems: Problems) -> Iterator[BoxAnnotation]:
     """The objects with their boxes as they are written."""
-    for number, item in enumerate(tree.findall("object"), 1):
+    for number, item in enumerate(tree.iter("object"), 1):
         class_name, corners = class_name_of(item), corners_of(item)
+        if len(item.findall("bndbox")) > 1:
+            problems.add(f"{name}: object {number} has several boxes; the first is read")
         if class_name and corners is not None:
             yield BoxAnnotation(class_name, corners, difficult=flag(text_of(item, "difficult")))
         else:

@@ -48,6 +48,9 @@ def ids_in(line: str) -> Iterator[str]:
     plain = line.replace("\\", "/")
     for text in dict.fromkeys((plain, _first_column(plain))):
         yield text
+        if text.lower().endswith(".xml"):
+            text = text[: -len(".xml")]  # of the annotation, where the image's is usual
+            yield text
         if is_image_name(Path(text)):
             yield PurePosixPath(text).with_suffix("").as_posix()
         name = PurePosixPath(text).name if "/" in text else text

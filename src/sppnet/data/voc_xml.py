@@ -45,9 +45,21 @@ class _DeclarationError(Exception):
 
 
 class _Builder(TreeBuilder):
+    """Elements go by their plain names, whatever namespace and letters a tool has written them in."""
+
+    def start(self, tag: str, attrs: dict[str, str]) -> Element:
+        return super().start(_plain_tag(tag), attrs)
+
+    def end(self, tag: str) -> Element:
+        return super().end(_plain_tag(tag))
+
     def doctype(self, *_: object) -> None:
         """Called before anything that is declared is expanded."""
         raise _DeclarationError
+
+
+def _plain_tag(tag: str) -> str:
+    return tag.rpartition("}")[2].rpartition(":")[2].lower()
 
 
 def _parse(data: bytes, encoding: str | None) -> Element:
@@ -65,6 +77,7 @@ def _as_utf8(data: bytes) -> bytes:
     except LookupError:
         encoding = "utf-8"
     looks = encoding_of(data)
-    if encoding in NO_ALPHABETS or encoding == "utf-8" or looks.startswith(("utf-16", "utf-32")):
+    wide = any(name.startswith(("utf-16", "utf-32")) for name in (encoding, looks))
+    if wide or encoding in NO_ALPHABETS or encoding == "utf-8":
         return decode(data).encode("utf-8", "replace")
     return data.decode(encoding, "replace").encode()

@@ -57,7 +57,11 @@ def read_label(file: Path) -> list[Line]:
 
 
 def _columns(line: str) -> tuple[str, ...]:
-    """Parted by spaces, by commas or by both; a comma within a number stays, as it may be a decimal point."""
+    """Parted by spaces, by commas or by both; a comma within a number stays, as it may be a decimal point.
+
+    What follows a # is a remark.
+    """
+    line = line.partition("#")[0]
     columns = line.split()
     columns = columns if len(columns) > 1 else line.replace(",", " ").split()
     return tuple(column.rstrip(",") for column in columns)

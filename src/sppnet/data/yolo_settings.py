@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from sppnet.data.annotations import plain_name
-from sppnet.data.lookup import exists
+from sppnet.data.lookup import base_name, exists
 from sppnet.data.split_names import SPLIT_OF
 from sppnet.data.text import read_lines, read_text
 from sppnet.errors import DataError
@@ -110,6 +110,8 @@ def from_list(file: Path, entries: dict[str, tuple[str, ...]]) -> Settings:
 def _names(settings: dict[str, Any], file: Path) -> dict[int, str]:
     """Class names by number: a list, a mapping, or only how many there are."""
     names, count = settings.get("names"), settings.get("nc")
+    if isinstance(names, str) and _is_list(listed := file.parent / base_name(names)):
+        names = list(read_lines(listed))
     if isinstance(names, list) and names:
         return {number: plain_name(name) or str(number) for number, name in enumerate(names)}
     if isinstance(names, dict) and names and all(str(key).isdecimal() and len(key) < 10 for key in names):
@@ -119,6 +121,11 @@ def _names(settings: dict[str, Any], file: Path) -> dict[int, str]:
     if names is None and _count(count):
         return {number: str(number) for number in range(_count(count))}
     raise DataError(f"{file} has no names: expected a list of class names, or a mapping from 0, 1, … to them")
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a text file of names is there."""
+    return path.suffix.lower() in (".txt", ".names") and exists(path) and path.is_file()
 
 
 def _count(text: Any) -> int:

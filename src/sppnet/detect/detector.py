@@ -34,6 +34,7 @@ from sppnet.nn.model_file import load_model, save_model
 from sppnet.progress import Progress
 from sppnet.proposals.proposers import Proposer, TrunkProposer, learned_proposer, make_proposer
 from sppnet.structures import Detections
+from sppnet.torch_defaults import own_defaults
 
 KIND = "detector"
 
@@ -72,6 +73,7 @@ class Detector:
     def __repr__(self) -> str:
         return f"Detector({', '.join(self.classes)}; {self.parts.trunk.name})"
 
+    @own_defaults()
     def __call__(self, image: ImageSource, *, min_score: float = 0.0) -> Detections:
         """Objects in an image: a path, a PIL image, an array or a tensor, of any size; the surest first.
 
@@ -191,6 +193,7 @@ class Detector:
         save_model(path, KIND, self.parts.header(trained or {}), self.parts.tensors())
 
     @staticmethod
+    @own_defaults()
     def load(path: str | Path, device: str = "cpu", *, proposals: str | None = None) -> "Detector":
         """A trained detector from its file.
 

@@ -7,6 +7,7 @@ from sppnet.detect.detector import Detector
 from sppnet.errors import ConfigError
 from sppnet.features.lazy_image import LazyImage
 from sppnet.structures import Detections
+from sppnet.torch_defaults import own_defaults
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class Ensemble:
         """As of a `Detector`."""
         return min(detector.least_score for detector in self.detectors)
 
+    @own_defaults()
     def __call__(self, image: ImageSource, *, min_score: float = 0.0) -> Detections:
         """Objects in an image, the surest first; as `Detector.__call__`. Raises ImageError."""
         photos = [LazyImage(image, detector.extractor) for detector in self.detectors]

@@ -27,7 +27,11 @@ def foreign_kind(path: str | Path) -> str | None:
     try:
         with Path(path).open("rb") as file:
             start = file.read(512)
-            return foreign_kind_of(start) or (_CUT_OFF if _lacks_end(Path(path), start) else None)
+            if kind := foreign_kind_of(start):
+                return kind
+            if _lacks_end(Path(path), start):
+                return _CUT_OFF
+            return "a zip archive: unpack it first" if _is_archive(Path(path), start) else None
     except OSError:
         return None
 
@@ -39,12 +43,27 @@ def foreign_kind_of(start: bytes) -> str | None:
     for beginning, kind in _BEGINNINGS:
         if start.startswith(beginning):
             return kind
+    if start[257:262] == b"ustar":
+        return "a tar archive: unpack it first"
+    if not start.strip(b"\0"):
+        return "nothing but zeros, as an unfinished download leaves: download or copy it again"
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith(_PAGES):
         return "a web page, such as a login or an error: download the file again, past what sent the page"
     if text.startswith((b"{", b"[")) or start.decode("utf-8", "replace").isprintable():
         return f"text that begins with {start[:40].decode('utf-8', 'replace')!r}: download the file again"
     return None
+
+
+def _is_archive(path: Path, start: bytes) -> bool:
+    """Whether it is a zip file that torch.save did not write."""
+    if not start.startswith(b"PK\x03\x04"):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return not any(name.endswith(("/data.pkl", "/constants.pkl")) for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):  # damaged
+        return False
 
 
 def _lacks_end(path: Path, start: bytes) -> bool:

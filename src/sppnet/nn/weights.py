@@ -43,6 +43,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     A state dict within a checkpoint is taken out (`NESTS`), and what wrappers put before every name is
     dropped (`WRAPPERS`, `PREFIXES`). Raises ModelError for every other content.
     """
+    if "://" in str(path):
+        raise ModelError(f"weights are read from files, not from the network: download {path} first")
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"no weights file at {path}")

@@ -47,6 +47,9 @@ def pyramid_pool(
     if has_torch_function(traced):  # torch.fx, subclasses of Tensor
         return handle_torch_function(pyramid_pool, traced, features, cells, levels, pooling=pooling)
     checked = check_levels(levels)
+    if not hasattr(features, "is_complex"):
+        kind = type(features).__name__
+        raise GeometryError(f"features must be a tensor (b, c, h, w), as torch.from_numpy makes; got {kind}")
     if features.ndim != 4:
         raise GeometryError(f"features must have shape (b, c, h, w); got {tuple(features.shape)}")
     if features.is_complex() or (features.dtype.itemsize == 1 and features.is_floating_point()):

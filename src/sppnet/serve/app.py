@@ -8,9 +8,11 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from jinja2 import Template
+from starlette.exceptions import HTTPException
 
 from sppnet import __version__
 from sppnet.classify.classifier import Classifier
@@ -103,6 +105,8 @@ def create_app(
     app.middleware("http")(server.watch)
     app.exception_handler(Refusal)(_refuse)
     app.exception_handler(ImageError)(_refuse_image)
+    app.exception_handler(RequestValidationError)(_refuse_value)
+    app.exception_handler(HTTPException)(_refuse_address)
     for path, name in FILES.items():
         _get(app, path, partial(_send_file, PAGE / name), include_in_schema=False)
     _get(app, "/docs", lambda: HTMLResponse(reference.render(app.openapi())), include_in_schema=False)
@@ -217,7 +221,9 @@ class Server:
         with self.worker.place(_client(request)) as place:
             async with place.arrival():
                 sent, fields = await read_images(request, self.limits)
-            question = read_fields(question, fields, self.predictor.model.kind_of_work)
+            work = self.predictor.model.kind_of_work
+            question = read_fields(question, request.query_params, work, "address")
+            question = read_fields(question, fields, work)
             if isinstance(sent, bytes):
                 return await self._look(sent, question)
             return {"results": [await self._look_or_tell(content, question) for content in sent]}
@@ -251,3 +257,18 @@ async def _refuse(request: Request, error: Exception) -> JSONResponse:
 
 async def _refuse_image(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, 400)
+
+
+async def _refuse_value(request: Request, error: Exception) -> JSONResponse:
+    """A field of the address that FastAPI has refused."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}; got {first['input']!r}"}, 422)
+
+
+async def _refuse_address(request: Request, error: Exception) -> JSONResponse:
+    """An address that there is not, or that is asked in another way."""
+    assert isinstance(error, HTTPException)
+    path, taken = request.url.path, (error.headers or {}).get("Allow", "another method")
+    said = f"{path} takes {taken}; got {request.method}" if error.status_code == 405 else f"no {path} here"
+    return JSONResponse({"error": f"{said}; /docs lists the addresses"}, error.status_code, error.headers)

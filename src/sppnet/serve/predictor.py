@@ -67,14 +67,16 @@ ASKED = {"classify": ("top",), "detect": ("min_score", "overlap")}
 """What each kind of work is asked."""
 
 
-def read_fields(question: Question, fields: Mapping[str, str], work: str) -> Question:
-    """The question with what a form's fields say instead. Raises Refusal for other names and numbers."""
+def read_fields(question: Question, fields: Mapping[str, str], work: str, place: str = "form") -> Question:
+    """The question with what fields of a form, or of the address, say instead.
+
+    Raises Refusal for other names and numbers.
+    """
     numbers: dict[str, Any] = {}
     for name, text in fields.items():
         if name not in ASKED[work]:
-            raise Refusal(
-                422, f"the form has a field {name!r}; /v1/{work} knows {', '.join(ASKED[work])}, and files"
-            )
+            known = f"{', '.join(ASKED[work])}{', and files' if place == 'form' else ''}"
+            raise Refusal(422, f"the {place} has a field {name!r}; /v1/{work} knows {known}")
         low, high = BOUNDS[name]
         try:
             numbers[name] = (int if isinstance(low, int) and high > 1 else float)(text)
@@ -86,7 +88,7 @@ def read_fields(question: Question, fields: Mapping[str, str], work: str) -> Que
 
 
 class Model(Protocol):
-    """What a Seer needs of a classifier or a detector."""
+    """What a Predictor needs of a classifier or a detector."""
 
     kind: str
     kind_of_work: str
