@@ -23,7 +23,7 @@ from sppnet.threads import ordered_map
 
 BATCH = 4
 """Photographs of a step."""
-TRUNK_RATE, WINDOW_RATE, PROPOSAL_RATE = 1e-4, 3e-5, 3e-4
+TRUNK_RATE, WINDOW_RATE, PROPOSAL_RATE = 2e-4, 3e-5, 3e-4
 """Learning rates of AdamW."""
 BIAS_FACTOR = 10.0
 """Of the window head's rate: its vectors are 20 long, and a bias stands for one number."""
