@@ -310,14 +310,14 @@ def test_the_model_is_the_jointly_trained_one(joint, frozen):
     np.testing.assert_array_equal(loaded.scores, own.scores)
 
 
-@pytest.mark.parametrize("ended", [0, 1])
+@pytest.mark.parametrize("ended", [0, 1, 2])
 def test_a_joint_training_resumes_to_the_same_bits(
     joint, stopped, data, config, cache, tmp_path, monkeypatch, ended
 ):
     states = sorted(
         folder for folder in stopped.iterdir() if (folder / "stages/joint so far.safetensors").exists()
     )
-    assert len(states) == 2  # after two of four steps, and when the stage was stored
+    assert len(states) == 3  # before the first of four steps, after two, and when the stage was stored
     shutil.copytree(states[ended], tmp_path / "run")
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
     prefer(monkeypatch, joint=True)

@@ -58,17 +58,15 @@ class JointNetwork(nn.Module):
         """images: (b, 3, h, w), normalised → the maps of each, with gradients."""
         size_hw = int(images.shape[2]), int(images.shape[3])
         found = as_maps(self.body(images.contiguous(memory_format=torch.channels_last)))
-        taps = self.parts.trunk.taps
+        grids = [tap.grid for tap in self.parts.trunk.taps]
+        each = zip(*(one.contiguous().unbind() for one in found), strict=True)
         return [
             FeatureMaps(
                 size_hw,
                 (size_hw,),
-                tuple(
-                    TapMaps((each[index].contiguous(),), tap.grid)
-                    for each, tap in zip(found, taps, strict=True)
-                ),
+                tuple(TapMaps((one,), grid) for one, grid in zip(taps, grids, strict=True)),
             )
-            for index in range(len(images))
+            for taps in each
         ]
 
     def class_logits(self, vectors: Tensor) -> Tensor:

@@ -89,6 +89,8 @@ class JointStage:
         trainer = self._trainer(steps)
         if self.saved is not None:
             trainer.load(self.saved[1], done)
+        else:  # what was planned holds for a run that is stopped and resumed
+            self._keep_so_far(trainer)
         self._run(trainer)
         return self._judge(trainer)
 
@@ -140,12 +142,15 @@ class JointStage:
                 told = trainer.done % TOLD_EVERY == 0
                 self.progress.advance(note=f"loss {loss.total.item():.2f}" if told else "")
                 if trainer.done % SAVE_EVERY == 0 and trainer.done < trainer.steps:
-                    self.save({"steps": trainer.steps, "done": trainer.done}, trainer.state())
+                    self._keep_so_far(trainer)
                 if self.deadline is not None and self.deadline.left < 0:
                     logger.warning("time is up after %d of %d steps", trainer.done, trainer.steps)
                     break
         except KeyboardInterrupt:
             logger.warning("ended after %d of %d steps, as asked for", trainer.done, trainer.steps)
+
+    def _keep_so_far(self, trainer: JointTrainer) -> None:
+        self.save({"steps": trainer.steps, "done": trainer.done}, trainer.state())
 
     def _judge(self, trainer: JointTrainer) -> JointResult:
         joint = trainer.take_averaged().components((self.config.joint_size,))
