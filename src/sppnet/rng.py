@@ -23,6 +23,9 @@ class Stream(IntEnum):
     CELLS = 21
     VECTORS = 22
     TRIALS = 23
+    JOINT_ORDER = 31
+    JOINT_SAMPLES = 32
+    JOINT_HELD_OUT = 33
     # Fine-tuning a head draws neither transforms nor an order, and has their numbers.
     ROI_IMAGES = 0
     ROI_WINDOWS = 1

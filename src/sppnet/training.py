@@ -168,9 +168,14 @@ def _tell_detector(result: DetectorTraining, command: str) -> str:
     return detection.training_page(
         name_of(run.root), command, _config(run.config), result.objects, result.recall, result.images,
         _rows(run, "tuning", "rows"), _rows(run, "trunk", "rows"), _rows(run, "svm", "rounds"),
-        result.seconds, result.skipped, result.problems, _stage(run, "scores").get("f1", {}),
+        result.seconds, result.skipped, result.problems, _f1_of(run),
         [asdict(one) for one in result.trials],
     )  # fmt: skip
+
+
+def _f1_of(run: DetectorRun) -> dict[str, float]:
+    """Of each class on photographs that were held out, where scores were calibrated."""
+    return dict(_stage(run, "joint").get("f1") or _stage(run, "scores").get("f1", {}))
 
 
 def _rows(run: DetectorRun, stage: str, name: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
+from sppnet.detect.joint.duration import read_time
 from sppnet.errors import ConfigError, did_you_mean
 from sppnet.geometry.grid import BoxMapping, ScaleRule, check_levels
 from sppnet.nn.any_trunk import is_detector, is_onnx, is_onnx_trunk
@@ -16,8 +17,12 @@ from sppnet.svm.objective import Loss
 
 Layer = Literal["auto", "pool", "fc6", "fc7"]
 Finetune = Literal["auto", "none", "fc", "all"]
-Method = Literal["spp", "rcnn"]
+Method = Literal["auto", "spp", "rcnn", "fast", "faster"]
 VectorKind = Literal["auto", "pyramid", "head", "both"]
+
+JOINT: tuple[Method, ...] = ("fast", "faster")
+"""Methods that train jointly."""
+DEFAULT_TIME = "10m"
 
 CHOICES: tuple[tuple[str, Any], ...] = (
     ("method", Method), ("box_mapping", BoxMapping), ("scale_rule", ScaleRule), ("finetune", Finetune),
@@ -69,8 +74,18 @@ class DetectorConfig:
     levels: tuple[int, ...] = (1, 2, 3)
     """Bins per side of the pyramid's levels. The paper's 1,2,3,6 are 50 bins, on 256 channels; the default
     trunks have more, where 14 bins do."""
-    method: Method = "spp"
-    """spp, or rcnn: the baseline, which crops, warps and convolves every proposal."""
+    method: Method = "auto"
+    """spp, SVMs on a frozen trunk; fast, which goes on from there to train trunk and window head jointly, as
+    Fast R-CNN; faster, with the proposal head too, as Faster R-CNN; or rcnn, the baseline, which crops, warps
+    and convolves every proposal. auto: faster where --time or --joint-steps is given, else spp."""
+    time: str | None = None
+    """How long the training may take, such as 90s, 10m or 1h: what the frozen solution leaves of it is joint
+    training. By default 10m with --method fast or faster; Ctrl-C ends with the best so far."""
+    joint_steps: int | None = None
+    """Steps of joint training, four photographs each, in place of a time: the same number gives the same
+    detector."""
+    joint_size: int = 400
+    """Shorter side at which photographs are learned on jointly; the detector convolves at this scale then."""
     box_mapping: BoxMapping = "paper"
     """How boxes map to cells: as in the paper, or released, as in the authors' code."""
     mirror: bool = True
@@ -159,6 +174,10 @@ class DetectorConfig:
         if self.vectors == "auto" and not own_boxes:
             object.__setattr__(self, "vectors", "pyramid")
         self._check_detector_trunk(own_boxes)
+        if self.method == "auto":
+            jointly = self.wants_joint and not own_boxes
+            object.__setattr__(self, "method", "faster" if jointly else "spp")
+        self._check_joint(own_boxes)
         if self.finetune == "auto":
             object.__setattr__(self, "finetune", "none")
         if self.svm_layer == "auto":
@@ -184,6 +203,29 @@ class DetectorConfig:
         names = [name.strip() for name in self.trunk.split(",")]
         return tuple(replace(self, trunk=name, weights=self._weights_of(name)) for name in names if name)
 
+    @property
+    def wants_joint(self) -> bool:
+        """Whether a time or a number of steps was given."""
+        return self.time is not None or self.joint_steps is not None
+
+    def _check_joint(self, own_boxes: bool) -> None:
+        """What joint training can do."""
+        if self.joint_size < 32:
+            raise ConfigError(f"joint_size must be 32 pixels or more; got {self.joint_size}")
+        if self.joint_steps is not None and self.joint_steps < 1:
+            raise ConfigError(f"joint_steps must be 1 or more; got {self.joint_steps}")
+        if self.time is not None:
+            read_time(self.time)
+        if self.method not in JOINT:
+            return
+        if own_boxes or self.proposals != "learned" or self.finetune not in ("auto", "none"):
+            raise ConfigError(
+                f"--method {self.method} needs a trunk that can learn, --proposals learned and --finetune "
+                f"none; got {self.trunk}, {self.proposals} and {self.finetune}"
+            )
+        if not self.wants_joint:
+            object.__setattr__(self, "time", DEFAULT_TIME)
+
     def _weights_of(self, trunk: str) -> str | None:
         if is_onnx(trunk):
             return None
@@ -191,7 +233,7 @@ class DetectorConfig:
 
     def _check_detector_trunk(self, own_boxes: bool) -> None:
         """What only the network of a detector, or only another one, can do."""
-        if own_boxes and (self.finetune not in ("auto", "none") or self.method == "rcnn"):
+        if own_boxes and (self.finetune not in ("auto", "none") or self.method not in ("auto", "spp")):
             raise ConfigError("a detector's network stays as it is: leave --finetune and --method alone")
         if own_boxes and self.engine != "auto":
             raise ConfigError(f"{self.trunk} has an engine of its own: leave --engine at auto")

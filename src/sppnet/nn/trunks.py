@@ -75,6 +75,10 @@ class Trunk(nn.Module):
         """What to subtract from RGB in 0..1, and then to divide by."""
         self.width = width
 
+    def with_body(self, body: nn.Module) -> "Trunk":
+        """This trunk with other weights. body: of the same structure."""
+        return Trunk(self.name, body, mean=self.mean, std=self.std, width=self.width)
+
     @property
     def grid(self) -> CellGrid:
         """Of the first tap, the finest."""
