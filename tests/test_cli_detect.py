@@ -332,7 +332,11 @@ def test_learned_windows_of_the_detector(command, model, data, tmp_path):
         pytest.param("detect train {data} --out {tmp}/run --trunk zf5", "give --weights", id="no weights"),
         pytest.param("detect train {data} --out {tmp}/run --scales 1,b", "--scales .* got", id="no scales"),
         pytest.param("detect train {data} --out {tmp}/run --levels 0", "levels must", id="a level of 0"),
-        pytest.param("detect train {data} --out {tmp}/run --method yolo", "one of auto, spp, rcnn, fast, faster", id="a method"),
+        pytest.param(
+            "detect train {data} --out {tmp}/run --method yolo",
+            "one of auto, spp, rcnn, fast, faster",
+            id="a method",
+        ),
         pytest.param(
             "detect train {data} --out {tmp}/run --svm-layer fc7 --finetune none",
             "needs fc layers",

@@ -145,7 +145,7 @@ def train_head(
         head.components.copy_(components)
         _descend(head, vectors, cells, positive, deltas, config, progress or NullProgress())
     (mean, std), (cell_mean, cell_std) = scales
-    coarse = _cell_scores(head)
+    coarse = cell_scores(head)
     _fold(head.first, mean, std)
     _fold(coarse.cell, cell_mean[:-SHAPE], cell_std[:-SHAPE])
     _fold(coarse.shape, cell_mean[-SHAPE:], cell_std[-SHAPE:])
@@ -166,7 +166,8 @@ def _fold(layer: nn.Linear, mean: Tensor, std: Tensor) -> None:
     layer.bias.sub_(layer.weight @ mean)
 
 
-def _cell_scores(head: ProposalHead) -> CellScores:
+def cell_scores(head: ProposalHead) -> CellScores:
+    """What scores dense windows first; raises ConfigError for a head of version 0.1.0."""
     if not isinstance(head.coarse, CellScores):
         raise ConfigError("windows are learned with the coarse score of cells; pooled is for older models")
     return head.coarse
@@ -181,7 +182,7 @@ def _descend(
     config: WindowConfig,
     progress: Progress,
 ) -> None:
-    coarse = _cell_scores(head)
+    coarse = cell_scores(head)
     optimizer = torch.optim.AdamW(head.parameters(), config.learning_rate, weight_decay=1e-2)
     batch = 1024
     steps = config.epochs * ((len(vectors) + batch - 1) // batch)

@@ -16,7 +16,7 @@ from sppnet.detect.joint.photographs import JointPhotographs
 from sppnet.detect.joint.sampler import BatchOrder, SampledWindows, draw_windows
 from sppnet.errors import ModelError, SppnetError
 from sppnet.features.maps import FeatureMaps, TapMaps
-from sppnet.proposals.head_training import WindowSample
+from sppnet.proposals.head_training import WindowSample, cell_scores
 from sppnet.proposals.head_training import draw_windows as draw_dense_windows
 from sppnet.rng import Stream, generator
 from sppnet.threads import ordered_map
@@ -180,14 +180,14 @@ class JointTrainer:
 
     def _proposal_loss(self, dense: list[WindowSample]) -> Tensor:
         head = self.network.windows
-        pooled, geometry = (
-            torch.cat([getattr(one, name) for one in dense]) for name in ("pooled", "geometry")
+        pooled, geometry, cells, shapes = (
+            torch.cat([getattr(one, name) for one in dense])
+            for name in ("pooled", "geometry", "cells", "shapes")
         )
-        geometry = geometry.to(pooled)
         positive = torch.from_numpy(np.concatenate([one.positive for one in dense])).to(pooled)
         deltas = torch.from_numpy(np.concatenate([one.deltas for one in dense])).to(pooled)
-        coarse = head.coarse_score(pooled[:, : len(head.components)], geometry)
-        return proposal_loss(head(pooled, geometry), coarse, positive, deltas)
+        coarse = cell_scores(head)(cells, shapes.to(cells))
+        return proposal_loss(head(pooled, geometry.to(pooled)), coarse, positive, deltas)
 
 
 def _group(name: str, one: nn.Parameter) -> dict[str, object]:
