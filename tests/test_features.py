@@ -67,7 +67,7 @@ def test_a_vector_is_the_whole_image_pooled(model, photos):
         expected = pyramid_pool(features, None, (1, 2))[0].numpy()
     found = SPPFeatures(model=model).fit_transform(photos[:1])
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, expected[None])
+    np.testing.assert_allclose(found, expected[None], rtol=1e-5, atol=1e-6)  # engines round apart
 
 
 def test_a_vector_does_not_depend_on_its_neighbours(model, photos):
@@ -334,4 +334,4 @@ def test_a_vector_holds_what_every_tap_gives(photos, tmp_path):
         maps = trunk.maps(to_tensor(shown, trunk.mean, trunk.std)[None])
         assert len(maps) == 2
         expected = torch.cat([SpatialPyramidPooling(levels)(features)[0] for features in maps])
-    np.testing.assert_allclose(both, expected.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(both, expected.numpy(), rtol=1e-5, atol=1e-6)

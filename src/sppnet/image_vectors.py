@@ -22,6 +22,8 @@ from sppnet.detect.detector import Detector
 from sppnet.errors import ConfigError, MissingExtraError, ModelError, did_you_mean
 from sppnet.geometry.grid import VIEW_PX
 from sppnet.nn.device import find_device
+from sppnet.nn.engines import make_engine
+from sppnet.nn.fusion import fuse_conv_bn
 from sppnet.nn.model_file import read_header
 from sppnet.nn.pyramid import SpatialPyramidPooling
 from sppnet.nn.trunks import Trunk, load_trunk
@@ -78,7 +80,9 @@ class SPPFeatures:
         pyramid = SpatialPyramidPooling(self.levels or levels or LEVELS)
         self.levels_ = pyramid.levels
         self.n_features_out_ = trunk.channels * pyramid.bins
-        self.trunk_ = trunk.to(find_device(self.device)).eval()
+        device = find_device(self.device)
+        self.trunk_ = trunk.to(device).eval()
+        self._engine = make_engine(fuse_conv_bn(trunk.body), device)
         self._pyramid = pyramid
         return self
 
@@ -111,10 +115,10 @@ class SPPFeatures:
         """(channels × bins,) of one image; raises ImageError if it cannot be read."""
         trunk = self._fitted().trunk_
         shown = resize_shorter(read_image(image), self.scale_px_)
-        pixels = to_tensor(shown, trunk.mean, trunk.std)[None].to(next(trunk.parameters()).device)
+        pixels = to_tensor(shown, trunk.mean, trunk.std)[None]
         with torch.inference_mode():
-            pooled = [self._pyramid(features)[0] for features in trunk.maps(pixels)]
-            vector: Vectors = torch.cat(pooled).float().cpu().numpy()
+            pooled = [self._pyramid(features)[0] for features in self._engine(pixels)]
+            vector: Vectors = torch.cat(pooled).float().numpy()
         return vector
 
     # --- what scikit-learn asks ------------------------------------------------------------------
