@@ -10,7 +10,8 @@ from sppnet.errors import ConfigError, DataError
 from sppnet.svm import mining
 from sppnet.svm.cross_validation import deal_folds, first_folds
 from sppnet.svm.linear_svm import fit_svm
-from sppnet.svm.mining import LabelledVectors, MiningConfig, mine_svms
+from sppnet.svm.mining import mine_svms
+from sppnet.svm.vector_store import NORM, LabelledVectors, MiningConfig
 
 LENGTH = 5.0
 """Of every vector, so that the scale is known: 20 / 5."""
@@ -51,7 +52,7 @@ class Watched:
 
     def __init__(self, monkeypatch):
         self.calls, self.stores = [], []
-        opened, made = mining._Store, self.stores
+        opened, made = mining.VectorStore, self.stores
 
         class Store(opened):
             def __init__(self, *arguments):
@@ -70,7 +71,7 @@ class Watched:
                 origins = map(tuple, self.origin[: self.count].tolist())
                 return dict(zip(origins, map(tuple, self.dual.tolist()), strict=True))
 
-        monkeypatch.setattr(mining, "_Store", Store)
+        monkeypatch.setattr(mining, "VectorStore", Store)
 
     def __call__(self, image):
         self.calls.append(image)
@@ -93,10 +94,10 @@ def test_mining_to_the_end_equals_training_on_every_window(loss, C, most):
     mined = mine_svms(windows_of, IMAGES, NAMES, config).svm
     vectors, signs = every_window()
     whole = fit_svm(
-        vectors * (mining.NORM / LENGTH), signs, C=C, loss=loss, class_weight=config.class_weight,
+        vectors * (NORM / LENGTH), signs, C=C, loss=loss, class_weight=config.class_weight,
         intercept_scaling=config.intercept_scaling, tolerance=1e-5, max_iter=20_000,
     )  # fmt: skip
-    ours = objectives(mined, config, mining.NORM / LENGTH)
+    ours = objectives(mined, config, NORM / LENGTH)
     assert (ours <= whole.fit.objective * (1 + 2e-3)).all()
     assert (ours >= whole.fit.objective * (1 - 1e-4)).all()
 
@@ -190,11 +191,11 @@ def test_svms_of_a_fold_equal_those_trained_without_its_images():
     for fold, svm in enumerate(mined.folds):
         seen = mined.fold_of[image] != fold
         whole = fit_svm(
-            vectors[torch.from_numpy(seen)] * (mining.NORM / LENGTH), signs[seen], C=config.C,
+            vectors[torch.from_numpy(seen)] * (NORM / LENGTH), signs[seen], C=config.C,
             loss=config.loss, class_weight=config.class_weight,
             intercept_scaling=config.intercept_scaling, tolerance=1e-5, max_iter=20_000,
         )  # fmt: skip
-        torch.testing.assert_close(svm.weight, whole.weight * (mining.NORM / LENGTH), rtol=0.05, atol=0.01)
+        torch.testing.assert_close(svm.weight, whole.weight * (NORM / LENGTH), rtol=0.05, atol=0.01)
         torch.testing.assert_close(svm.bias, whole.bias, rtol=0.05, atol=0.01)
         assert not torch.allclose(svm.weight, mined.svm.weight, rtol=0.05, atol=0.01)
 

@@ -18,7 +18,8 @@ from sppnet.detect.label_assignment import TrainingImages, assign_distinct_label
 from sppnet.detect.roi_features import RoIFeatureExtractor
 from sppnet.progress import Progress
 from sppnet.svm.cross_validation import deal_folds, first_folds
-from sppnet.svm.mining import LabelledVectors, MinedSVMs, MiningConfig, MiningRound, mine_svms
+from sppnet.svm.mining import MinedSVMs, MiningRound, mine_svms
+from sppnet.svm.vector_store import LabelledVectors, MiningConfig
 
 MAX_IMAGES = 128
 """Photographs that suffice to calibrate on."""

@@ -28,7 +28,8 @@ from sppnet.progress import Progress, track
 from sppnet.structures import Detections, GroundTruth
 from sppnet.svm.cross_validation import deal_folds, first_folds
 from sppnet.svm.linear_svm import LinearSVM
-from sppnet.svm.mining import NORM, MinedSVMs
+from sppnet.svm.mining import MinedSVMs
+from sppnet.svm.vector_store import NORM
 from sppnet.threads import ordered_map
 
 MIN_OWN_SCORE = -9.0

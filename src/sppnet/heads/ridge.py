@@ -22,8 +22,8 @@ from sppnet.arrays import Array, Doubles, Floats, Ints
 from sppnet.boxes import clip_boxes, decode_boxes, encode_boxes
 from sppnet.errors import ConfigError, DataError
 from sppnet.svm.gram import gram_matrix, one_thread
-from sppnet.svm.mining import NORM
 from sppnet.svm.svm_inputs import Vectors, as_rows
+from sppnet.svm.vector_store import NORM
 
 MIN_WINDOWS = 10
 """A class with fewer has its boxes left alone: they would say more about one object than about the class."""

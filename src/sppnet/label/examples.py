@@ -14,7 +14,7 @@ from sppnet.arrays import Array, Doubles, Flags, Floats, Ints, Signs
 from sppnet.boxes import encode_boxes
 from sppnet.errors import DataError
 from sppnet.svm.gram import gram_matrix, one_thread
-from sppnet.svm.mining import NORM
+from sppnet.svm.vector_store import NORM
 
 NO_CLASS = -1
 
