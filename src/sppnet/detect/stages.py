@@ -17,9 +17,8 @@ from sppnet.detect.config import JOINT, DetectorConfig
 from sppnet.detect.cross_validation import Fold, count_svm_folds, layer_folds, mine_detector_svms, svm_folds
 from sppnet.detect.detector import Detector, make_roi_extractor
 from sppnet.detect.finetune import FinetuneSamples, finetune_layers, finetune_trunk
-from sppnet.detect.joint.duration import read_time
-from sppnet.detect.joint.plan import Deadline
-from sppnet.detect.joint.training import JointStage, JointStart, read_joint
+from sppnet.detect.joint.stage import train_jointly
+from sppnet.detect.joint.training import JointStart
 from sppnet.detect.known_classes import check_kept, empty_svms, known_to_rescore, rescore_known
 from sppnet.detect.label_assignment import (
     TrainingImages,
@@ -125,22 +124,7 @@ class TrainingStages:
         """The detector with trunk and heads learned together; None where that is not wanted, or no help."""
         if self.base is not None or self.config.method not in JOINT:
             return None
-        stage = self.store.ended("joint")
-        if stage is not None:
-            self.run.drop_stage("joint so far")
-            return read_joint(parts, stage.header, stage.tensors)
-        limit = None if self.config.time is None else read_time(self.config.time)
-        spent = sum(self.store.seconds.values())
-        result = JointStage(
-            JointStart(parts, mined, self.photos, proposals),
-            None if limit is None else Deadline.after(limit - spent),
-            lambda header, tensors: self.run.save_stage("joint so far", header, tensors),
-            self.run.load_stage("joint so far"),
-            self.progress,
-        ).train()
-        self.store.keep("joint", result.record, {} if result.parts is None else result.parts.tensors())
-        self.run.drop_stage("joint so far")
-        return result.parts
+        return train_jointly(JointStart(parts, mined, self.photos, proposals), self.store, self.progress)
 
     def _learn_windows(self, again: str = "") -> ProposalHead | None:
         """Feature maps of all photographs, and the head of the learned windows if those are asked for."""

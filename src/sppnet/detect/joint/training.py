@@ -1,9 +1,8 @@
-"""Joint training as a stage: planned by time or steps, saved on the way, and kept only where it helped."""
+"""One joint training: planned by time or steps, saved on the way, and kept only where it helped."""
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sppnet.arrays import Floats
-from sppnet.detect.components import DetectorComponents, tensors_of
+from sppnet.detect.components import DetectorComponents
 from sppnet.detect.joint.held_out import HeldOut, hold_out
 from sppnet.detect.joint.network import JointNetwork
 from sppnet.detect.joint.photographs import JointPhotographs
@@ -20,7 +19,6 @@ from sppnet.detect.joint.plan import TRIED, Deadline, plan_steps
 from sppnet.detect.joint.trainer import JointTrainer
 from sppnet.detect.label_assignment import TrainingImages
 from sppnet.heads.ridge import mean_length_scale
-from sppnet.nn.trunks import Trunk
 from sppnet.progress import Progress
 from sppnet.svm.mining import MinedSVMs
 
@@ -62,7 +60,7 @@ class JointResult:
     """Steps; on the held-out photographs mean average precision of both, and F1 of each class."""
 
 
-class JointStage:
+class JointTraining:
     """One joint training; saved: what an earlier process left, header and tensors, if it was stopped."""
 
     def __init__(
@@ -171,21 +169,3 @@ class JointStage:
         bias = joint.svm.bias - torch.from_numpy(found.thresholds).to(joint.svm.bias)
         record["f1"] = found.f1
         return JointResult(replace(joint, svm=replace(joint.svm, bias=bias)), record)
-
-
-def read_joint(
-    parts: DetectorComponents, record: Mapping[str, Any], tensors: dict[str, Tensor]
-) -> DetectorComponents | None:
-    """The detector of a stage that ended, from the frozen solution; None where that was as good."""
-    if not tensors:
-        return None
-    assert isinstance(parts.trunk, Trunk)
-    assert parts.windows is not None
-    trunk, windows = parts.trunk.with_body(deepcopy(parts.trunk.body)), deepcopy(parts.windows)
-    trunk.load_state_dict(tensors_of(tensors, "trunk"))
-    windows.load_state_dict(tensors_of(tensors, "windows"))
-    linear = {
-        name: replace(getattr(parts, name), **tensors_of(tensors, name)) for name in ("svm", "regressor")
-    }
-    config = replace(parts.config, scales=(parts.config.joint_size,))
-    return replace(parts, trunk=trunk.eval(), windows=windows.eval(), config=config, **linear)
