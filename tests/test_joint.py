@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sppnet.data.detection_dataset import open_annotated
+from sppnet.detect.box_regression import learn_boxes
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
 from sppnet.detect.joint import training
@@ -24,8 +25,6 @@ from sppnet.features.detector_extractor import make_extractor
 from sppnet.nn.fusion import fuse_conv_bn, unfuse_conv_bn
 from sppnet.nn.trunks import load_trunk
 from sppnet.progress import NullProgress
-from sppnet.svm.cross_validation import deal_folds
-from sppnet.svm.mining import MinedSVMs
 from test_detect_train import assert_same_tensors, draw_scene, keep_each_stage, write_scenes
 
 IMAGES, STEPS = 16, 4
@@ -99,8 +98,8 @@ def joint_start(frozen, config, data, cache, method):
     )
     stored = DetectorRun(frozen.model.parent).load_stage("proposals")[1]
     proposals = split_boxes(stored["boxes"].numpy(), stored["counts"].numpy())
-    mined = MinedSVMs(parts.svm, (parts.svm,), deal_folds(IMAGES, 3, 0))
-    return training.JointStart(parts, mined, photos, proposals)
+    held_out = np.arange(4)
+    return training.JointStart(parts, (parts.svm,), parts.regressor, held_out, photos, proposals)
 
 
 def test_gradients_reach_the_trunk_through_the_pooled_pyramid(frozen, config, data, cache):
@@ -176,6 +175,18 @@ def test_the_network_begins_as_the_frozen_solution_and_becomes_components_again(
     assert len(own) == len(found) > 0
     np.testing.assert_allclose(found.boxes, own.boxes, atol=0.05)
     np.testing.assert_allclose(found.scores, own.scores, atol=1e-3)
+
+
+def test_the_judged_box_regression_has_not_seen_the_photographs_held_out(frozen, config, data, cache):
+    start = joint_start(frozen, config, data, cache, "faster")
+    roi_extractor, rest = frozen.detector.roi_extractor, list(range(4, IMAGES))
+    common = roi_extractor, config, NullProgress()
+    whole, judged = learn_boxes(start.photos, start.proposals, *common, start.held_out)
+    few = start.photos.take(rest)
+    alone, _ = learn_boxes(few, [start.proposals[index] for index in rest], *common)
+    assert torch.equal(judged.weight, alone.weight)
+    assert not torch.equal(judged.weight, whole.weight)
+    assert torch.equal(whole.weight, frozen.detector.parts.regressor.weight)
 
 
 # --- the stage -----------------------------------------------------------------------------------

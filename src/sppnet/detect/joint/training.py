@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.arrays import Floats
+from sppnet.arrays import Floats, Ints
 from sppnet.detect.components import DetectorComponents
-from sppnet.detect.joint.held_out import HeldOut, hold_out
+from sppnet.detect.joint.held_out import HeldOut
 from sppnet.detect.joint.network import JointNetwork
 from sppnet.detect.joint.photographs import JointPhotographs
 from sppnet.detect.joint.plan import TRIED, Deadline, plan_steps
 from sppnet.detect.joint.trainer import JointTrainer
 from sppnet.detect.label_assignment import TrainingImages
-from sppnet.heads.ridge import mean_length_scale
+from sppnet.heads.ridge import BoxRegressor, mean_length_scale
 from sppnet.progress import Progress
-from sppnet.svm.mining import MinedSVMs
+from sppnet.svm.linear_svm import LinearSVM
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +40,20 @@ class JointStart:
 
     parts: DetectorComponents
     """The frozen solution."""
-    mined: MinedSVMs
+    folds: tuple[LinearSVM, ...]
+    """The SVMs that did not see the photographs held out; none where nothing is."""
+    regressor: BoxRegressor
+    """The box regression that did not."""
+    held_out: Ints
+    """(n,) photographs that decide whether joint training helped."""
     photos: TrainingImages
     proposals: list[Floats]
     """Of every photograph."""
 
-    def judged(self, fold: bool) -> DetectorComponents:
-        """The frozen solution; fold: with SVMs that did not see the held-out photographs."""
-        return replace(self.parts, svm=self.mined.folds[0]) if fold else self.parts
+    @property
+    def judged(self) -> DetectorComponents:
+        """The frozen solution as it is without those photographs."""
+        return replace(self.parts, svm=self.folds[0], regressor=self.regressor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +79,7 @@ class JointTraining:
     ) -> None:
         self.start, self.deadline, self.save, self.saved = start, deadline, save, saved
         self.progress, self.config = progress, start.parts.config
-        self.held_out = hold_out(start.mined, start.photos, self.config.seed)
+        self.held_out = start.held_out
 
     def train(self) -> JointResult:
         """The jointly trained detector, or none where it is no better."""
@@ -116,7 +122,7 @@ class JointTraining:
         count, size = len(self.start.photos.images), self.config.joint_size
         kept = np.setdiff1d(np.arange(count), self.held_out)
         photographs = JointPhotographs(self.start.photos, self.start.proposals, size)
-        network = JointNetwork(self.start.judged(fold=True), self._vector_scale())
+        network = JointNetwork(self.start.judged, self._vector_scale())
         return JointTrainer(
             network, photographs, kept, steps, self.config.seed, self.config.method == "faster"
         )
@@ -153,7 +159,7 @@ class JointTraining:
     def _judge(self, trainer: JointTrainer) -> JointResult:
         joint = trainer.take_averaged().components((self.config.joint_size,))
         photos, chosen = self.start.photos, self.held_out
-        before = HeldOut.of(self.start.judged(fold=True), photos, chosen).measure_map(self.progress)
+        before = HeldOut.of(self.start.judged, photos, chosen).measure_map(self.progress)
         judge = HeldOut.of(joint, photos, chosen)
         after = judge.measure_map(self.progress)
         record: dict[str, Any] = {
