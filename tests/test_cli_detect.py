@@ -17,6 +17,7 @@ from PIL import Image
 from sppnet.cli.app import main
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
+from sppnet.detect.joint import held_out
 from sppnet.nn.trunks import load_trunk
 
 COLOURS = {"blue": (40, 60, 210), "red": (210, 50, 40)}
@@ -125,6 +126,21 @@ def test_train_prints_the_model_and_tells_the_time_of_each_stage(trained):
     times = re.findall(r"^(\w[\w ]*?) +(\d+\.\d) s$", told, re.MULTILINE)
     assert [stage for stage, _ in times] == [*json.loads((out / "times.json").read_text()), "in all"]
     assert float(times[-1][1]) == pytest.approx(sum(float(spent) for _, spent in times[:-1]), abs=0.11)
+
+
+def test_a_time_and_steps_ask_for_joint_training(command, trained, data, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(trained[0].parent / "cache"))
+    monkeypatch.setattr(held_out, "MIN_IMAGES", 1)
+    arguments = ["detect", "train", data, "--weights", weights, "--device", "cpu", *SMALL.split()]
+    asked = ["--joint-steps", "2", "--joint-size", "160"]
+    code, printed, told = command(*arguments, *asked, "--out", tmp_path / "joint")
+    assert (code, printed) == (0, f"{tmp_path / 'joint' / 'detector.safetensors'}\n"), told
+    assert re.search(r"joint training: mAP [\d.]+%, frozen [\d.]+% on \d photographs held out", told)
+    config = Detector.load(tmp_path / "joint" / "detector.safetensors").config
+    assert (config.method, config.joint_steps, config.joint_size) == ("faster", 2, 160)
+    code, _, told = command(*arguments, "--time", "soon", "--out", tmp_path / "other")
+    assert code == 1
+    assert "90s, 10m or 1h" in told
 
 
 def test_other_proposals_take_the_place_of_the_learned_ones(command, model, data, tmp_path):

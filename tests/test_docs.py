@@ -48,7 +48,13 @@ PAGES = [
     )),
 ]  # fmt: skip
 """In the order in which they are read: later ones use what earlier ones have left."""
-FIGURES = ["docs/label.md", "docs/performance.md", "docs/reliability.md", "docs/results.md"]
+FIGURES = [
+    "docs/label.md",
+    "docs/lineage.md",
+    "docs/performance.md",
+    "docs/reliability.md",
+    "docs/results.md",
+]
 TRANSLATED = ["README.zh-CN.md"]  # its blocks are those of README.md: tests/test_readme.py
 
 REPLACED = {

@@ -197,6 +197,19 @@ def test_a_detector_s_training_shows_what_it_learned_from_and_how():
     )
 
 
+@pytest.mark.parametrize(("reached", "kept"), [(0.9, 1), (0.8, 0)])
+def test_a_detector_s_training_shows_whether_joint_training_helped(reached, kept):
+    joint = {"steps": 300, "done": 1200, "frozen_map": 0.8, "joint_map": reached, "held_out": 9}
+    text = detection.training_page(
+        "runs/d", "sppnet", CONFIG, {"cat": 1}, 1, 1, [], [], [], {"svm": 1.0}, f1={"cat": 0.5}, joint=joint
+    )
+    found = check_page(text).text
+    rows = [f"frozen solution80.0 %0{'' if kept else 'kept'}", f"joint training{reached:.1%}1,200"]
+    assert rows[0] in found
+    assert rows[1].replace("%", " %") + "kept" * kept in found
+    assert ("each is judged by SVMs" in found) != bool(kept)
+
+
 def result_of(photo: EvaluatedImage, coco: bool):
     classes = photo.found.classes
     if not coco:

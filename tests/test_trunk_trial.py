@@ -1,5 +1,7 @@
 """Trunks tried on held-out photographs: the one that sees the objects is taken."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,12 @@ def test_the_page_lists_the_trials(run):
 
 def test_trials_are_the_same_again(run, root, config):
     again = try_trunks(open_annotated(root / "data"), config, root / "maps")
+    assert [one.map for one in again] == [one.map for one in run.trials]
+
+
+def test_trials_are_of_frozen_trunks(run, root, config):
+    jointly = replace(config, joint_steps=10**6)
+    again = try_trunks(open_annotated(root / "data"), jointly, root / "maps")
     assert [one.map for one in again] == [one.map for one in run.trials]
 
 

@@ -224,6 +224,7 @@ def _tell_training(result: "DetectorTraining") -> None:
     tell_problems(result.problems)
     tell_left_out(result.images, result.skipped)
     _tell_trials(result)
+    _tell_joint(result)
     _tell_times(result.seconds, result.images)
     tell_report(result.report)
     typer.echo(result.model)
@@ -237,6 +238,16 @@ def _tell_trials(result: "DetectorTraining") -> None:
         taken = " (taken)" if trial.trunk == result.detector.config.trunk else ""
         reached = f"mAP {trial.map:.1%} on {trial.images} photographs held out"
         notes.print(f"{trial.trunk}: {reached}, {trial.seconds} s{taken}", markup=False, soft_wrap=True)
+
+
+def _tell_joint(result: "DetectorTraining") -> None:
+    """What joint training gained on photographs that were held out."""
+    from sppnet.cli.output import notes
+
+    if "joint_map" in (joint := result.joint):
+        reached = f"mAP {joint['joint_map']:.1%}, frozen {joint['frozen_map']:.1%}"
+        where = f"on {joint['held_out']} photographs held out"
+        notes.print(f"joint training: {reached} {where}", markup=False, soft_wrap=True)
 
 
 def _tell_times(seconds: dict[str, float], images: int) -> None:

@@ -44,16 +44,29 @@ def learn_boxes(
     roi_extractor: RoIFeatureExtractor,
     config: DetectorConfig,
     progress: Progress,
-) -> BoxRegressor:
-    """A regression a class on the pooled vectors of proposals near objects.
+    held_out: Ints | None = None,
+) -> tuple[BoxRegressor, BoxRegressor]:
+    """A regression a class on the pooled vectors of proposals near objects, and one without photographs.
 
-    Raises DataError if no proposal is near one.
+    held_out: those that the second has not seen; without any both are one.
+    Raises DataError if no proposal is near an object.
     """
 
     def draw(index: int) -> RegressionSamples | None:
         return draw_regression_samples(photos, index, proposals[index], roi_extractor, config.seed)
 
-    every = track(ordered_map(draw, range(len(photos))), "box regression", len(photos), progress)
+    every = list(track(ordered_map(draw, range(len(photos))), "box regression", len(photos), progress))
+    regressor = _fit_samples(every, photos.classes, config)
+    if held_out is None or not len(held_out):
+        return regressor, regressor
+    seen = np.flatnonzero(~np.isin(photos.photograph_of, held_out)).tolist()
+    return regressor, _fit_samples([every[index] for index in seen], photos.classes, config)
+
+
+def _fit_samples(
+    every: Sequence[RegressionSamples | None], classes: tuple[str, ...], config: DetectorConfig
+) -> BoxRegressor:
+    """A regression a class. Raises DataError if there is no sample."""
     samples = [sample for sample in every if sample is not None]
     if not samples:
         raise DataError(
@@ -67,7 +80,7 @@ def learn_boxes(
         np.concatenate([getattr(sample, name) for sample in samples])
         for name in ("boxes", "targets", "labels")
     )
-    fitted = fit_boxes(rows, boxes, targets, labels, photos.classes, alpha=config.ridge_alpha)
+    fitted = fit_boxes(rows, boxes, targets, labels, classes, alpha=config.ridge_alpha)
     return BoxRegressor(fitted.weight * scale, fitted.bias, fitted.classes)
 
 

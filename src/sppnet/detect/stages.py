@@ -1,14 +1,14 @@
 """The stages of a detector's training; each is read from the run folder if it ended before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sppnet.arrays import Floats
+from sppnet.arrays import Floats, Ints
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.detect.box_regression import learn_boxes
 from sppnet.detect.calibration import choose_thresholds
@@ -17,9 +17,9 @@ from sppnet.detect.config import JOINT, DetectorConfig
 from sppnet.detect.cross_validation import Fold, count_svm_folds, layer_folds, mine_detector_svms, svm_folds
 from sppnet.detect.detector import Detector, make_roi_extractor
 from sppnet.detect.finetune import FinetuneSamples, finetune_layers, finetune_trunk
-from sppnet.detect.joint.duration import read_time
-from sppnet.detect.joint.plan import Deadline
-from sppnet.detect.joint.training import JointStage, JointStart, read_joint
+from sppnet.detect.joint.held_out import hold_out
+from sppnet.detect.joint.stage import train_jointly
+from sppnet.detect.joint.training import JointStart
 from sppnet.detect.known_classes import check_kept, empty_svms, known_to_rescore, rescore_known
 from sppnet.detect.label_assignment import (
     TrainingImages,
@@ -87,6 +87,11 @@ class TrainingStages:
         """Whether the vectors are not learned from these photographs."""
         return self.base is not None or self.config.finetune == "none"
 
+    @property
+    def _joint(self) -> bool:
+        """Whether trunk and heads are to learn together."""
+        return self.base is None and self.config.method in JOINT
+
     def train(self) -> tuple[DetectorComponents, list[Floats]]:
         """The detector's parts, and the windows that were proposed on the photographs."""
         self.store.seconds = self.run.read_times()
@@ -107,40 +112,20 @@ class TrainingStages:
             standard = self._standardise(roi_extractor, proposals)
             roi_extractor = StandardisedRoIFeatureExtractor(roi_extractor, standard)
         mined = self._train_svms(roi_extractor, proposals, standard)
-        regressor = self._regress_boxes(roi_extractor, proposals)
+        held_out = hold_out(mined, self.photos, self.config.seed) if self._joint else np.empty(0, np.int64)
+        regressor, judged = self._regress_boxes(roi_extractor, proposals, held_out)
         parts = DetectorComponents(
             self.photos.classes, self.config, self.trunk, windows, head, mined.svm, regressor
         )
-        joint = self._train_jointly(parts, mined, proposals)
-        if joint is not None:
-            return joint, proposals
+        if self._joint:
+            start = JointStart(parts, mined.folds[:1], judged, held_out, self.photos, proposals)
+            joint = train_jointly(start, self.store, self.progress)
+            if joint is not None:
+                return joint, proposals
         svm = self._calibrate(parts, mined, roi_extractor, proposals)
         if standard is not None:
             svm, regressor = standard.unfold_svm(svm), standard.unfold_regressor(regressor)
         return replace(parts, svm=svm, regressor=regressor), proposals
-
-    def _train_jointly(
-        self, parts: DetectorComponents, mined: MinedSVMs, proposals: list[Floats]
-    ) -> DetectorComponents | None:
-        """The detector with trunk and heads learned together; None where that is not wanted, or no help."""
-        if self.base is not None or self.config.method not in JOINT:
-            return None
-        stage = self.store.ended("joint")
-        if stage is not None:
-            self.run.drop_stage("joint so far")
-            return read_joint(parts, stage.header, stage.tensors)
-        limit = None if self.config.time is None else read_time(self.config.time)
-        spent = sum(self.store.seconds.values())
-        result = JointStage(
-            JointStart(parts, mined, self.photos, proposals),
-            None if limit is None else Deadline.after(limit - spent),
-            lambda header, tensors: self.run.save_stage("joint so far", header, tensors),
-            self.run.load_stage("joint so far"),
-            self.progress,
-        ).train()
-        self.store.keep("joint", result.record, {} if result.parts is None else result.parts.tensors())
-        self.run.drop_stage("joint so far")
-        return result.parts
 
     def _learn_windows(self, again: str = "") -> ProposalHead | None:
         """Feature maps of all photographs, and the head of the learned windows if those are asked for."""
@@ -271,21 +256,31 @@ class TrainingStages:
         self.store.keep("svm", {"rounds": [asdict(one) for one in rounds]}, tensors)
         return mined
 
-    def _regress_boxes(self, roi_extractor: RoIFeatureExtractor, proposals: list[Floats]) -> BoxRegressor:
+    def _regress_boxes(
+        self, roi_extractor: RoIFeatureExtractor, proposals: list[Floats], held_out: Ints
+    ) -> tuple[BoxRegressor, BoxRegressor]:
+        """Box regression, and the one that did not see the photographs held out, if there are any."""
         stage = self.store.ended("boxes")
         if stage is not None:
-            return BoxRegressor(stage.tensors["weight"], stage.tensors["bias"], self.photos.classes)
+            regressor = _regressor(stage.tensors, self.photos.classes)
+            others = tensors_of(stage.tensors, "judged")
+            return regressor, _regressor(others, self.photos.classes) if others else regressor
         if len(self.known) < len(self.photos.classes):
-            regressor = learn_boxes(self.photos, proposals, roi_extractor, self.config, self.progress)
+            regressor, judged = learn_boxes(
+                self.photos, proposals, roi_extractor, self.config, self.progress, held_out
+            )
         else:
             length = vector_length(self.config, self.trunk)
-            regressor = BoxRegressor(
+            regressor = judged = BoxRegressor(
                 torch.zeros(len(self.known), 4, length), torch.zeros(len(self.known), 4), self.photos.classes
             )
         for one in self.known:  # the network was trained for their boxes on more photographs than these
             regressor.weight[one.label], regressor.bias[one.label] = 0, 0
-        self.store.keep("boxes", {}, {"weight": regressor.weight, "bias": regressor.bias})
-        return regressor
+        tensors = {"weight": regressor.weight, "bias": regressor.bias}
+        if judged is not regressor:
+            tensors |= {"judged.weight": judged.weight, "judged.bias": judged.bias}
+        self.store.keep("boxes", {}, tensors)
+        return regressor, judged
 
     def _calibrate(
         self,
@@ -326,6 +321,10 @@ def _proposal_head(stage: Stage, channels: int) -> ProposalHead:
     head = ProposalHead(channels, WindowConfig.from_json(stage.header["windows"]))
     head.load_state_dict(current_names(stage.tensors))
     return head.eval()
+
+
+def _regressor(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -> BoxRegressor:
+    return BoxRegressor(tensors["weight"], tensors["bias"], classes)
 
 
 def _frozen_trunk(config: DetectorConfig) -> AnyTrunk:

@@ -1,9 +1,10 @@
 """From annotated photographs to a detector file, and from a detector to one that knows more classes."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,8 @@ class DetectorTraining:
     """What was odd in the annotations, a sentence each."""
     trials: tuple[TrunkTrial, ...] = ()
     """Of the trunks that were tried, if there was a choice."""
+    joint: Mapping[str, Any] = field(default_factory=dict)
+    """Of joint training, if any: steps, done; on held_out photographs frozen_map and joint_map."""
 
 
 def train_detector(
@@ -138,9 +141,11 @@ def _finish(stages: TrainingStages, base: DetectorComponents | None) -> Detector
     count = parts.config.max_proposals
     recall = recall_curve(proposals[: len(images)], images.truths, (count,), (0.5,)).at(count, 0.5)
     objects = images.counts(plain=True)
+    joint = run.load_stage("joint")
     return DetectorTraining(
-        run.model, detector, len(images), stages.skipped, seconds, objects, recall, problems=images.problems
-    )
+        run.model, detector, len(images), stages.skipped, seconds, objects, recall, problems=images.problems,
+        joint={} if joint is None else joint[0],
+    )  # fmt: skip
 
 
 def _without(images: AnnotatedImages, kept: tuple[str, ...]) -> AnnotatedImages:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from sppnet.data.detection_dataset import AnnotatedImages
-from sppnet.detect.config import DetectorConfig
+from sppnet.detect.config import JOINT, DetectorConfig
 from sppnet.detect.detector import Detector
 from sppnet.detect.run_folder import DetectorRun
 from sppnet.detect.stages import TrainingStages
@@ -54,7 +54,7 @@ def try_trunks(
     progress.begin("trying trunks", len(config.candidates))
     for candidate in config.candidates:
         began = time.perf_counter()
-        quick = replace(candidate, mirror=False)
+        quick = _quick(candidate)
         judged = [one for fold in (0, 1) for one in _judge(halves[1 - fold], halves[fold], quick, cache)]
         found, truths = [one for one, _ in judged], [truth for _, truth in judged]
         reached = evaluate_detections(found, truths, images.classes).map
@@ -62,6 +62,13 @@ def try_trunks(
         trials.append(TrunkTrial(candidate.trunk, reached, len(judged), seconds))
         progress.advance(note=f"{candidate.trunk} {reached:.1%}")
     return trials
+
+
+def _quick(config: DetectorConfig) -> DetectorConfig:
+    """A trial's: without mirror images and joint training, which take most of the time."""
+    if config.method not in JOINT:
+        return replace(config, mirror=False)
+    return replace(config, mirror=False, method="spp", time=None, joint_steps=None)
 
 
 def _halves(images: AnnotatedImages, seed: int) -> list[AnnotatedImages]:

@@ -40,6 +40,7 @@ def training_page(
     problems: Sequence[str] = (),
     f1: Mapping[str, float] | None = None,
     trials: Sequence[Mapping[str, Any]] = (),
+    joint: Mapping[str, Any] | None = None,
 ) -> str:
     """The page of a training.
 
@@ -47,7 +48,8 @@ def training_page(
     trained on. tuning, trunk_tuning: rows of `heads.fc_layers.Measured` as JSON, none without fine-tuning.
     mining: rows of `svm.mining.MiningRound`. seconds: of every stage. skipped: why images were left out.
     problems: what was odd in the annotations. f1: of every class at the default threshold, on photographs
-    held out; None or empty where none were. trials: `TrunkTrial`s as JSON.
+    held out; None or empty where none were. trials: `TrunkTrial`s as JSON. joint: what joint training
+    recorded; None or without maps where there was none.
     """
     most = max(objects.values(), default=0)
     columns = {"round": "round", "positives": "positives", "negatives": "negatives", "joined": "new"}
@@ -80,10 +82,22 @@ def training_page(
         trunk_tuning=_curves(trunk_tuning),
         mining=[[f"{one[name]:,}" for name in columns] for one in mining],
         mining_columns=list(columns.values()),
+        joint=_joint_rows(joint or {}),
         images=images,
         skipped=skipped,
         problems=problems,
     )
+
+
+def _joint_rows(joint: Mapping[str, Any]) -> list[list[Any]]:
+    """Of the frozen solution and of joint training; none where these were not compared."""
+    if "joint_map" not in joint:
+        return []
+    kept = joint["joint_map"] > joint["frozen_map"]
+    return [
+        ["frozen solution", page.share(joint["frozen_map"]), 0, "" if kept else "kept"],
+        ["joint training", page.share(joint["joint_map"]), f"{joint['done']:,}", "kept" if kept else ""],
+    ]
 
 
 def evaluation_page(

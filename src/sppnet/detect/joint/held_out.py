@@ -25,10 +25,7 @@ MIN_IMAGES = 4
 
 
 def hold_out(mined: MinedSVMs, photos: TrainingImages, seed: int) -> Ints:
-    """(n,) some photographs of the first fold, of which every class has objects if they have any.
-
-    Empty where there are too few.
-    """
+    """(n,) some photographs of the first fold; none where that gives too few."""
     if not mined.folds:
         return np.empty(0, np.int64)
     count = len(photos.images)

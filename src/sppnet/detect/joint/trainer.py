@@ -33,15 +33,14 @@ WARM_SHARE, WARM_STEPS, LAST_RATE = 0.1, 50, 0.02
 AVERAGED = 0.98
 """Of the averaged weights that a step keeps; less at the beginning."""
 
-ASPECT, CELL_PX = 4 / 3, 32
-"""Of the canvas; its sides are multiples of the coarsest stride."""
+ASPECT = 4 / 3
+"""Of the canvas."""
 
 
 def canvas_of(size_px: int, flat: bool) -> tuple[int, int]:
     """(height, width) of the canvas that photographs are learned on."""
-    short = max(1, round(size_px / CELL_PX)) * CELL_PX
-    long = round(short * ASPECT / CELL_PX) * CELL_PX
-    return (short, long) if flat else (long, short)
+    long = round(size_px * ASPECT)
+    return (size_px, long) if flat else (long, size_px)
 
 
 @dataclass(frozen=True, eq=False)

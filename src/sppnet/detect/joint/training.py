@@ -1,9 +1,8 @@
-"""Joint training as a stage: planned by time or steps, saved on the way, and kept only where it helped."""
+"""One joint training: planned by time or steps, saved on the way, and kept only where it helped."""
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,18 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.arrays import Floats
-from sppnet.detect.components import DetectorComponents, tensors_of
-from sppnet.detect.joint.held_out import HeldOut, hold_out
+from sppnet.arrays import Floats, Ints
+from sppnet.detect.components import DetectorComponents
+from sppnet.detect.joint.held_out import HeldOut
 from sppnet.detect.joint.network import JointNetwork
 from sppnet.detect.joint.photographs import JointPhotographs
 from sppnet.detect.joint.plan import TRIED, Deadline, plan_steps
 from sppnet.detect.joint.trainer import JointTrainer
 from sppnet.detect.label_assignment import TrainingImages
-from sppnet.heads.ridge import mean_length_scale
-from sppnet.nn.trunks import Trunk
+from sppnet.heads.ridge import BoxRegressor, mean_length_scale
 from sppnet.progress import Progress
-from sppnet.svm.mining import MinedSVMs
+from sppnet.svm.linear_svm import LinearSVM
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +40,20 @@ class JointStart:
 
     parts: DetectorComponents
     """The frozen solution."""
-    mined: MinedSVMs
+    folds: tuple[LinearSVM, ...]
+    """The SVMs that did not see the photographs held out; none where nothing is."""
+    regressor: BoxRegressor
+    """The box regression that did not."""
+    held_out: Ints
+    """(n,) photographs that decide whether joint training helped."""
     photos: TrainingImages
     proposals: list[Floats]
     """Of every photograph."""
 
-    def judged(self, fold: bool) -> DetectorComponents:
-        """The frozen solution; fold: with SVMs that did not see the held-out photographs."""
-        return replace(self.parts, svm=self.mined.folds[0]) if fold else self.parts
+    @property
+    def judged(self) -> DetectorComponents:
+        """The frozen solution as it is without those photographs."""
+        return replace(self.parts, svm=self.folds[0], regressor=self.regressor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +66,7 @@ class JointResult:
     """Steps; on the held-out photographs mean average precision of both, and F1 of each class."""
 
 
-class JointStage:
+class JointTraining:
     """One joint training; saved: what an earlier process left, header and tensors, if it was stopped."""
 
     def __init__(
@@ -75,7 +79,7 @@ class JointStage:
     ) -> None:
         self.start, self.deadline, self.save, self.saved = start, deadline, save, saved
         self.progress, self.config = progress, start.parts.config
-        self.held_out = hold_out(start.mined, start.photos, self.config.seed)
+        self.held_out = start.held_out
 
     def train(self) -> JointResult:
         """The jointly trained detector, or none where it is no better."""
@@ -118,7 +122,7 @@ class JointStage:
         count, size = len(self.start.photos.images), self.config.joint_size
         kept = np.setdiff1d(np.arange(count), self.held_out)
         photographs = JointPhotographs(self.start.photos, self.start.proposals, size)
-        network = JointNetwork(self.start.judged(fold=True), self._vector_scale())
+        network = JointNetwork(self.start.judged, self._vector_scale())
         return JointTrainer(
             network, photographs, kept, steps, self.config.seed, self.config.method == "faster"
         )
@@ -155,7 +159,7 @@ class JointStage:
     def _judge(self, trainer: JointTrainer) -> JointResult:
         joint = trainer.take_averaged().components((self.config.joint_size,))
         photos, chosen = self.start.photos, self.held_out
-        before = HeldOut.of(self.start.judged(fold=True), photos, chosen).measure_map(self.progress)
+        before = HeldOut.of(self.start.judged, photos, chosen).measure_map(self.progress)
         judge = HeldOut.of(joint, photos, chosen)
         after = judge.measure_map(self.progress)
         record: dict[str, Any] = {
@@ -171,21 +175,3 @@ class JointStage:
         bias = joint.svm.bias - torch.from_numpy(found.thresholds).to(joint.svm.bias)
         record["f1"] = found.f1
         return JointResult(replace(joint, svm=replace(joint.svm, bias=bias)), record)
-
-
-def read_joint(
-    parts: DetectorComponents, record: Mapping[str, Any], tensors: dict[str, Tensor]
-) -> DetectorComponents | None:
-    """The detector of a stage that ended, from the frozen solution; None where that was as good."""
-    if not tensors:
-        return None
-    assert isinstance(parts.trunk, Trunk)
-    assert parts.windows is not None
-    trunk, windows = parts.trunk.with_body(deepcopy(parts.trunk.body)), deepcopy(parts.windows)
-    trunk.load_state_dict(tensors_of(tensors, "trunk"))
-    windows.load_state_dict(tensors_of(tensors, "windows"))
-    linear = {
-        name: replace(getattr(parts, name), **tensors_of(tensors, name)) for name in ("svm", "regressor")
-    }
-    config = replace(parts.config, scales=(parts.config.joint_size,))
-    return replace(parts, trunk=trunk.eval(), windows=windows.eval(), config=config, **linear)
