@@ -237,6 +237,12 @@ def test_the_frozen_solution_stays_where_joint_training_is_no_better(
     result = train_detector(data, tmp_path / "run", config, cache=cache)
     assert_same_tensors(frozen.model, result.model)
     assert "joint training did not help" in caplog.text
+    record, tensors = DetectorRun(tmp_path / "run").load_stage("joint")
+    assert not record["kept"]
+    assert not torch.equal(tensors["svm.weight"], load_file(frozen.model)["svm.weight"])  # to look at
+    (tmp_path / "run/detector.safetensors").unlink()
+    again = train_detector(data, tmp_path / "run", config, resume=True, cache=cache)
+    assert_same_tensors(frozen.model, again.model)
 
 
 def test_ctrl_c_ends_with_what_is_learned(data, config, cache, tmp_path, monkeypatch, caplog):

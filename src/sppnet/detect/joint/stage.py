@@ -25,7 +25,7 @@ def train_jointly(start: JointStart, store: StageStore, progress: Progress) -> D
     stage = store.ended(NAME)
     if stage is not None:
         run.drop_stage(SO_FAR)
-        return _read(start.parts, stage.tensors)
+        return _read(start.parts, stage.tensors) if stage.header.get("kept") else None
     deadline = None if limit is None else Deadline.after(read_time(limit) - sum(store.seconds.values()))
     result = JointTraining(
         start,
@@ -36,13 +36,11 @@ def train_jointly(start: JointStart, store: StageStore, progress: Progress) -> D
     ).train()
     store.keep(NAME, result.record, {} if result.parts is None else result.parts.tensors())
     run.drop_stage(SO_FAR)
-    return result.parts
+    return result.parts if result.record.get("kept") else None
 
 
-def _read(parts: DetectorComponents, tensors: dict[str, Tensor]) -> DetectorComponents | None:
-    """The detector of a stage that ended, from the frozen solution; None where that was as good."""
-    if not tensors:
-        return None
+def _read(parts: DetectorComponents, tensors: dict[str, Tensor]) -> DetectorComponents:
+    """The detector of a stage that ended, from the frozen solution."""
     assert isinstance(parts.trunk, Trunk)
     assert parts.windows is not None
     trunk, windows = parts.trunk.with_body(deepcopy(parts.trunk.body)), deepcopy(parts.windows)

@@ -61,9 +61,10 @@ class JointResult:
     """What joint training left behind."""
 
     parts: DetectorComponents | None
-    """None where the frozen solution was as good on the held-out photographs, or no step fitted the time."""
+    """What was learned, kept or not; None where no step fitted the time, or nothing could judge it."""
     record: dict[str, Any]
-    """Steps; on the held-out photographs mean average precision of both, and F1 of each class."""
+    """Steps; on the held-out photographs mean average precision of both, and F1 of each class; whether the
+    parts are to be kept, which they are where they do better there."""
 
 
 class JointTraining:
@@ -170,8 +171,8 @@ class JointTraining:
         if after <= before:
             logger.warning("joint training did not help (held-out mAP %.1f %%, frozen %.1f %%): the frozen "
                            "solution stays", 100 * after, 100 * before)  # fmt: skip
-            return JointResult(None, record)
+            return JointResult(joint, record | {"kept": False})
         found = judge.calibrate(self.progress)
         bias = joint.svm.bias - torch.from_numpy(found.thresholds).to(joint.svm.bias)
-        record["f1"] = found.f1
+        record |= {"kept": True, "f1": found.f1}
         return JointResult(replace(joint, svm=replace(joint.svm, bias=bias)), record)
