@@ -124,7 +124,7 @@ def test_a_photograph_that_is_confirmed_again_is_learned_anew(scene):
     candidates, truths = scene
     model = taught(candidates, truths, 3)
     model.learn(1, candidates[1], GroundTruth.of([], []), ("apple", "berry"))
-    rows = model.examples.rows_of(1)
+    rows = np.flatnonzero(model.examples.photos[: model.examples.count] == 1)
     assert len(rows)
     assert not (model.examples.signs[rows] > 0).any()
 
@@ -219,7 +219,7 @@ def test_the_store_stays_bounded_and_its_gram_matrix_true(limit):
     assert 30 <= len(examples) <= limit
     vectors = examples.vectors[: len(examples)]
     assert np.allclose(examples.gram_of(slice(0, len(examples))), vectors @ vectors.T, rtol=1e-4, atol=1e-2)
-    assert (examples.rows_of(7) >= 0).sum() == 30  # what is new stays
+    assert (examples.photos[: examples.count] == 7).sum() == 30  # what is new stays
 
 
 # --- the threads ----------------------------------------------------------------------------------

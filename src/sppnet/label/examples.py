@@ -87,9 +87,6 @@ class Examples:
         self._extend_gram(here)
         self.count = here.stop
 
-    def rows_of(self, photo: int) -> Ints:
-        return np.flatnonzero(self.photos[: self.count] == photo)
-
     def drop(self, gone: Flags) -> None:
         """Without the windows marked in `gone` (count,)."""
         if not gone.any():

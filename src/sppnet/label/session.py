@@ -8,7 +8,6 @@ import numpy as np
 
 from sppnet.arrays import Floats
 from sppnet.boxes import box_iou
-from sppnet.errors import ImageError
 from sppnet.label.figures import Figures
 from sppnet.label.learner import AHEAD, Learner, Suggestions, Trunk
 from sppnet.label.model import LabelConfig
@@ -182,14 +181,6 @@ class Session:
             return "unreadable"
         found = self.learner.suggestions(photo)
         return "suggested" if state == "open" and found is not None and len(found.shown.boxes) else state
-
-    def problem_of(self, photo: int) -> str | None:
-        """Why it cannot be shown."""
-        try:
-            self.store.header(photo)
-        except ImageError as error:
-            return str(error)
-        return self.learner.problems.get(photo)
 
 
 def _spread(photo: int) -> float:

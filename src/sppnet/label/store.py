@@ -16,7 +16,7 @@ from sppnet.data.files import list_images
 from sppnet.data.image import ImageHeader, read_header
 from sppnet.data.voc import find_voc
 from sppnet.data.yolo import find_yolo
-from sppnet.errors import ConfigError, DataError, ImageError
+from sppnet.errors import ConfigError, DataError
 from sppnet.label.coco_files import CocoFiles
 from sppnet.label.sheets import AnnotationFiles, LabelledBox, Sheet, State, StoreError
 from sppnet.label.voc_files import VocFiles
@@ -190,12 +190,3 @@ def why_unwritable(error: Exception) -> str:
             f"not saved: {reason}{where}. Make room or allow writing there; the change is kept on this page"
         )
     return str(error)
-
-
-def is_readable(store: Store, photo: int) -> str | None:
-    """Why a photograph cannot be shown; None if it can."""
-    try:
-        store.header(photo)
-    except ImageError as error:
-        return str(error)
-    return None
