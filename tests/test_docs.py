@@ -154,8 +154,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
 
 def lay_out(home: Path) -> None:
     """Photographs of two kinds, ImageNet weights that are none, and the documentation's own files."""
-    generate(home / "photos", images_per_class=5, seed=0)
-    generate_scenes(home / "street", "train", count=6, seed=0)
+    generate(home / "photos", images_per_class=4, seed=0)
+    generate_scenes(home / "street", "train", count=4, seed=0)
     generate_scenes(home / "street", "test", count=2, seed=1)
     for name in ("photo.jpg", "a.jpg", "b.jpg"):
         shutil.copy(home / "photos" / "dots" / "0.jpg", home / name)
@@ -202,7 +202,7 @@ def test_commands_leave_what_they_say(reader: Reader) -> None:
     assert {"0.png", "1.png"} <= {path.name for path in (home / "drawn").iterdir()}
     assert len(read_boxes(home / "boxes.json")) == 2
     assert 100 < len(read_boxes(home / "boxes.csv").of("photo.jpg")) <= 500
-    assert len(open_annotated(home / "street-voc", "train")) == 6
+    assert len(open_annotated(home / "street-voc", "train")) == 4
 
 
 # --- a server ------------------------------------------------------------------------------------
