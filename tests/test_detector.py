@@ -559,7 +559,7 @@ def test_stages_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"method": "fast"}, "method must be one of spp, rcnn", id="method"),
+        pytest.param({"method": "yolo"}, "method must be one of auto, spp, rcnn, fast, faster", id="method"),
         pytest.param({"svm_layer": "fc7"}, "svm_layer fc7 needs fc layers", id="a layer that is not there"),
         pytest.param({"method": "rcnn", "finetune": "fc"}, "baseline has no fine-tuning", id="baseline"),
         pytest.param({"finetune": "all", "scales": (96, 128)}, "at one scale", id="all at two scales"),

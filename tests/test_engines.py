@@ -1,5 +1,6 @@
 """The engines that run frozen trunks: each computes what torch computes."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -218,6 +219,25 @@ def test_engine_survives_a_fork():
     """
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)]
     assert subprocess.run(command, timeout=120, check=False).returncode == 0
+
+
+def test_onnxruntime_leaves_nothing_in_the_home_folder(tmp_path):
+    """Its telemetry would: an id, and a database of events."""
+    program = """
+        import os
+        import torch
+        from torch import nn
+        from sppnet.nn.engines import make_engine
+
+        before = dict(os.environ)
+        engine = make_engine(nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), torch.device("cpu"), "onnx")
+        engine(torch.rand(1, 3, 50, 60))
+        assert dict(os.environ) == before
+    """
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    subprocess.run(command, timeout=120, check=True, env=environment)
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_extractor_gives_the_same_maps_by_either_engine():

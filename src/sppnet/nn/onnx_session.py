@@ -1,10 +1,18 @@
 """onnxruntime's sessions, and the packages of the extra onnx."""
 
 import importlib
+import os
+import sys
+import threading
 from typing import Any
 
 from sppnet.arrays import Array
 from sppnet.errors import MissingExtraError, ModelError
+
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+"""What onnxruntime looks for in the environment, once."""
+
+_import_lock = threading.Lock()
 
 
 def open_session(content: bytes, threads: int = 0) -> Any:
@@ -35,9 +43,29 @@ def run_session(session: Any, images: Array) -> list[Array]:
 def import_extra(package: str) -> Any:
     """A package of the extra onnx; raises MissingExtraError."""
     try:
-        return importlib.import_module(package)
+        return _import_runtime() if package == "onnxruntime" else importlib.import_module(package)
     except ImportError as error:
         raise MissingExtraError(package, "onnx") from error
+
+
+def _import_runtime() -> Any:
+    """onnxruntime without its telemetry, which begins as it is imported: an id in the home folder, and a
+    database of events. Where a program imported it before, that was the program's choice.
+    """
+    with _import_lock:
+        if "onnxruntime" in sys.modules:
+            return importlib.import_module("onnxruntime")
+        before = os.environ.get(NO_TELEMETRY)
+        os.environ[NO_TELEMETRY] = "1"
+        try:
+            runtime = importlib.import_module("onnxruntime")
+        finally:
+            if before is None:
+                del os.environ[NO_TELEMETRY]
+            else:
+                os.environ[NO_TELEMETRY] = before
+        runtime.disable_telemetry_events()
+        return runtime
 
 
 def first_line(error: Exception) -> str:
