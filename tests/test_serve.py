@@ -46,7 +46,7 @@ CLASSES = ("cat", "dog")
 
 def make_detector():
     """Says yes to about half of all windows."""
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     config = DetectorConfig(
         trunk="zf5", stride=None, width=0.1, scales=(96,), levels=(1, 2), max_proposals=60, finetune="none"
     )
