@@ -11,7 +11,7 @@ from sppnet.nn.onnx_session import import_extra
 
 
 class UntranslatableError(ModelError):
-    """A network with a layer that is not in the tables below."""
+    """A network with a layer that `onnx_operators` has no translation of."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} is not translated to ONNX")

@@ -269,6 +269,5 @@ CALLS: dict[str, Callable[..., str]] = {
     "layer_norm": _layer_normed,
     "avg_pool2d": _average_pooled,
     "max_pool2d": _max_pooled,
-    "boolean_dispatch": _max_pooled,
 }
 """Functions and methods by name, in evaluation mode."""

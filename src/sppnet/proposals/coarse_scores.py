@@ -1,7 +1,5 @@
 """A first score of all dense windows, a few thousand of which are then pooled and judged."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor, nn
 
@@ -47,13 +45,9 @@ class CellScores(nn.Module):
 
 def describe_cells(features: Tensor) -> Tensor:
     """(channels, h, w) → (h × w, channels + 2): features, and where a cell lies."""
-    return torch.cat([features.flatten(1).T, _places(*features.shape[1:])], 1)
-
-
-@lru_cache(maxsize=64)
-def _places(height: int, width: int) -> Tensor:
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack([(x.flatten() + 0.5) / width, (y.flatten() + 0.5) / height], 1)
+    down, across = ((torch.arange(side).to(features) + 0.5) / side for side in features.shape[1:])
+    y, x = torch.meshgrid(down, across, indexing="ij")
+    return torch.cat([features.flatten(1).T, torch.stack([x.flatten(), y.flatten()], 1)], 1)
 
 
 def describe_shapes(sides: Ints, map_hw: tuple[int, int]) -> Tensor:
