@@ -322,6 +322,32 @@ def test_vectors_go_through_the_layers_asked_for(detector):
         assert torch.equal(vectors.pooled, photo.maps.pool(boxes, CONFIG.levels).float())
 
 
+BOXES = np.array([[10, 10, 60, 90], [0, 0, 150, 100], [10, 10, 60, 90], [30, 5, 140, 80]], np.float32)
+
+
+@pytest.mark.parametrize("layer", ["pool", "fc6"])
+def test_vectors_on_demand_are_those_of_all(detector, layer):
+    head = detection_head(detector.parts.trunk.channels * 5, 12, 2)
+    photo = LazyImage(photograph(), detector.extractor)
+    config = replace(CONFIG, finetune="fc", svm_layer=layer)
+    for made in (make_roi_extractor(config, detector.extractor, head), detector.roi_extractor):
+        expect_on_demand(made, photo, BOXES)
+
+
+def test_vectors_of_crops_on_demand(detector):
+    pixels = photograph()
+    made = RcnnRoIFeatureExtractor(detector.extractor, (1, 2))
+    expect_on_demand(made, LazyImage(pixels, detector.extractor), BOXES)
+
+
+def expect_on_demand(extractor, photo, boxes):
+    every, asked = extractor(photo, boxes), extractor.on_demand(photo, boxes)
+    assert np.array_equal(asked.roi_of_box, every.roi_of_box)
+    for rois in ([2, 0], [1], [], [0, 0]):
+        found = asked.take(np.array(rois, np.int64))
+        torch.testing.assert_close(found, every.distinct[rois], rtol=1e-5, atol=1e-6)
+
+
 # --- detection -----------------------------------------------------------------------------------
 
 

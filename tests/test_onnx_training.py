@@ -21,10 +21,12 @@ from sppnet.detect.known_classes import (
     detect_known,
     find_known_classes,
 )
+from sppnet.detect.roi_features import StandardisedRoIFeatureExtractor
 from sppnet.detect.train import train_detector
 from sppnet.errors import ConfigError, ModelError
 from sppnet.export.onnx import export_model
 from sppnet.features.lazy_image import LazyImage
+from sppnet.heads.standardisation import Standardisation
 from sppnet.image_vectors import SPPFeatures
 from sppnet.nn.model_file import load_model, read_header, save_model
 from sppnet.serve.predictor import Question, ServedDetector, Stopwatch
@@ -83,6 +85,20 @@ def test_objects_score_higher_than_other_boxes_of_the_network(trained, data):
         others += scores[overlap < 0.2].tolist()
     assert len(objects) > 5
     assert np.mean(objects) > np.mean(others) + 0.2
+
+
+@pytest.mark.parametrize("name", ["new", "both"], ids=["both", "head"])
+def test_vectors_on_demand_are_those_of_all(trained, data, name):
+    detector = trained[name].detector
+    photo = LazyImage(data / "00.png", detector.extractor)
+    boxes = np.concatenate([[[3, 4, 40, 50]], photo.maps.head.boxes]).astype(np.float32)
+    mean = torch.full((detector.roi_extractor(photo, boxes).distinct.shape[1],), 0.5)
+    standard = Standardisation(mean, 3 * torch.ones_like(mean))
+    for made in (detector.roi_extractor, StandardisedRoIFeatureExtractor(detector.roi_extractor, standard)):
+        every, asked = made(photo, boxes), made.on_demand(photo, boxes)
+        assert np.array_equal(asked.roi_of_box, every.roi_of_box)
+        for rois in ([5, 0, 5], []):
+            assert torch.equal(asked.take(np.array(rois, np.int64)), every.distinct[rois])
 
 
 def test_known_classes_keep_the_boxes_of_the_network(trained):

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     CELLS = 21
     VECTORS = 22
     TRIALS = 23
+    MINING = 24
     JOINT_ORDER = 31
     JOINT_SAMPLES = 32
     JOINT_HELD_OUT = 33

@@ -117,9 +117,9 @@ def mine_detector_svms(
     def source(index: int) -> LabelledVectors:
         truth = photos.truth(index)
         boxes = training_boxes(truth, proposals[index])
-        vectors = roi_extractor(photos.photo(index), boxes)
+        vectors = roi_extractor.on_demand(photos.photo(index), boxes)
         signs = assign_distinct_labels(boxes, vectors.roi_of_box, truth, len(photos.classes), config)
-        return LabelledVectors(vectors.distinct, signs)
+        return LabelledVectors(signs, vectors.take)
 
     mining = MiningConfig(
         loss=config.loss, C=config.C, class_weight=config.class_weight,

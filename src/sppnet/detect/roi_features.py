@@ -1,8 +1,8 @@
 """From boxes of an image to the vectors that are learned on: SPP-net's way, and R-CNN's."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from sppnet.arrays import Floats, Ints, Reals
 from sppnet.boxes import match_boxes
 from sppnet.data.image import ImageArray
 from sppnet.data.transforms import to_tensor
+from sppnet.distinct import distinct_rows
 from sppnet.errors import ConfigError
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.lazy_image import LazyImage
@@ -48,14 +49,33 @@ class RoIFeatures:
         return self.pooled[torch.from_numpy(self.roi_of_box[boxes])]
 
 
+@dataclass(frozen=True, eq=False)
+class RoIVectors:
+    """The vectors of an image's boxes, each made when it is asked for."""
+
+    roi_of_box: Ints
+    """(n,) the vector of each box."""
+    take: Callable[[Ints], Tensor]
+    """(m,) numbers of vectors → (m, d) float32."""
+
+    @staticmethod
+    def of(features: RoIFeatures) -> "RoIVectors":
+        """Vectors that are all made."""
+        return RoIVectors(features.roi_of_box, lambda rois: features.distinct[torch.from_numpy(rois)])
+
+
 class RoIFeatureExtractor(Protocol):
     """Makes vectors of one length."""
 
     def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures: ...
 
+    def on_demand(self, photo: LazyImage, boxes: Floats) -> RoIVectors:
+        """The same vectors, for who needs a few of them."""
+        return RoIVectors.of(self(photo, boxes))
+
 
 @dataclass(frozen=True, eq=False)
-class SppRoIFeatureExtractor:
+class SppRoIFeatureExtractor(RoIFeatureExtractor):
     """Windows of the image's feature maps, pooled (paper section 4.1)."""
 
     levels: tuple[int, ...]
@@ -69,13 +89,23 @@ class SppRoIFeatureExtractor:
         vectors = photo.maps.pool_windows(windows, self.levels).float()
         return RoIFeatures(_through(self.layers, vectors), vectors, windows.roi_of_box)
 
+    def on_demand(self, photo: LazyImage, boxes: Floats) -> RoIVectors:
+        """The same vectors, for who needs a few of them."""
+        windows = self.windows(photo.maps, boxes)
+
+        def take(rois: Ints) -> Tensor:
+            pooled = photo.maps.pool_windows(replace(windows, cells=windows.cells[rois]), self.levels)
+            return _through(self.layers, pooled.float())
+
+        return RoIVectors(windows.roi_of_box, take)
+
     def windows(self, maps: FeatureMaps, boxes: Floats) -> RoIs:
         """Where boxes (n, 4) lie, each at its best scale."""
         return maps.windows(boxes, self.rule, maps.choose_scales(boxes, self.scale_rule))
 
 
 @dataclass(frozen=True, eq=False)
-class HeadRoIFeatureExtractor:
+class HeadRoIFeatureExtractor(RoIFeatureExtractor):
     """What a detector's head says of its own box nearest to each box, and windows of its maps, pooled.
 
     levels: of the pyramid that is pooled beside it; () for none.
@@ -89,22 +119,34 @@ class HeadRoIFeatureExtractor:
         head = photo.maps.head
         if head is None or not len(head.boxes):
             raise ConfigError("these feature maps are not of a detector's network")
-        nearest = _nearest_own(boxes, head.boxes)
         if not self.levels:
-            used, of_box = np.unique(nearest, return_inverse=True)
+            used, of_box = np.unique(_nearest_own(boxes, head.boxes), return_inverse=True)
             vectors = torch.from_numpy(head.vectors[used])
             return RoIFeatures(vectors, vectors, of_box.reshape(-1))
-        windows = self.windows(photo.maps, boxes)
-        pooled = photo.maps.pool_windows(windows, self.levels).float()
-        pairs = np.stack([nearest, windows.roi_of_box], 1).reshape(-1, 2)
-        (used, windows_used), of_box = _distinct(pairs)
-        length = head.vectors.shape[1]
-        vectors = torch.empty(
-            len(used), length + pooled.shape[1]
-        )  # filled in place: copies cost more than pooling
-        vectors[:, :length] = torch.from_numpy(head.vectors[used])
-        vectors[:, length:] = pooled[torch.from_numpy(windows_used)]
-        return RoIFeatures(vectors, vectors, of_box)
+        found = self.on_demand(photo, boxes)
+        vectors = found.take(np.arange(1 + found.roi_of_box.max(initial=-1)))
+        return RoIFeatures(vectors, vectors, found.roi_of_box)
+
+    def on_demand(self, photo: LazyImage, boxes: Floats) -> RoIVectors:
+        """The same vectors, for who needs a few of them."""
+        head = photo.maps.head
+        if head is None or not len(head.boxes) or not self.levels:
+            return RoIVectors.of(self(photo, boxes))
+        own, windows = torch.from_numpy(head.vectors), self.windows(photo.maps, boxes)
+        pairs = np.stack([_nearest_own(boxes, head.boxes), windows.roi_of_box], 1).reshape(-1, 2)
+        rois, roi_of_box = distinct_rows(pairs)
+
+        def take(chosen: Ints) -> Tensor:
+            own_of_roi, window_of_roi = rois[chosen].T
+            used, place = np.unique(window_of_roi, return_inverse=True)
+            pooled = photo.maps.pool_windows(replace(windows, cells=windows.cells[used]), self.levels).float()
+            length = own.shape[1]
+            vectors = torch.empty(len(chosen), length + pooled.shape[1])
+            vectors[:, :length] = own[torch.from_numpy(own_of_roi)]
+            vectors[:, length:] = pooled[torch.from_numpy(place.reshape(-1))]
+            return vectors  # filled in place: copies cost more than pooling
+
+        return RoIVectors(roi_of_box, take)
 
     def windows(self, maps: FeatureMaps, boxes: Floats) -> RoIs:
         """Where boxes (n, 4) lie, each at its best scale."""
@@ -120,14 +162,8 @@ def _nearest_own(boxes: Floats, own: Floats) -> Ints:
     return np.concatenate([match_boxes(boxes[:others], own)[1], np.arange(proposed)])
 
 
-def _distinct(pairs: Ints) -> tuple[tuple[Ints, Ints], Ints]:
-    """The distinct rows of (n, 2) as two columns, and the number of each row among them."""
-    rows, of_row = np.unique(pairs, axis=0, return_inverse=True)
-    return (rows[:, 0], rows[:, 1]), of_row.reshape(-1)
-
-
 @dataclass(frozen=True, eq=False)
-class RcnnRoIFeatureExtractor:
+class RcnnRoIFeatureExtractor(RoIFeatureExtractor):
     """Every box cut out with its context, warped to a square and convolved by itself."""
 
     extractor: FeatureExtractor
@@ -152,7 +188,7 @@ class RcnnRoIFeatureExtractor:
 
 
 @dataclass(frozen=True, eq=False)
-class StandardisedRoIFeatureExtractor:
+class StandardisedRoIFeatureExtractor(RoIFeatureExtractor):
     """Vectors on which every number weighs alike; see `Standardisation`."""
 
     maker: RoIFeatureExtractor
@@ -163,9 +199,16 @@ class StandardisedRoIFeatureExtractor:
         distinct = made.distinct.sub_(self.standard.mean).mul_(self.standard.factor)  # made for this call
         return RoIFeatures(distinct, distinct, made.roi_of_box)
 
+    def on_demand(self, photo: LazyImage, boxes: Floats) -> RoIVectors:
+        """The same vectors, for who needs a few of them."""
+        made, standard = self.maker.on_demand(photo, boxes), self.standard
+        return RoIVectors(
+            made.roi_of_box, lambda rois: made.take(rois).sub_(standard.mean).mul_(standard.factor)
+        )
+
 
 @dataclass(frozen=True, eq=False)
-class CachedRoIFeatureExtractor:
+class CachedRoIFeatureExtractor(RoIFeatureExtractor):
     """R-CNN's vectors of training photographs, kept in half precision in a folder.
 
     Every pass of mining asks for them, and R-CNN takes seconds to make those of one photograph; SPP-net

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sppnet.arrays import Doubles, Ints, Reals
+from sppnet.distinct import distinct_rows
 from sppnet.errors import GeometryError
 from sppnet.features.head_boxes import HeadBoxes
 from sppnet.geometry.grid import (
@@ -119,8 +120,7 @@ class FeatureMaps:
 
         at: (n,) index of the scale of each; by default the best one by the paper's or the released rule.
         """
-        distinct, of_box = np.unique(self._cells(boxes, rule, at), axis=0, return_inverse=True)
-        return RoIs(distinct, of_box.reshape(-1))
+        return RoIs(*distinct_rows(self._cells(boxes, rule, at)))
 
     def pool(
         self,

@@ -8,6 +8,7 @@ import numpy as np
 
 from sppnet.arrays import Floats, Ints
 from sppnet.boxes import clip_boxes
+from sppnet.distinct import distinct_rows
 from sppnet.geometry.grid import CellGrid
 
 GEOMETRY = 6
@@ -79,8 +80,8 @@ class DenseWindows:
     @staticmethod
     def of(windows: Ints, map_hw: tuple[int, int]) -> "DenseWindows":
         across, down = np.minimum((windows[:, :2] + windows[:, 2:]) // 2, np.array(map_hw[::-1]) - 1).T
-        sides, shape = np.unique(windows[:, 2:] - windows[:, :2], axis=0, return_inverse=True)
-        arrays = windows, down * map_hw[1] + across, shape.reshape(-1), sides
+        sides, shape = distinct_rows(windows[:, 2:] - windows[:, :2])
+        arrays = windows, down * map_hw[1] + across, shape, sides
         for array in arrays:
             array.setflags(write=False)
         return DenseWindows(*arrays)
@@ -100,7 +101,7 @@ def dense_windows(map_hw: tuple[int, int], config: WindowConfig) -> DenseWindows
             top = _starts(map_hw[0], down, config.step)
             y, x = np.meshgrid(top, left, indexing="ij")
             found.append(np.stack([x, y, x + across, y + down], -1).reshape(-1, 4))
-    return DenseWindows.of(np.unique(np.concatenate(found), axis=0), map_hw)
+    return DenseWindows.of(distinct_rows(np.concatenate(found))[0], map_hw)
 
 
 def _starts(side: int, length: int, step: float) -> Ints:

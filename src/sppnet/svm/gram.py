@@ -9,6 +9,7 @@ from torch import Tensor
 from sppnet.arrays import Array
 from sppnet.errors import DataError
 from sppnet.svm.svm_inputs import Vectors, as_rows
+from sppnet.threads import ordered_map
 
 GRAM_ROWS = 16_384
 """More vectors than this have no Gram matrix made for them: 1 GiB."""
@@ -31,12 +32,16 @@ def gram_matrix(vectors: Vectors) -> Tensor:
     """(n, d) → (n, n) inner products, float32; the same bits on any number of threads."""
     rows = torch.from_numpy(as_rows(vectors))
     gram = torch.empty((len(rows), len(rows)))
-    with one_thread():
-        for start in range(0, len(rows), GRAM_BLOCK):
-            stop = min(start + GRAM_BLOCK, len(rows))
-            strip = rows[start:stop] @ rows[start:].T
-            gram[start:stop, start:] = strip
-            gram[start:, start:stop] = strip.T
+
+    def fill(start: int) -> None:
+        stop = min(start + GRAM_BLOCK, len(rows))
+        strip = rows[start:stop] @ rows[start:].T
+        gram[start:stop, start:] = strip
+        gram[start:, start:stop] = strip.T
+
+    with one_thread():  # of torch, a strip; strips are made beside each other
+        for _ in ordered_map(fill, range(0, len(rows), GRAM_BLOCK)):
+            pass
     return gram
 
 

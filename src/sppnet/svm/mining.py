@@ -9,15 +9,17 @@ Memory is bounded: when the store fills up, the vectors that are farthest from e
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from sppnet.arrays import Ints, Signs
 from sppnet.errors import DataError
 from sppnet.progress import NullProgress, Progress, track
+from sppnet.rng import Stream, generator
 from sppnet.svm.cross_validation import deal_folds, first_folds
 from sppnet.svm.linear_svm import LinearSVM
-from sppnet.svm.vector_store import LabelledVectors, MiningConfig, VectorStore
+from sppnet.svm.vector_store import ChosenVectors, LabelledVectors, MiningConfig, VectorStore
 from sppnet.threads import ordered_map
 
 VectorSource = Callable[[int], LabelledVectors]
@@ -77,8 +79,9 @@ def mine_svms(
     for turn in range(1, config.rounds):
         before = len(store)
         progress.begin(f"mining, round {turn + 1}", images)
-        for image, candidates in enumerate(ordered_map(source, range(images))):
-            store.add_hard(image, candidates, svm, config)
+        find = partial(_find_hard, source, store, svm, config)
+        for image, hard in enumerate(ordered_map(find, range(images))):
+            store.add(image, hard)
             progress.advance(note=f"{len(store)} vectors")
         joined, negatives = len(store) - before, len(store) - positives
         if joined <= config.min_new_share * before:
@@ -111,28 +114,43 @@ def _fit_folds(
     return tuple(fitted)
 
 
+def _find_hard(
+    source: VectorSource, store: VectorStore, svm: LinearSVM, config: MiningConfig, image: int
+) -> ChosenVectors:
+    return store.find_hard(image, source(image), svm, config)
+
+
 def _gather(
     source: VectorSource, images: int, classes: Sequence[str], config: MiningConfig, progress: Progress
 ) -> VectorStore:
     """All positives, and the first negatives."""
-    rng = np.random.default_rng(config.seed)
-    store: VectorStore | None = None
-    every = track(ordered_map(source, range(images)), "mining, round 1", images, progress)
-    for image, candidates in enumerate(every):
-        if store is None:
-            store = VectorStore(candidates.vectors.shape[1], len(classes), config.max_bytes)
+    if not images:
+        raise DataError("there are no images to train on")
+    first = source(0)
+    length = first.take(np.empty(0, np.int64)).shape[1]
+    store = VectorStore(length, len(classes), config.max_bytes)
+    share = None
+    if config.max_positives is not None:
+        share = max(1, min(config.max_positives, store.limit // (2 * images)))
+
+    def draw(image: int) -> tuple[ChosenVectors, ChosenVectors]:
+        candidates = source(image) if image else first
+        rng = generator(config.seed, Stream.MINING, image)
         positive = (candidates.signs > 0).any(axis=1)
         others = np.flatnonzero(~positive & (candidates.signs < 0).any(axis=1))
         drawn = rng.choice(others, min(config.random_negatives, len(others)), replace=False)
         rows = np.flatnonzero(positive)
-        if config.max_positives is not None:
-            share = max(1, min(config.max_positives, store.limit // (2 * images)))
+        if share is not None:
             rows = _thin(candidates.signs, rows, share, rng)
-        store.add_positives(image, candidates, rows)
+        every = candidates.chosen(np.concatenate([rows, np.sort(drawn)]))
+        return every[: len(rows)], every[len(rows) :]
+
+    for image, (positives, negatives) in enumerate(
+        track(ordered_map(draw, range(images)), "mining, round 1", images, progress)
+    ):
+        store.add_positives(image, positives)
         if len(store) < store.limit // 2:  # the rest is for positives to come, and for hard negatives
-            store.add(image, candidates, np.sort(drawn))
-    if store is None:
-        raise DataError("there are no images to train on")
+            store.add(image, negatives)
     store.fix_scale()
     return store
 

@@ -1,6 +1,6 @@
 """The vectors that SVMs are mined from: all positives and the hardest negatives, in bounded memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,39 @@ NORM = 20.0
 
 @dataclass(frozen=True, eq=False)
 class LabelledVectors:
-    """The windows of one image, as vectors."""
+    """The windows of one image, as vectors that are made when they are asked for."""
 
-    vectors: Tensor
-    """(n, d)"""
     signs: Signs
     """(n, k): 1 positive, −1 negative, 0 not used for the class."""
+    take: Callable[[Ints], Tensor]
+    """(m,) numbers of windows → their vectors (m, d)."""
+
+    @staticmethod
+    def of(vectors: Tensor, signs: Signs) -> "LabelledVectors":
+        """Vectors (n, d) that are there."""
+        return LabelledVectors(signs, lambda rows: vectors[torch.from_numpy(rows)])
+
+    def chosen(self, rows: Ints) -> "ChosenVectors":
+        """Some of the windows, with their vectors."""
+        return ChosenVectors(rows, self.take(rows).float(), self.signs[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenVectors:
+    """Windows of an image that were chosen to learn from."""
+
+    rows: Ints
+    """(m,) their numbers among the image's."""
+    vectors: Tensor
+    """(m, d) float32, as they come."""
+    signs: Signs
+    """(m, k)"""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Ints | slice) -> "ChosenVectors":
+        return ChosenVectors(self.rows[index], self.vectors[index], self.signs[index])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,35 +110,37 @@ class VectorStore:
     def count_positives(self) -> int:
         return int((self.signs[: self.count] > 0).any(axis=1).sum())
 
-    def add(self, image: int, candidates: LabelledVectors, rows: Ints) -> None:
-        """Take in these windows of an image, as far as there is room."""
-        rows = rows[: self.limit - self.count]
-        here = slice(self.count, self.count + len(rows))
-        taken = candidates.vectors[torch.from_numpy(rows)].float().numpy()
-        self.vectors[here] = taken * np.float32(self.scale)
-        self.signs[here] = candidates.signs[rows]
-        self.origin[here, 0], self.origin[here, 1] = image, rows
-        self.known.update((image, row) for row in rows.tolist())
-        self.count += len(rows)
+    def add(self, image: int, chosen: ChosenVectors) -> None:
+        """Take in windows of an image, as far as there is room."""
+        chosen = chosen[: self.limit - self.count]
+        here = slice(self.count, self.count + len(chosen))
+        self.vectors[here] = chosen.vectors.numpy() * np.float32(self.scale)
+        self.signs[here] = chosen.signs
+        self.origin[here, 0], self.origin[here, 1] = image, chosen.rows
+        self.known.update((image, row) for row in chosen.rows.tolist())
+        self.count += len(chosen)
 
-    def add_positives(self, image: int, candidates: LabelledVectors, rows: Ints) -> None:
-        if len(rows) > self.limit - self.count:
+    def add_positives(self, image: int, chosen: ChosenVectors) -> None:
+        if len(chosen) > self.limit - self.count:
             raise DataError(
                 f"{self.limit} vectors of {self.vectors.shape[1]} numbers fit into max_bytes, and positives "
-                f"do not; image {image} brings {len(rows)} more: raise max_bytes, or take fewer positives"
+                f"do not; image {image} brings {len(chosen)} more: raise max_bytes, or take fewer positives"
             )
-        self.add(image, candidates, rows)
+        self.add(image, chosen)
 
-    def add_hard(self, image: int, candidates: LabelledVectors, svm: LinearSVM, config: MiningConfig) -> None:
+    def find_hard(
+        self, image: int, candidates: LabelledVectors, svm: LinearSVM, config: MiningConfig
+    ) -> ChosenVectors:
         """The new negatives within a margin, at most `max_hard_negatives` for each class."""
-        scores = svm.scores(candidates.vectors.float() * self.scale).numpy()
-        new = np.array([(image, row) not in self.known for row in range(len(scores))], np.bool_)
-        scores = np.where((candidates.signs < 0) & new[:, None], scores, -np.inf)
-        chosen: list[Ints] = []
+        new = np.array([(image, row) not in self.known for row in range(len(candidates.signs))], np.bool_)
+        negative = candidates.chosen(np.flatnonzero((candidates.signs < 0).any(axis=1) & new))
+        scores = svm.scores(negative.vectors * self.scale).numpy()
+        scores = np.where(negative.signs < 0, scores, -np.inf)
+        hard: list[Ints] = []
         for column in scores.T:
             best = np.argsort(-column, kind="stable")[: config.max_hard_negatives]
-            chosen.append(best[column[best] > config.margin])
-        self.add(image, candidates, np.unique(np.concatenate(chosen)))
+            hard.append(best[column[best] > config.margin])
+        return negative[np.unique(np.concatenate(hard))]
 
     def fix_scale(self) -> None:
         """From here on vectors have a mean length of NORM."""
