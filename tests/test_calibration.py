@@ -148,12 +148,12 @@ def test_folds_of_svms_hold_what_each_has_not_seen(trained):
     fold_of = deal_folds(len(photos), 3, seed=0)
     svms = tuple(replace(parts.svm, bias=parts.svm.bias + fold) for fold in range(3))
     roi_extractor = Detector(parts).roi_extractor
-    folds = svm_folds(parts, MinedSVMs(parts.svm, svms, fold_of), roi_extractor, len(photos))
+    folds = svm_folds(parts, MinedSVMs(parts.svm, svms, fold_of), roi_extractor, photos)
     assert [fold.detector.parts.svm for fold in folds] == list(svms)
     assert [fold.photos.tolist() for fold in folds] == [
         np.flatnonzero(fold_of == one).tolist() for one in range(3)
     ]
-    assert svm_folds(parts, MinedSVMs(parts.svm), roi_extractor, len(photos)) == []
+    assert svm_folds(parts, MinedSVMs(parts.svm), roi_extractor, photos) == []
 
 
 def test_folds_of_layers_learn_without_their_photographs(trained, monkeypatch):

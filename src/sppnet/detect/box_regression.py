@@ -12,16 +12,17 @@ from sppnet.detect.roi_features import RoIFeatureExtractor
 from sppnet.errors import DataError
 from sppnet.heads.ridge import BoxRegressor, fit_boxes, mean_length_scale
 from sppnet.progress import Progress, track
+from sppnet.rng import Stream, generator
 from sppnet.threads import ordered_map
 
 REGRESSED = 0.5
 """Windows that overlap an object as much learn to correct their box."""
 
-REGRESSED_PER_IMAGE = 64
-"""At most: more of the same objects add little."""
-
-CHOICE_STREAM = 7
-"""Keeps the draw of windows apart from other draws of the same seed."""
+MAX_OF_CLASS = 4000
+"""Windows that a class learns from, about: the time grows with their square, and more of the same objects add
+little."""
+MIN_OF_IMAGE, MAX_OF_IMAGE = 4, 64
+"""Windows of a class that an image gives at least and at most, where it has as many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +53,10 @@ def learn_boxes(
     Raises DataError if no proposal is near an object.
     """
 
+    limits = _limits(photos)
+
     def draw(index: int) -> RegressionSamples | None:
-        return draw_regression_samples(photos, index, proposals[index], roi_extractor, config.seed)
+        return draw_regression_samples(photos, index, proposals[index], roi_extractor, limits, config.seed)
 
     every = list(track(ordered_map(draw, range(len(photos))), "box regression", len(photos), progress))
     regressor = _fit_samples(every, photos.classes, config)
@@ -84,17 +87,31 @@ def _fit_samples(
     return BoxRegressor(fitted.weight * scale, fitted.bias, fitted.classes)
 
 
+def _limits(photos: TrainingImages) -> Ints:
+    """(k,) how many windows of each class an image gives at most."""
+    with_class = np.zeros(len(photos.classes), np.int64)
+    for truth in photos.images.truths:
+        with_class[np.unique(truth.labels)] += len(photos) // len(photos.images)
+    limits: Ints = np.clip(MAX_OF_CLASS // np.maximum(with_class, 1), MIN_OF_IMAGE, MAX_OF_IMAGE)
+    return limits
+
+
 def draw_regression_samples(
-    photos: TrainingImages, index: int, proposed: Floats, roi_extractor: RoIFeatureExtractor, seed: int
+    photos: TrainingImages,
+    index: int,
+    proposed: Floats,
+    roi_extractor: RoIFeatureExtractor,
+    limits: Ints,
+    seed: int,
 ) -> RegressionSamples | None:
-    """Some of the proposals near objects of a photograph; None if there are none."""
+    """Some of the proposals near objects of an image; None if there are none. limits: (k,) of each class."""
     truth = photos.truth(index)
     iou, nearest = match_objects(proposed, truth)
-    chosen = np.flatnonzero(iou >= REGRESSED)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CHOICE_STREAM, index)))
-    chosen = np.sort(rng.permutation(chosen)[:REGRESSED_PER_IMAGE])
-    if not len(chosen):
+    near = generator(seed, Stream.REGRESSED_WINDOWS, index).permutation(np.flatnonzero(iou >= REGRESSED))
+    if not len(near):
         return None
+    labels = truth.labels[nearest[near]]
+    chosen = np.sort(np.concatenate([near[labels == one][: limits[one]] for one in np.unique(labels)]))
     boxes, objects = proposed[chosen], nearest[chosen]
     vectors = roi_extractor(photos.photo(index), boxes).take_pooled(np.arange(len(boxes)))
     return RegressionSamples(vectors.numpy(), boxes, truth.boxes[objects], truth.labels[objects])

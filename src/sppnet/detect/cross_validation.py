@@ -56,17 +56,17 @@ def _count_folds(photos: int, folds: int) -> int:
 
 
 def svm_folds(
-    parts: DetectorComponents, mined: MinedSVMs, roi_extractor: RoIFeatureExtractor, photographs: int
+    parts: DetectorComponents, mined: MinedSVMs, roi_extractor: RoIFeatureExtractor, photos: TrainingImages
 ) -> list[Fold]:
     """One fold for each of the mined SVMs that were fitted without; none where nothing could be held out.
 
-    photographs: their number; mirror images behind them are not judged.
+    Mirror images are not judged.
     """
     return [
         Fold(
-            Detector(replace(parts, svm=mined.folds[fold])),
+            Detector(replace(parts, svm=mined.folds[fold]), extractor=photos.extractor),
             roi_extractor,
-            np.flatnonzero(mined.fold_of[:photographs] == fold),
+            np.flatnonzero(mined.fold_of[: len(photos.images)] == fold),
         )
         for fold in range(len(mined.folds))
     ]
@@ -100,7 +100,7 @@ def _train_layers(
     head = finetune_layers(FinetuneSamples(photos, proposals, config), None, lambda state: None, progress)
     roi_extractor = make_roi_extractor(config, photos.extractor, head)
     svm = mine_detector_svms(photos, roi_extractor, proposals, config, progress).svm
-    return Detector(replace(parts, head=head, svm=svm))
+    return Detector(replace(parts, head=head, svm=svm), extractor=photos.extractor)
 
 
 def mine_detector_svms(

@@ -55,13 +55,23 @@ class Detector:
     """
 
     def __init__(
-        self, parts: DetectorComponents, device: str = "cpu", *, proposals: str | None = None
+        self,
+        parts: DetectorComponents,
+        device: str = "cpu",
+        *,
+        proposals: str | None = None,
+        extractor: AnyExtractor | None = None,
     ) -> None:
-        """proposals: selective-search, opencv or a file of boxes, in place of how it was trained."""
+        """proposals: selective-search, opencv or a file of boxes, in place of how it was trained.
+
+        extractor: the trunk at its scales, where it has been made ready before: that takes a second or two.
+        """
         self.parts, self.config, self.classes = parts, parts.config, parts.classes
-        # A model trained with onnxruntime must load without it.
-        engine: Engine = "torch" if self.config.engine == "torch" else "auto"
-        self.extractor = make_extractor(parts.trunk.to(device), self.config.scales, engine)
+        if extractor is None:
+            # A model trained with onnxruntime must load without it.
+            engine: Engine = "torch" if self.config.engine == "torch" else "auto"
+            extractor = make_extractor(parts.trunk.to(device), self.config.scales, engine)
+        self.extractor = extractor
         self.proposer: Proposer = (
             make_proposer(proposals or self.config.proposals, self.config.max_proposals)
             if parts.windows is None or proposals is not None

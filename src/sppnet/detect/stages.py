@@ -294,11 +294,12 @@ class TrainingStages:
         if stage is not None:
             return replace(svm, bias=stage.tensors["bias"])
         if self._frozen:
-            folds = svm_folds(parts, mined, roi_extractor, len(self.photos.images))
+            folds = svm_folds(parts, mined, roi_extractor, self.photos)
         else:
             folds = layer_folds(parts, self.photos, proposals, self.progress)
-        everything = Fold(Detector(parts), roi_extractor, np.arange(len(self.photos.images)))
+        detector = Detector(parts, extractor=self.photos.extractor)
         # Where nothing can be held out, all are judged by SVMs that know them.
+        everything = Fold(detector, roi_extractor, np.arange(len(self.photos.images)))
         found = choose_thresholds(folds or [everything], self.photos, proposals, self.progress)
         thresholds = found.thresholds
         if not folds:  # SVMs are too sure of their own photographs: a threshold above 0 would hide too much
