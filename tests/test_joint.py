@@ -272,6 +272,7 @@ def test_too_few_photographs_to_judge_by_leave_the_frozen_solution(data, config,
 
 def test_no_time_leaves_the_frozen_solution(frozen, data, config, cache, tmp_path, caplog):
     hurried = replace(config, joint_steps=None, time="0.01s")
-    result = train_detector(data, tmp_path / "run", hurried, cache=cache)
+    with caplog.at_level("INFO", "sppnet"):
+        result = train_detector(data, tmp_path / "run", hurried, cache=cache)
     assert_same_tensors(frozen.model, result.model)
     assert "no time is left" in caplog.text

@@ -13,10 +13,11 @@ from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.detect.box_regression import learn_boxes
 from sppnet.detect.calibration import choose_thresholds
 from sppnet.detect.components import DetectorComponents, tensors_of, vector_length
-from sppnet.detect.config import JOINT, DetectorConfig
+from sppnet.detect.config import DEFAULT_SCALES, JOINT, DetectorConfig
 from sppnet.detect.cross_validation import Fold, count_svm_folds, layer_folds, mine_detector_svms, svm_folds
 from sppnet.detect.detector import Detector, make_roi_extractor
 from sppnet.detect.finetune import FinetuneSamples, finetune_layers, finetune_trunk
+from sppnet.detect.joint.duration import read_time
 from sppnet.detect.joint.held_out import hold_out
 from sppnet.detect.joint.stage import train_jointly
 from sppnet.detect.joint.training import JointStart
@@ -35,10 +36,12 @@ from sppnet.detect.roi_features import (
 )
 from sppnet.detect.run_folder import DetectorRun, Stage, StageStore
 from sppnet.detect.standardise import sample_vectors
+from sppnet.detect.time_plan import Settings, choose_settings, measure_unit
 from sppnet.detect.training_proposals import choose_proposals, convolve_images, learn_windows, propose_windows
 from sppnet.errors import ConfigError, DataError
 from sppnet.features.cache import MapCache, recipe_of
-from sppnet.features.detector_extractor import make_extractor
+from sppnet.features.detector_extractor import AnyExtractor, make_extractor
+from sppnet.features.extractor import FeatureExtractor
 from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import FinetuneState, detection_head
 from sppnet.heads.ridge import BoxRegressor
@@ -95,6 +98,13 @@ class TrainingStages:
     def train(self) -> tuple[DetectorComponents, list[Floats]]:
         """The detector's parts, and the windows that were proposed on the photographs."""
         self.store.seconds = self.run.read_times()
+        extractor, limit = self.photos.extractor, self.config.time
+        if (
+            limit is not None
+            and isinstance(extractor, FeatureExtractor)
+            and self.config.scales == DEFAULT_SCALES
+        ):
+            self._fit_to_time(extractor, read_time(limit))
         windows = self._learn_windows()
         proposals = self._propose(windows)
         head = None if self.base is None else self.base.head
@@ -126,6 +136,21 @@ class TrainingStages:
         if standard is not None:
             svm, regressor = standard.unfold_svm(svm), standard.unfold_regressor(regressor)
         return replace(parts, svm=svm, regressor=regressor), proposals
+
+    def _fit_to_time(self, extractor: FeatureExtractor, seconds: float) -> None:
+        """Scales, and whether mirror images are learned on, as the time allows."""
+        stage = self.store.ended("plan")
+        if stage is not None:
+            chosen = Settings(tuple(stage.header["scales"]), stage.header["mirror"])
+        else:
+            self.progress.begin("planning", 1)
+            unit = measure_unit(self.photos, extractor)
+            chosen = choose_settings(seconds, len(self.photos.images), unit)
+            chosen = replace(chosen, mirror=chosen.mirror and self.config.mirror)
+            self.progress.advance(note=str(chosen))
+            self.store.keep("plan", asdict(chosen), {})
+        self.config = replace(self.config, scales=chosen.scales, mirror=chosen.mirror)
+        self._use(extractor.at(chosen.scales))
 
     def _learn_windows(self, again: str = "") -> ProposalHead | None:
         """Feature maps of all photographs, and the head of the learned windows if those are asked for."""
@@ -182,7 +207,7 @@ class TrainingStages:
             windows = FinetuneSamples(self.photos, proposals, self.config)
             finetune_trunk(windows, head, *self._so_far("trunk"), self.progress)
             self._keep_tuned("trunk", {"head": head, "trunk": self.trunk})
-        self._renew_maps()
+        self._use(make_extractor(self.trunk, self.config.scales, self.config.engine))  # it is another now
 
     def _so_far(self, stage: str) -> tuple[FinetuneState | None, Callable[[FinetuneState], None]]:
         """Where a fine-tuning that was stopped stands, and what keeps that."""
@@ -202,11 +227,10 @@ class TrainingStages:
         self.store.keep(name, {} if state is None else state.to_json(), tensors)
         self.run.drop_stage(f"{name} so far")
 
-    def _renew_maps(self) -> None:
-        """The trunk is another now, so its maps are."""
-        extractor = make_extractor(self.trunk, self.config.scales, self.config.engine)
+    def _use(self, extractor: AnyExtractor) -> None:
+        """Go on with maps of another trunk, or of other scales."""
         maps = MapCache(recipe_of(self.trunk, extractor.scales, extractor.engine_name), self.cache)
-        self.photos = replace(self.photos, extractor=extractor, cache=maps)
+        self.photos = replace(self.photos, extractor=extractor, cache=maps, mirrored=self.config.mirror)
 
     def _standardise(
         self, roi_extractor: HeadRoIFeatureExtractor, proposals: list[Floats]

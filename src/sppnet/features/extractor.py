@@ -1,6 +1,7 @@
 """From an image to its feature maps: the trunk made ready, and run once a scale."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -26,13 +27,17 @@ class FeatureExtractor:
     """
 
     def __init__(self, trunk: Trunk, scales: Sequence[int] = (688,), engine: Engine = "auto") -> None:
-        if not scales or min(scales) < 32:
-            raise ConfigError(f"scales must be one or more sizes of 32 pixels or more; got {tuple(scales)}")
-        self.trunk, self.scales = trunk, tuple(scales)
+        self.trunk, self.scales = trunk, _checked(scales)
         self.body = fuse_conv_bn(trunk.body).to(memory_format=torch.channels_last)
         self.device = next(trunk.parameters()).device
         self.engine: AnyEngine = make_engine(self.body, self.device, engine)
         self.engine_name: str = self.engine.name
+
+    def at(self, scales: Sequence[int]) -> "FeatureExtractor":
+        """The same trunk at other scales; nothing is made ready anew."""
+        other = copy(self)
+        other.scales = _checked(scales)
+        return other
 
     @torch.inference_mode()
     def __call__(self, image: ImageArray, sizes_hw: Sequence[tuple[int, int]] | None = None) -> FeatureMaps:
@@ -62,3 +67,9 @@ class FeatureExtractor:
             sizes.append((resized.shape[0], resized.shape[1]))
         taps = zip(zip(*found, strict=True), self.trunk.taps, strict=True)
         return FeatureMaps(size_hw, tuple(sizes), tuple(TapMaps(maps, tap.grid) for maps, tap in taps))
+
+
+def _checked(scales: Sequence[int]) -> tuple[int, ...]:
+    if not scales or min(scales) < 32:
+        raise ConfigError(f"scales must be one or more sizes of 32 pixels or more; got {tuple(scales)}")
+    return tuple(scales)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sppnet.detect.joint.trainer import BATCH
 
-MIN_STEPS = 10
+MIN_STEPS = 40
 """Fewer than these teach nothing."""
 TRIED = 3
 """Steps whose time is measured; one before them compiles and fills caches."""

@@ -89,7 +89,7 @@ class JointTraining:
             return JointResult(None, {"steps": 0})
         steps, done = self._plan()
         if not steps:
-            logger.warning("no time is left for joint training: the frozen solution stays; give more --time")
+            logger.info("no time is left for joint training: the frozen solution stays")
             return JointResult(None, {"steps": 0})
         trainer = self._trainer(steps)
         if self.saved is not None:
