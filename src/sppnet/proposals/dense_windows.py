@@ -46,7 +46,7 @@ class WindowConfig:
     """Negative IoU threshold."""
     per_image: int = 128
     """Windows drawn from an image, at most half of them positive."""
-    epochs: int = 12
+    epochs: int = 6
     learning_rate: float = 2e-3
     nms_iou: float = 0.8
     """IoU above which the lower-scoring of two proposals is removed."""

@@ -26,8 +26,6 @@ from sppnet.structures import GroundTruth
 
 CELLS_PER_IMAGE = 100
 CELL_STREAM = 21
-DROPPED = 0.2
-"""Share of the numbers that a step of the head's training does without."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,11 +166,6 @@ def _fold(layer: nn.Linear, mean: Tensor, std: Tensor) -> None:
     layer.bias.sub_(layer.weight @ mean)
 
 
-def _drop_columns(rows: Tensor) -> Tensor:
-    """Dropout of the same numbers in all rows of a batch, whose random numbers take no time."""
-    return rows * nn.functional.dropout(torch.ones(1, rows.shape[1]), DROPPED)
-
-
 def cell_scores(head: ProposalHead) -> CellScores:
     """What scores dense windows first; raises ConfigError for a head of version 0.1.0."""
     if not isinstance(head.coarse, CellScores):
@@ -197,10 +190,9 @@ def _descend(
     progress.begin("learning windows", config.epochs)
     for _ in range(config.epochs):
         for rows in torch.randperm(len(vectors)).split(batch):
-            seen = _drop_columns(vectors[rows])
-            outputs = head(seen[:, :-GEOMETRY], seen[:, -GEOMETRY:])
+            outputs = head(vectors[rows, :-GEOMETRY], vectors[rows, -GEOMETRY:])
             wanted = positive[rows]
-            first = coarse(_drop_columns(cells[rows, :-SHAPE]), cells[rows, -SHAPE:])
+            first = coarse(cells[rows, :-SHAPE], cells[rows, -SHAPE:])
             loss = nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], wanted)
             loss = loss + nn.functional.binary_cross_entropy_with_logits(first, wanted)
             moves = nn.functional.smooth_l1_loss(outputs[:, 1:], deltas[rows], reduction="none").sum(1)
