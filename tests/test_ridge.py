@@ -193,3 +193,14 @@ def test_deltas_of_shared_vectors_are_those_of_copies(kind):
     rows = rng.integers(0, 50, len(labels))
     found = regressor.deltas_among(vectors, rows, labels)
     assert found == pytest.approx(regressor.deltas(vectors[torch.from_numpy(rows)], labels), abs=1e-5)
+
+
+def test_every_class_may_have_an_alpha_of_its_own():
+    given = problem((200, 12))
+    each = fit_boxes(*given, NAMES, alpha=[3.0, 500.0])
+    for label, alpha in enumerate((3.0, 500.0)):
+        alone = fit_boxes(*given, NAMES, alpha=alpha)
+        assert torch.equal(each.weight[label], alone.weight[label])
+        assert torch.equal(each.bias[label], alone.bias[label])
+    with pytest.raises(ConfigError, match="above 0"):
+        fit_boxes(*given, NAMES, alpha=[3.0, 0.0])

@@ -9,7 +9,6 @@ It is made of pieces in float32 that are summed in float64, so the vectors are n
 """
 
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -124,14 +123,15 @@ def fit_boxes(
     labels: npt.ArrayLike,
     classes: Sequence[str],
     *,
-    alpha: float = DEFAULT_ALPHA,
+    alpha: npt.ArrayLike = DEFAULT_ALPHA,
 ) -> BoxRegressor:
     """A ridge regression a class, from the vectors of windows to their objects' boxes.
 
     vectors: (n, d) of the proposals; make their mean length 20 (see `mean_length_scale`).
     proposals, targets, labels: (n, 4) windows, (n, 4) and (n,) the object each overlaps (IoU ≥ 0.5).
-    alpha: what the squared weights count against the squared errors; the paper's released code has 4,000,
-        R-CNN's 1,000. The bias is regularised like any weight, as in the released code.
+    alpha: what the squared weights count against the squared errors, of all classes or (k,) of each; the
+        paper's released code has 4,000, R-CNN's 1,000. The bias is regularised like any weight, as in the
+        released code.
     Takes 20·min(n, d)² bytes for a class of n windows. Raises DataError for vectors that do not fit or are
     not finite, GeometryError for empty boxes.
     """
@@ -140,14 +140,16 @@ def fit_boxes(
     if not len(rows) == len(deltas) == len(chosen):
         got = f"{len(rows)} vectors, {len(deltas)} boxes, {len(chosen)} labels"
         raise DataError(f"every vector needs a box and a label; got {got}")
-    if not 0 < alpha < math.inf:
-        raise ConfigError(f"alpha must be above 0; got {alpha}")
+    alphas = np.broadcast_to(np.asarray(alpha, np.float64), len(classes))
+    own_of = [np.flatnonzero(chosen == label) for label in range(len(classes))]
+    able = [label for label, own in enumerate(own_of) if len(own) >= MIN_WINDOWS]
+    if not ((alphas[able] > 0) & np.isfinite(alphas[able])).all():
+        raise ConfigError(f"alpha must be above 0; got {alpha!r}")
     weight, bias = torch.zeros(len(classes), 4, rows.shape[1]), torch.zeros(len(classes), 4)
-    for label in range(len(classes)):
-        own = np.flatnonzero(chosen == label)
-        if len(own) >= MIN_WINDOWS:
-            with one_thread():
-                weight[label], bias[label] = _fit_class(rows, own, deltas[own], alpha)
+    for label in able:
+        own = own_of[label]
+        with one_thread():
+            weight[label], bias[label] = _fit_class(rows, own, deltas[own], float(alphas[label]))
     return BoxRegressor(weight, bias, tuple(classes))
 
 
