@@ -92,6 +92,24 @@ def test_weights_of_another_shape_or_name_are_refused(kind, home, tmp_path):
         refused(kind, place(tmp_path, "odd.safetensors", save(renamed, {"sppnet": json.dumps(header)})))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_refused(kind, value, home, tmp_path):
+    header, tensors = model_parts(kind, home)
+    for name in (name for name, one in tensors.items() if one.is_floating_point()):
+        changed = tensors[name].clone()
+        changed.view(-1)[-1] = value
+        path = place(
+            tmp_path, "odd.safetensors", save({**tensors, name: changed}, {"sppnet": json.dumps(header)})
+        )
+        if name == "svm.bias" and value == -float("inf"):  # of a class without examples
+            Detector.load(path)
+            continue
+        said = refused(kind, path)
+        assert name.removeprefix("trunk.").removeprefix("windows.") in said
+        assert "NaN or infinity" in said
+
+
 def raw(header: str | bytes, data: bytes = b"", length: int | None = None) -> bytes:
     text = header.encode() if isinstance(header, str) else header
     return struct.pack("<Q", len(text) if length is None else length) + text + data

@@ -277,7 +277,7 @@ def test_a_released_file_is_taken_from_the_cache(tmp_path, monkeypatch):
 def test_without_a_network_one_is_told_what_to_do_in_time(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr("sppnet.nn.yolox_release.RELEASE", "http://127.0.0.1:9/release")
+    monkeypatch.setattr("sppnet.nn.yolox_release.YOLOX_RELEASE", "http://127.0.0.1:9/release")
     began = time.monotonic()
     with pytest.raises(ModelError, match=r"cannot be reached.*https_proxy.*copy it to .*yolox_nano\.onnx"):
         open_trunk("yolox_nano", weights="coco")

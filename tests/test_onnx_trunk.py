@@ -149,6 +149,17 @@ def test_weights_in_another_file_are_not_opened():
     assert "another file, which is not opened" in refusal(model)
 
 
+def test_weights_that_are_no_numbers_are_refused():
+    model = make_detector()
+    weight = next(one for one in model.graph.initializer if len(one.dims) == 4)
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values.flat[3] = np.nan
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    assert f"tiny.onnx holds NaN in {weight.name}" in refusal(model)
+    weight.raw_data = weight.raw_data[:5]
+    assert f"tiny.onnx is damaged: {weight.name} cannot be read" in refusal(model)
+
+
 def test_operations_of_others_and_enormous_constants_are_refused():
     model = make_detector()
     model.graph.node[5].domain = "com.example"

@@ -209,7 +209,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_timm_weights_without_network_are_refused_in_time(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sppnet.nn.pretrained.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("sppnet.nn.connection.ANSWER_SECONDS", 0.2)
     before, timeout, began = dict(os.environ), socket.getdefaulttimeout(), time.monotonic()
     message = (
         r"no weights of timm/test_resnet.*127\.0\.0\.1.*cannot be reached.*https_proxy.*HF_HUB_CACHE.*file"

@@ -233,7 +233,7 @@ def test_without_network_one_is_told_what_to_do(tmp_path: Path, monkeypatch: pyt
     url = "http://127.0.0.1:9/net-01234567.pth"
     with pytest.raises(ModelError, match=r"cannot be reached.*Connection refused.*https_proxy.*weights file"):
         published_weights(url)
-    monkeypatch.setattr("sppnet.nn.pretrained.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("sppnet.nn.connection.ANSWER_SECONDS", 0.05)
     monkeypatch.setattr("urllib.request.urlopen", lambda *args, **options: time.sleep(1))
     with pytest.raises(ModelError, match="no answer within"):
         published_weights(url)
@@ -349,6 +349,14 @@ MISFITS = {
     "a shape differs": (
         state() | {"conv.bias": torch.ones(7)},
         r"another shape at conv.bias \(expected \(2,\), got \(7,\)\)",
+    ),
+    "a value is NaN": (
+        state() | {"conv.bias": torch.tensor([1, torch.nan])},
+        r"NaN or infinity in conv.bias \(1 of 2 values\).*diverged.*earlier checkpoint",
+    ),
+    "a value is infinite": (
+        state() | {"conv.weight": state()["conv.weight"].half() / 0},
+        r"NaN or infinity in conv.weight",
     ),
     "many names are unknown": (
         state() | {f"x{number}": torch.ones(1) for number in range(9)},

@@ -11,6 +11,7 @@ from sppnet.cli.images import skipped_in_words, tell_left_out, tell_skipped, wor
 from sppnet.cli.options import Device, Json, NoReport, Report
 from sppnet.cli.reports import command, report_evaluation, tell_report
 from sppnet.errors import ConfigError
+from sppnet.nn.published_url import check_reachable
 from sppnet.progress import Timed
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def train(
     no_report: NoReport = False,
 ) -> None:
     """Train a classifier on a folder of class folders."""
+    check_reachable(given.get("trunk", "zf5"), given.get("weights"))
     from sppnet.classify.config import TrainingConfig
     from sppnet.cli.output import Bars, notes
     from sppnet.training import train as train_classifier

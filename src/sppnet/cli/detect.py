@@ -7,6 +7,7 @@ import typer
 
 from sppnet.cli.config_options import options_of, read_fields
 from sppnet.cli.destinations import check_file
+from sppnet.cli.downloads import check_detector_downloads
 from sppnet.cli.images import skipped_in_words, tell_left_out, tell_problems, tell_skipped
 from sppnet.cli.options import EngineOption, Json, NoReport, Report, parse_integers
 from sppnet.cli.reports import command, report_evaluation, tell_report
@@ -54,6 +55,7 @@ def train(
     no_report: NoReport = False,
 ) -> None:
     """Train a detector on annotated images."""
+    check_detector_downloads(given.get("trunk", "auto"), given.get("weights"))
     from sppnet.cli.output import Bars
     from sppnet.detect.config import DetectorConfig
     from sppnet.training import train_detector

@@ -9,6 +9,7 @@ import typer
 from sppnet.cli.destinations import check_file
 from sppnet.cli.images import tell_skipped, work_on
 from sppnet.cli.options import Device, EngineOption, parse_integers
+from sppnet.nn.published_url import check_reachable
 
 if TYPE_CHECKING:
     from sppnet.image_vectors import SPPFeatures
@@ -34,6 +35,7 @@ def features(
     engine: EngineOption = "local",
 ) -> None:
     """Write a vector for each image. Exits with 1 if an image could not be read, after all others."""
+    check_reachable(trunk or "mobilenet_v2", weights)
     from sppnet.cli.vectors import check_suffix, write_vectors
     from sppnet.data.files import list_images
     from sppnet.image_vectors import SPPFeatures

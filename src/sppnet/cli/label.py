@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from sppnet.cli.downloads import check_detector_downloads
 from sppnet.cli.options import Device
 
 
@@ -31,6 +32,8 @@ def label(
     device: Device = "auto",
 ) -> None:
     """A page to draw boxes that learns from each photograph what to suggest next. Ends with Ctrl-C."""
+    if model is None:
+        check_detector_downloads(trunk, weights)
     from sppnet.cli.output import notes
     from sppnet.label.server import run_label_server
     from sppnet.label.session import Session

@@ -17,7 +17,7 @@ from sppnet.nn.any_trunk import PUBLISHED, AnyTrunk, is_onnx, restore_trunk
 from sppnet.nn.coco_classes import known_class
 from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.model_file import check_settings
-from sppnet.nn.weights import load_weights
+from sppnet.nn.weights import check_finite, load_weights
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead, current_names
 from sppnet.proposals.proposers import in_header
@@ -130,6 +130,8 @@ def read_components(header: dict[str, Any], tensors: dict[str, Tensor]) -> Detec
             if ranks := header.get("ranks"):
                 head = split_head(head, ranks)
         load_weights(head, tensors_of(tensors, "head"))
+    check_finite({name: one for name, one in tensors.items() if name.startswith("regressor.")})
+    _check_svms(tensors)
     svm = LinearSVM(_floats(tensors, "svm.weight"), _floats(tensors, "svm.bias"), classes)
     regressor = BoxRegressor(
         _floats(tensors, "regressor.weight"), _floats(tensors, "regressor.bias"), classes
@@ -147,6 +149,12 @@ def read_components(header: dict[str, Any], tensors: dict[str, Tensor]) -> Detec
         svm,
         regressor,
     )
+
+
+def _check_svms(tensors: dict[str, Tensor]) -> None:
+    """A class without examples has a bias of −inf, with which it is never found."""
+    bias = tensors["svm.bias"]
+    check_finite({"svm.weight": tensors["svm.weight"], "svm.bias": bias[bias != -torch.inf]})
 
 
 def _floats(tensors: dict[str, Tensor], name: str) -> Tensor:

@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sppnet.errors import ModelError
 from sppnet.nn.file_signature import foreign_kind_of
 from sppnet.nn.onnx_session import import_extra
 
 MAX_BYTES = 1 << 30
 """Of a file."""
+MAX_NAMED = 5
+"""Weights that an error names."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -58,3 +62,19 @@ def _check_weights(model: Any, name: str) -> None:
             f"{name} keeps {len(outside)} of its weights in another file, which is not opened; save it as "
             "one file (onnx.save_model with save_as_external_data=False)"
         )
+    if broken := [one.name for one in model.graph.initializer if _holds_nan(one, name)]:
+        others = " and others" * (len(broken) > MAX_NAMED)
+        raise ModelError(
+            f"{name} holds NaN in {', '.join(broken[:MAX_NAMED])}{others}: the training "
+            "that made it diverged, or the file is damaged; export an earlier checkpoint"
+        )
+
+
+def _holds_nan(weight: Any, name: str) -> bool:
+    """Infinity may be a bound that a network clips to; NaN is nothing."""
+    to_array = import_extra("onnx.numpy_helper").to_array
+    try:
+        values = to_array(weight)
+    except Exception as error:  # bytes that are not of its type and shape
+        raise ModelError(f"{name} is damaged: {weight.name} cannot be read ({error})") from error
+    return values.dtype.kind == "f" and bool(np.isnan(values).any())

@@ -2,12 +2,8 @@
 
 import hashlib
 import logging
-import queue
 import re
 import tempfile
-import threading
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -16,14 +12,11 @@ import torch
 from torch import Tensor
 
 from sppnet.errors import ModelError
+from sppnet.nn import connection
+from sppnet.nn.published_url import no_hub_weights, no_weights
 from sppnet.nn.weights import read_weights
 
 logger = logging.getLogger(__name__)
-
-ANSWER_SECONDS = 5
-"""A server that has not answered by then is taken to be out of reach."""
-SILENCE_SECONDS = 30
-"""Of a download that has begun."""
 
 
 def published_weights(url: str) -> dict[str, Tensor]:
@@ -95,39 +88,10 @@ def _download(url: str, path: Path) -> None:
 
 def _ask(url: str, path: Path) -> Any:
     """The server's answer, whose body is not read yet."""
-    request = urllib.request.Request(url, headers={"User-Agent": "sppnet"})
-    answer = _first_answer(lambda: urllib.request.urlopen(request, timeout=SILENCE_SECONDS))
+    answer = connection.request_url(url)
     if isinstance(answer, Exception):
-        raise ModelError(
-            f"no weights at {path}, and {_unreachable(url, answer)}; or download {url} elsewhere and copy it "
-            f"to {path}; or pass a weights file"
-        ) from answer
+        raise ModelError(no_weights(url, path, answer)) from answer
     return answer
-
-
-def _first_answer(ask: Callable[[], Any]) -> Any:
-    """What `ask` returns or raises. A thread waits: names are looked up without limit."""
-    answers: queue.Queue[Any] = queue.Queue()
-
-    def wait() -> None:
-        try:
-            answers.put(ask())
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=wait, daemon=True, name="sppnet-download").start()
-    try:
-        return answers.get(timeout=ANSWER_SECONDS)
-    except queue.Empty:
-        return TimeoutError(f"no answer within {ANSWER_SECONDS} seconds")
-
-
-def _unreachable(url: str, error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    return (
-        f"{urlparse(url).netloc} cannot be reached to download them ({reason}). Connect this machine or set "
-        "https_proxy"
-    )
 
 
 def _check_hash(url: str, path: Path, digest: str) -> None:
@@ -165,10 +129,9 @@ def find_timm_weights(published: Any) -> dict[str, str]:
         if isinstance(cached, str):
             return {"file": cached}
     url = hub.hf_hub_url(repository, name, revision=revision or None)
-    answer = _first_answer(lambda: hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS))
+    answer = connection.first_answer(lambda: hub.get_hf_file_metadata(url, timeout=connection.ANSWER_SECONDS))
     if isinstance(answer, Exception) and not isinstance(answer, hub.errors.HfHubHTTPError):
         raise ModelError(
-            f"no weights of {repository} in {hub.constants.HF_HUB_CACHE}, and {_unreachable(url, answer)}; "
-            "or set HF_HUB_CACHE to a cache that has them; or pass a weights file"
+            no_hub_weights(repository, Path(hub.constants.HF_HUB_CACHE), url, answer)
         ) from answer
     return {}

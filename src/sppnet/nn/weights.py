@@ -70,7 +70,8 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, known: Colle
 
     known: all names of the larger network; its parts that `module` lacks are passed over. Parameters
     on the meta device take the tensors themselves, without a copy; others are copied into.
-    Raises ModelError for names that are missing, unknown, of another shape or kind, and then sets nothing.
+    Raises ModelError for names that are missing, unknown, of another shape or kind, and for values that are
+    not finite, and then sets nothing.
     """
     own = module.state_dict()
     # Counters came with torch 0.4.1; older files do without them, and evaluation does not need them.
@@ -82,9 +83,24 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, known: Colle
     _refuse(
         "hold another kind of number at", [name for name in shared if _kind(own[name]) != _kind(state[name])]
     )
+    check_finite({name: state[name] for name in shared})
     fitting = {name: state[name].to(own[name].dtype) for name in shared}
     on_meta = any(tensor.is_meta for tensor in own.values())
     module.load_state_dict(fitting, strict=False, assign=on_meta)
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raises ModelError that names the tensors which hold NaN or infinity: what they give is no number."""
+    bad = [
+        f"{name} ({int((~one.float().isfinite()).sum())} of {one.numel()} values)"
+        for name, one in tensors.items()
+        if not _is_finite(one)
+    ]
+    if bad:
+        raise ModelError(
+            f"these weights hold NaN or infinity in {_listed(bad)}: the training that made them diverged, or "
+            "the file is damaged; take an earlier checkpoint, or train again at a lower learning rate"
+        )
 
 
 def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -176,6 +192,14 @@ def under_prefix(state: dict[str, Tensor], known: Collection[str]) -> dict[str, 
 def _kind(tensor: Tensor) -> str:
     """float16 is as good as float32, integers and complex numbers are not."""
     return "float" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "integer"
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """In one pass without a copy."""
+    if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+        return True
+    wide = tensor if tensor.itemsize > 1 else tensor.float()  # extremes of 8-bit floats are not there
+    return bool(torch.stack(wide.aminmax()).isfinite().all())
 
 
 def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sppnet.errors import ConfigError
 from sppnet.nn.pretrained import is_here, published_file
+from sppnet.nn.published_url import YOLOX_RELEASE
 
-RELEASE = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
 YOLOX_NAMES = "yolox_nano", "yolox_tiny", "yolox_s", "yolox_m", "yolox_l", "yolox_x"
 
 
@@ -27,4 +27,4 @@ def is_released_here(name: str) -> bool:
 
 
 def _address(name: str) -> str:
-    return f"{RELEASE}/{name}.onnx"
+    return f"{YOLOX_RELEASE}/{name}.onnx"
