@@ -27,7 +27,7 @@ from sppnet.data.split_names import SPLIT_OF
 from sppnet.errors import DataError
 
 CLASS_SPLITS = ("train", "val", "test")
-_WORDS = {word: split for word, split in SPLIT_OF.items() if split in CLASS_SPLITS}
+_WORDS = {**SPLIT_OF, "trainval": "train"}
 
 MAX_WRAPPERS = 8
 """Folders around the data set that are passed through, at most."""
@@ -120,18 +120,27 @@ def _splits_in(here: Path) -> Layout:
     """
     folders = visible_folders(here)
     groups: dict[tuple[str, ...], dict[str, Path]] = defaultdict(dict)
+    members: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for folder in sorted(folders, key=_word_order):
         if found := split_of(folder.name):
             rest = ("",) if all(re.fullmatch(r"[\W\d_]*", part) for part in found[1]) else found[1]
-            groups[rest].setdefault(found[0], folder)
+            split = _free_split(groups[rest], found[0], folder.name)
+            groups[rest].setdefault(split, folder)
+            members[rest].append(folder)
     for rest, group in sorted(groups.items(), key=lambda item: (item[0] != ("",), -len(item[1]), item[0])):
         labelled = {split: pass_wrappers(folder) for split, folder in group.items() if _holds_classes(folder)}
         alone = rest == ("",) and (len(folders) == 1 or _is_lone_train(group))
-        if len(group) > 1 or (labelled and alone):
+        if len(members[rest]) > 1 or (labelled and alone):
             flat = tuple(folder for split, folder in group.items() if split not in labelled)
             beside = tuple(folder for folder in folders if folder not in group.values())
             return Layout(here, labelled, flat, beside)
     return Layout(here, {})
+
+
+def _free_split(group: dict[str, Path], split: str, name: str) -> str:
+    """Beside "dev" or "val" a folder "eval" is to be tested on."""
+    taken = "val" in group and "test" not in group
+    return "test" if taken and "eval" in name.lower() else split
 
 
 def _word_order(folder: Path) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from sppnet.data.files import image_stem, is_image_name, natural_key
 from sppnet.data.lookup import Lookup
-from sppnet.data.split_names import SPLIT_OF
+from sppnet.data.split_names import SPLIT_OF, SPLIT_ORDER
 from sppnet.data.text import read_lines
 
 PER_CLASS = re.compile(r".+_(train|val|trainval|test)")
@@ -40,7 +40,16 @@ def _read_folder(folder: Path) -> dict[str, tuple[str, ...]]:
     for file in files:
         if (match := PER_CLASS.fullmatch(file.stem)) and match[1] not in whole:
             single[match[1]] = single.get(match[1], ()) + read_lines(file)
-    return {**whole, **single}
+    return _with_usual_names({**whole, **single})
+
+
+def _with_usual_names(sets: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """ "Train" and "Validation" are train and val, unless those are there as well."""
+    named: dict[str, tuple[str, ...]] = {name: lines for name, lines in sets.items() if name in SPLIT_ORDER}
+    for name, lines in sets.items():
+        usual = SPLIT_OF.get(name.lower(), name)
+        named.setdefault(name if usual in named else usual, lines)
+    return named
 
 
 def ids_in(line: str) -> Iterator[str]:

@@ -211,8 +211,10 @@ def _find_darknet(root: Path) -> YoloSource | None:
     if names is None:
         return None
     data = next(iter(sorted(root.glob("*.data"))), None)
-    files = ((split, root / f"{key}.txt") for key, split in SPLIT_OF.items())
-    lists = {split: file for split, file in files if file.is_file()}
+    lookup, lists = Lookup(), dict[str, Path]()
+    for key, split in SPLIT_OF.items():
+        if (file := lookup.entry(root, f"{key}.txt")) and file.is_file():
+            lists.setdefault(split, file)
     source = _source(root, from_darknet(names, data, lists))
     return source if source.places or source.has_labels() else None
 

@@ -54,7 +54,13 @@ def read_yaml(file: Path) -> dict[str, Any]:
         settings = yaml.BaseLoader(text).get_single_data()
     except Exception as error:  # what builds values out of text fails in any way
         raise DataError(f"{file} is not YAML that can be used: {' '.join(str(error).split())}") from error
-    return {str(key): value for key, value in settings.items()} if isinstance(settings, dict) else {}
+    return {_key(str(key)): value for key, value in settings.items()} if isinstance(settings, dict) else {}
+
+
+def _key(written: str) -> str:
+    """Of a key that is known, its own letters."""
+    plain = written.strip().lower()
+    return plain if plain in (*OTHER_KEYS, *SPLIT_OF) else written
 
 
 def _check_events(text: str) -> None:
@@ -97,8 +103,8 @@ def from_darknet(names: Path, data: Path | None, lists: dict[str, Path]) -> Sett
     entries: dict[str, tuple[str, ...]] = {split: (path.name,) for split, path in lists.items()}
     for line in read_lines(data) if data else ():
         key, _, value = (part.strip() for part in line.partition("="))
-        if key in SPLIT_OF and value:
-            entries[SPLIT_OF[key]] = (value,)
+        if value and (split := SPLIT_OF.get(key.lower())):
+            entries[split] = (value,)
     return from_list(names, entries)
 
 
