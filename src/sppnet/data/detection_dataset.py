@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sppnet.data.annotations import AnnotatedImage, AnnotationSource, BoxAnnotation, ParsedDataset, plain_name
+from sppnet.data.annotations import AnnotatedImage, AnnotationSource, BoxAnnotation, ParsedDataset
+from sppnet.data.class_list import read_class_list
 from sppnet.data.coco import find_coco
 from sppnet.data.files import is_hidden, natural_key, path_key
 from sppnet.data.foreign import unread_annotations
@@ -130,7 +131,7 @@ def read_annotated(data: str | Path, split: str | None = None) -> AnnotatedImage
         reading.problems.add(f"{sentence}; they are left out")
     if split is None:
         source.tell_unused(reading)
-    classes = _listed_classes(source) or source.class_names()
+    classes = _listed_classes(source, reading) or source.class_names()
     images = sorted(_without_repeats(reading), key=lambda image: path_key(image.path))
     labels = {name: label for label, name in enumerate(classes)}
     truths = tuple(_truth(image.marks, labels) for image in images)
@@ -243,14 +244,17 @@ def _parts_of(split: str | None, source: AnnotationSource, data: str | Path) -> 
 # --- classes and truths --------------------------------------------------------------------------
 
 
-def _listed_classes(source: AnnotationSource) -> tuple[str, ...]:
-    """The lines of the first classes.txt that is there."""
+def _listed_classes(source: AnnotationSource, reading: ParsedDataset) -> tuple[str, ...]:
+    """The lines of the first classes.txt that is there and not empty."""
     lookup = Lookup()
+    known = {mark.name for image in reading.images for mark in image.marks}
     for folder in (source.root, source.notes):
         file = lookup.entry(folder, "classes.txt")
-        lines = read_lines(file) if file and file.is_file() else ()
-        if names := tuple(dict.fromkeys(filter(None, map(plain_name, lines)))):
-            return names
+        if file and file.is_file() and read_lines(file):
+            listed = read_class_list(file, known)
+            for sentence in listed.problems:
+                reading.problems.add(sentence)
+            return tuple(dict.fromkeys(listed.names.values()))
     return ()
 
 

@@ -26,6 +26,8 @@ from sppnet.data.yolo_settings import Settings, from_darknet, from_list, from_ya
 from sppnet.errors import DataError, ImageError
 
 CLASSES = "classes.txt"
+OTHER_LISTS = ("labels.txt", "class_names.txt", "names.txt", "predefined_classes.txt")
+"""What else lists of classes are called in the folder of the data set; the last is labelImg's."""
 
 
 @dataclass(frozen=True)
@@ -224,14 +226,15 @@ def _find_folders(root: Path) -> YoloSource | None:
     lookup, splits = Lookup(), list(SPLIT_OF)
     below = [[], ["labels"], ["images"], *([split] for split in splits)]
     below += [["labels", split] for split in splits] + [[split, "labels"] for split in splits]
-    files = (lookup.below(root, [*parts, CLASSES]) for parts in below)
+    tried = [[*parts, CLASSES] for parts in below] + [[name] for name in OTHER_LISTS]
+    files = (lookup.below(root, parts) for parts in tried)
     listed = next((file for file in files if file and file.is_file()), None)
     if listed is None:
         return None
     entries: dict[str, tuple[str, ...]] = {}
     for split in splits:
-        tried = (lookup.below(root, parts) for parts in (["images", split], [split, "images"], [split]))
-        if place := next((place for place in tried if place and place.is_dir()), None):
+        folders = (lookup.below(root, parts) for parts in (["images", split], [split, "images"], [split]))
+        if place := next((place for place in folders if place and place.is_dir()), None):
             entries.setdefault(SPLIT_OF[split], (place.relative_to(root).as_posix(),))
     source = _source(root, from_list(listed, entries))
     both = all(lookup.below(root, [name]) for name in ("images", "labels"))

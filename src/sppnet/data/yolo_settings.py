@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from sppnet.data.annotations import plain_name
+from sppnet.data.class_list import read_class_list
 from sppnet.data.lookup import base_name, exists
 from sppnet.data.split_names import SPLIT_OF
 from sppnet.data.text import read_lines, read_text
@@ -89,9 +90,9 @@ def from_yaml(file: Path, settings: dict[str, Any]) -> Settings:
         if paths and (key in SPLIT_OF or all(_is_folder(file.parent / path) for path in paths)):
             split = SPLIT_OF.get(key, key)
             entries[split] = entries.get(split, ()) + tuple(paths)
-    names = _names(settings, file)
+    names, told = _names(settings, file)
     odd = tuple(_odd_names(names, settings, file))
-    return Settings(file, names, entries, base, "kpt_shape" in settings, odd)
+    return Settings(file, names, entries, base, "kpt_shape" in settings, (*told, *odd))
 
 
 def _is_folder(path: Path) -> bool:
@@ -109,24 +110,65 @@ def from_darknet(names: Path, data: Path | None, lists: dict[str, Path]) -> Sett
 
 
 def from_list(file: Path, entries: dict[str, tuple[str, ...]]) -> Settings:
-    """A classes.txt or obj.names, one class a line."""
-    return Settings(file, dict(enumerate(map(plain_name, read_lines(file)))), entries)
+    """A classes.txt or obj.names, one class a line; raises DataError for one that is numbered from 1."""
+    listed = read_class_list(file)
+    if 0 not in listed.names:
+        raise DataError(
+            f"{file} numbers its classes from {min(listed.names)}, and label files of YOLO count from 0: "
+            "write the names alone, in the order of the numbers in the label files"
+        )
+    return Settings(file, listed.names, entries, problems=listed.problems)
 
 
-def _names(settings: dict[str, Any], file: Path) -> dict[int, str]:
-    """Class names by number: a list, a mapping, or only how many there are."""
+def _names(settings: dict[str, Any], file: Path) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Class names by number, and what was odd: a list, a mapping, a file, or only how many there are."""
     names, count = settings.get("names"), settings.get("nc")
-    if isinstance(names, str) and _is_list(listed := file.parent / base_name(names)):
-        names = list(read_lines(listed))
-    if isinstance(names, list) and names:
-        return {number: plain_name(name) or str(number) for number, name in enumerate(names)}
-    if isinstance(names, dict) and names and all(str(key).isdecimal() and len(key) < 10 for key in names):
-        return {int(key): plain_name(name) or key for key, name in names.items()}
+    if isinstance(names, str) and _is_list(place := file.parent / base_name(names)):
+        listed = read_class_list(place)
+        return listed.names, listed.problems
+    if isinstance(names, str) and _count(count) != 1 and "," in names:
+        names = names.split(",")
+    if isinstance(names, list) and any(isinstance(name, dict) for name in names):
+        names = _joined(names)
+    if isinstance(names, dict):
+        names = _by_number(names)
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        names = dict(enumerate(names))
+    if isinstance(names, dict) and names:
+        return {number: plain_name(name) or str(number) for number, name in names.items()}, ()
     if isinstance(names, str) and _count(count) == 1 and plain_name(names):
-        return {0: plain_name(names)}
+        return {0: plain_name(names)}, ()
     if names is None and _count(count):
-        return {number: str(number) for number in range(_count(count))}
+        return {number: str(number) for number in range(_count(count))}, ()
     raise DataError(f"{file} has no names: expected a list of class names, or a mapping from 0, 1, … to them")
+
+
+def _joined(names: list[Any]) -> dict[str, Any] | None:
+    """One mapping for a list of them, - 0: cat or - {id: 0, name: cat}; None for another list."""
+    whole: dict[str, Any] = {}
+    for one in names:
+        if not isinstance(one, dict):
+            return None
+        pairs = {one["id"]: one["name"]} if one.keys() >= {"id", "name"} else one
+        if whole.keys() & pairs.keys():
+            return None
+        whole |= pairs
+    return whole
+
+
+def _by_number(names: dict[Any, Any]) -> dict[int, str] | None:
+    """Of a mapping from numbers to names, or from names to numbers that differ; None for another."""
+    if not all(isinstance(name, str) for name in names.values()):
+        return None
+    if all(map(_is_number, names)):
+        return {int(key): name for key, name in names.items()}
+    if all(map(_is_number, names.values())) and len(set(map(int, names.values()))) == len(names):
+        return {int(number): name for name, number in sorted(names.items(), key=lambda item: int(item[1]))}
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10
 
 
 def _is_list(path: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from sppnet.data.annotations import flag, said_size
+from sppnet.data.class_list import read_class_list
 from sppnet.data.frames import Box
 from sppnet.data.image import read_header
 from sppnet.data.problems import Problems
@@ -31,9 +32,10 @@ class VocFiles:
         self.notes = self.source.notes if self.source else root / NOTES
         self.problems = Problems()
         self.list = root / "classes.txt"
-        listed = read_lines(self.list) if self.list.is_file() else ()
         named = self.source.class_names() if self.source else ()
-        self.classes = tuple(dict.fromkeys([*filter(None, listed), *named]))
+        has_lines = self.list.is_file() and read_lines(self.list)
+        listed = read_class_list(self.list, named).names.values() if has_lines else ()
+        self.classes = tuple(dict.fromkeys([*listed, *named]))
         self._has_list = bool(listed) or not self.source
         self._files: dict[Path, WatchedFile] = {}
         self._moved: set[Path] = set()
