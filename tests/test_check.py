@@ -139,7 +139,35 @@ ELSEWHERE = [
     pytest.param("a/boxes.csv", "filename,class,xmin,ymin,xmax,ymax\n", "a table of boxes"),
     pytest.param("via.json", '{"1.png": {"shape_attributes": {}}}', "VGG Image Annotator"),
     pytest.param("all.tfrecord", "", "TensorFlow's records"),
+    pytest.param("a/b/1.jpg.json", '{"objects": [{"classTitle": "a"}]}', "Supervisely"),
+    pytest.param(
+        "1.json", '[{"annotations": [{"result": [{"from_name": "a", "to_name": "b"}]}]}]', "Label Studio"
+    ),
+    pytest.param(
+        "1.json", '[{"image": "1.png", "label": [{"x": 1, "rectanglelabels": ["a"]}]}]', "Label Studio"
+    ),
+    pytest.param(
+        "a/_annotations.createml.json",
+        '[{"image": "1.png", "annotations": [{"label": "a", "coordinates": {"x": 1}}]}]',
+        "CreateML",
+    ),
+    pytest.param(
+        "annotations/default.json", '{"categories": {}, "items": [{"annotations": []}]}', "Datumaro"
+    ),
+    pytest.param(
+        "1.json", '[{"image_id": 1, "category_id": 1, "score": 0.5}]', "a detector's results in COCO's form"
+    ),
+    pytest.param("1.json", '[{"name": "1.png", "labels": [{"box2d": {"x1": 1}}]}]', "BDD100K or Scalabel"),
+    pytest.param("a/metadata.jsonl", '{"file_name": "1.png", "objects": {"bbox": []}}', "lines of JSON"),
+    pytest.param("via.csv", "filename,region_shape_attributes,region_attributes\n", "VGG Image Annotator"),
+    pytest.param("label_2/1.txt", "Car 0.00 0 -1.5 1 2 20 30 1.5 1.6 3.9 1 1 8 -1.5\n", "KITTI"),
+    pytest.param("a/gt.txt", "0--Parade/1.jpg\n1\n1 2 3 4 0 0 0 0 0 0\n", "WIDER FACE"),
+    pytest.param("gt/gt.txt", "1,1,10,10,20,20,1,1,1\n", "MOT Challenge"),
+    pytest.param("a/1.txt", "684,8,273,116,0,0,0,0\n406,119,265,70,1,4,0,0\n", "VisDrone"),
+    pytest.param("a/1.txt", "1 2 3 4 5 6 7 8 plane 0\n", "DOTA"),
+    pytest.param("a/_annotations.txt", "1.jpg 1,2,20,30,0 4,5,6,7,1\n", "a list of images with boxes"),
     pytest.param("notes.json", '{"annotations": "none"}', ""),
+    pytest.param("notes.txt", "1.jpg is the first of 1,234 photographs\n", ""),
 ]
 
 
@@ -147,6 +175,7 @@ ELSEWHERE = [
 def test_annotations_that_are_not_read_are_named(tmp_path, file, text, tool):
     (tmp_path / "a").mkdir()
     save(tmp_path / "a/1.png", 5, 6)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(text)
     said = f"{file} seems to be of {tool}, which is not read; export the boxes as VOC, COCO or YOLO"
     assert check_folder(tmp_path).unread_boxes == (said if tool else "")

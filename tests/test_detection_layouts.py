@@ -593,3 +593,25 @@ def test_folders_of_classes_are_no_boxes(tmp_path, files):
             **({} if name.endswith("jpg") else {name: "cat\n"}),
         )
     assert not is_annotated(tmp_path)
+
+
+def test_boxes_that_may_be_sizes_or_corners_are_told(tmp_path):
+    bounds = "<bndbox><xmin>60</xmin><ymin>50</ymin><xmax>10</xmax><ymax>8</ymax></bndbox>"
+    swapped = xml().replace(BOUNDS, bounds)
+    voc, yolo = tmp_path / "voc", tmp_path / "yolo"
+    for number in range(3):
+        lay(voc, f"{number}.jpg", **{f"{number}.xml": swapped})
+        lay(yolo, f"images/{number}.jpg", **{f"labels/{number}.txt": "0 0.5 0.5 0.9 0.9\n0 .7 .1 .95 .6\n"})
+    lay(yolo, **{"classes.txt": "cat\n"})
+    assert (
+        "3 of 3 boxes have their corners in the wrong order: they look like x, y, width, height, where "
+        "corners were expected"
+    ) in problems_of(voc)
+    assert (
+        "3 of 6 boxes reach beyond their images, and all would be boxes if they were corners x0, y0, x1, y1; "
+        "they are read as centre, width, height, as YOLO has them"
+    ) in problems_of(yolo)
+    lay(yolo, **{"labels/0.txt": "0 0.5 0.5 0.4 0.9\n"})  # no box as corners
+    assert not any("corners" in sentence for sentence in problems_of(yolo))
+    lay(voc, **{f"{number}.xml": xml() for number in (0, 1)})
+    assert not any("boxes have their corners" in sentence for sentence in problems_of(voc))

@@ -15,7 +15,7 @@ import numpy as np
 
 from sppnet.data.frames import Box, Move, Size, find_move
 from sppnet.data.image import read_header
-from sppnet.data.problems import Problems
+from sppnet.data.problems import EXCHANGED, Problems
 from sppnet.errors import ImageError, printable
 
 ROUNDING_PX = 0.5
@@ -172,7 +172,7 @@ def fit_box(
     if not all(map(math.isfinite, written)):
         return None, "is not finite; it is left out"
     ordered = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
-    done = [] if ordered == written else ["has its corners in the wrong order; they are exchanged"]
+    done = [] if ordered == written else [EXCHANGED]
     first = 1 if one_based else 0
     box = (ordered[0] - first, ordered[1] - first, ordered[2], ordered[3])
     if move:

@@ -17,6 +17,7 @@ from typing import ClassVar
 from sppnet.data.annotations import AnnotatedImage, Location, ParsedDataset, fit_marks
 from sppnet.data.coco_file import Table, read_table
 from sppnet.data.files import is_hidden, is_image_name, natural_key
+from sppnet.data.foreign import unread_tool
 from sppnet.data.lookup import Lookup, is_written_so
 from sppnet.data.split_names import SPLIT_OF
 from sppnet.data.text import decode
@@ -152,7 +153,9 @@ def _coco_files(places: Iterable[Path]) -> list[Path]:
 def _looks_coco(path: Path) -> bool:
     with path.open("rb") as file:
         head = decode(file.read(HEAD_BYTES))
-    return '"images"' in head or '"annotations"' in head
+    if '"images"' not in head and '"annotations"' not in head:
+        return False
+    return not head.lstrip().startswith("[") and ('"images"' in head or not unread_tool(".json", head))
 
 
 def _name_splits(files: list[Path], root: Path) -> dict[Path, str]:

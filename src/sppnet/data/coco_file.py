@@ -13,6 +13,7 @@ from typing import Any
 
 from sppnet.data.annotations import BoxAnnotation, flag, plain_name, said_size
 from sppnet.data.files import natural_key
+from sppnet.data.foreign import unread_tool_of
 from sppnet.data.frames import Box, Size
 from sppnet.data.problems import Problems
 from sppnet.data.text import read_text
@@ -135,12 +136,16 @@ def _load(path: Path) -> dict[str, list[Any]]:
         data = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
+    keys = data if isinstance(data, dict) else {}
+    missing = [key for key in KEYS if not isinstance(keys.get(key), list)]
+    if not missing:
+        return keys
+    if tool := unread_tool_of(path):
+        raise DataError(f"{path} is not COCO: it {tool}")
     if not isinstance(data, dict):
         raise DataError(f"{path} is not COCO: expected an object with {', '.join(KEYS)}, got a list or value")
-    if missing := [key for key in KEYS if not isinstance(data.get(key), list)]:
-        held = ", ".join(map(str, data)) or "nothing"
-        raise DataError(f"{path} is not COCO: it has no list of {' and '.join(missing)} (it has {held})")
-    return data
+    held = ", ".join(map(str, data)) or "nothing"
+    raise DataError(f"{path} is not COCO: it has no list of {' and '.join(missing)} (it has {held})")
 
 
 def _are_ids(*values: Any) -> bool:

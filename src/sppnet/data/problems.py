@@ -8,6 +8,11 @@ import numpy as np
 
 from sppnet.structures import GroundTruth
 
+EXCHANGED = "has its corners in the wrong order; they are exchanged"
+"""What is told of a box."""
+MANY_EXCHANGED = 3
+"""In so many boxes, if they are a quarter, it is no slip."""
+
 NAMED = 3
 """Examples that a sentence names."""
 
@@ -33,6 +38,15 @@ class Problems:
             self._totals[what, outcome] += len(found)
             named = self._examples[what, outcome]
             named += found[: NAMED - len(named)]
+
+    def tell_exchanged(self, boxes: int) -> None:
+        """A sentence if many of so many boxes, which should be corners, seem to be something else."""
+        exchanged = sum(EXCHANGED in sentence for sentence in self._single)
+        if exchanged >= max(MANY_EXCHANGED, boxes / 4):
+            self.add(
+                f"{exchanged} of {boxes} boxes have their corners in the wrong order: they look like x, y, "
+                "width, height, where corners were expected"
+            )
 
     def __iter__(self) -> Iterator[str]:
         yield from self._single

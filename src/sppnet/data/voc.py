@@ -84,6 +84,7 @@ class VocSource:
         for key in self._ids_of(splits, reading.problems) if splits else list(self.xml):
             if marked := self.read_file(key, reading.problems):
                 reading.images.append(marked)
+        reading.problems.tell_exchanged(sum(len(image.marks) for image in reading.images))
         return reading
 
     def tell_unused(self, reading: ParsedDataset) -> None:

@@ -21,7 +21,7 @@ from sppnet.data.lookup import Lookup, fold, shards_of
 from sppnet.data.problems import Problems
 from sppnet.data.split_names import SPLIT_OF
 from sppnet.data.text import read_lines
-from sppnet.data.yolo_labels import TOLD, Line, box_of, class_number, find_ways, read_label
+from sppnet.data.yolo_labels import TOLD, CornerTally, Line, box_of, class_number, find_ways, read_label
 from sppnet.data.yolo_settings import Settings, from_darknet, from_list, from_yaml, read_yaml
 from sppnet.errors import DataError, ImageError
 
@@ -137,10 +137,11 @@ class YoloSource:
         owners: dict[Path, list[Path]] = {}
         for image, own in labels.items():
             owners.setdefault(own, []).append(image)
-        ways = find_ways(map(read_label, owners), self.settings.has_points)
+        ways, tally = find_ways(map(read_label, owners), self.settings.has_points), CornerTally()
         for image in images:
             label = labels.get(image)
             lines = read_label(label) if label else []
+            tally.add(lines)
             if label is None or not lines:
                 reading.images.append(AnnotatedImage(image, ()))
             elif len(owners[label]) > 1:
@@ -150,6 +151,11 @@ class YoloSource:
             else:
                 marks = tuple(self._marks(image, label, lines, ways, reading.problems))
                 reading.images.append(AnnotatedImage(image, marks))
+        if tally.are_corners:
+            reading.problems.add(
+                f"{tally.beyond} of {tally.count} boxes reach beyond their images, and all would be boxes if "
+                "they were corners x0, y0, x1, y1; they are read as centre, width, height, as YOLO has them"
+            )
 
     def _marks(
         self, image: Path, label: Path, lines: Sequence[Line], ways: dict[int, str], problems: Problems

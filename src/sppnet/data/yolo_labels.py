@@ -19,6 +19,9 @@ from sppnet.data.text import read_text
 SLACK = 0.1
 """Shares may exceed 1 by this and be clipped; beyond it they must be pixels, or something else."""
 
+CLIPPED = 0.01
+"""By which a box of rounded numbers may exceed its image."""
+
 SHOWN_LETTERS = 60
 """Of a line that is refused."""
 
@@ -117,6 +120,28 @@ def box_of(line: Line, way: str) -> Box | str:
         return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
     cx, cy, width, height = values
     return cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
+
+
+@dataclass
+class CornerTally:
+    """Counts lines of a class and four shares, to find out whether these were corners x0, y0, x1, y1."""
+
+    count: int = 0
+    beyond: int = 0
+    other: int = 0
+
+    def add(self, lines: Iterable[Line]) -> None:
+        for values in (_numbers(line.columns[1:]) for line in lines if len(line.columns) == 5):
+            if values is not None:
+                x, y, width, height = values
+                self.count += 1
+                self.beyond += x + width / 2 > 1 + CLIPPED or y + height / 2 > 1 + CLIPPED
+                self.other += not (x < width <= 1 and y < height <= 1)
+
+    @property
+    def are_corners(self) -> bool:
+        """Whether every box would be one as corners, and many reach beyond the image as they are read."""
+        return not self.other and 4 * self.beyond >= self.count > 2
 
 
 def class_number(text: str) -> int:
