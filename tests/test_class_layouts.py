@@ -201,6 +201,21 @@ def test_formats_that_are_not_read_are_counted(tmp_path, monkeypatch):
         list_images(make_files(tmp_path / "only", "1.heic"))
 
 
+def test_images_without_the_suffix_of_one_are_counted(tmp_path):
+    make_images(tmp_path, *two("."), "red/5.png")
+    names = ("red/4.jif", "red/6.mpo", "red/photo", "red/1.jpg?raw=1", "blue/7.jpg_large", "blue/8.txt")
+    for name in names:
+        (tmp_path / name).write_bytes((tmp_path / "red/2.jpg").read_bytes())
+    make_files(tmp_path, "red/README", "blue/8.mov")
+    assert classes_of(tmp_path) == {"": {"blue": 1, "red": 4}}
+    video, unnamed = told(tmp_path)
+    assert video.endswith("videos are not read: write their frames as JPEG or PNG")
+    assert unnamed == (
+        f"3 images are named without an image's suffix, such as {tmp_path / 'blue/7.jpg_large'}; "
+        "add .jpg, .png or the like"
+    )
+
+
 def test_a_reason_can_be_written_whatever_the_name(tmp_path):
     make_files(tmp_path, *two("."), f"red/{LATIN}.cr2")
     (reason,) = told(tmp_path)

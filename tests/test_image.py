@@ -317,6 +317,13 @@ def test_files_that_cannot_be_read_are_named(tmp_path, content, message):
     assert path.read_bytes() == content
 
 
+def test_addresses_are_no_files():
+    with pytest.raises(ImageError, match=r"https://example\.com/a\.png does not exist; download it first"):
+        read_image("https://example.com/a.png")
+    with pytest.raises(DataError, match="is an address; images are read from files: download it first"):
+        find_images("https://example.com/a.png")
+
+
 def test_paths_that_are_no_files_are_named(tmp_path):
     with pytest.raises(ImageError, match=r"missing\.png does not exist"):
         read_image(tmp_path / "missing.png")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from sppnet.data.image_formats import readable_suffixes, unreadable_hint
+from sppnet.data.image_formats import begins_as_image, readable_suffixes, unreadable_hint
 from sppnet.errors import DataError, did_you_mean, encodable, printable
 
 SYSTEM_FOLDERS = frozenset(
@@ -23,6 +23,14 @@ SYSTEM_FOLDERS = frozenset(
     }
 )  # fmt: skip
 """Folders that an operating system, a network drive or an archive makes beside the user's own."""
+
+OTHER_SUFFIXES = frozenset(
+    {
+        ".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".md", ".html", ".py", ".log",
+        ".npy", ".npz", ".mat", ".pkl", ".pt", ".pth", ".safetensors", ".onnx", ".parquet", ".zip", ".pdf",
+    }
+)  # fmt: skip
+"""Files that are not looked into for images: of these a data set may have as many."""
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -76,6 +84,17 @@ def image_stem(name: str) -> str:
 def is_unread_name(path: Path) -> bool:
     """Whether the name ends like that of an image in a format which cannot be read here."""
     return unreadable_hint(path.suffix) is not None
+
+
+def is_nameless_image(path: Path) -> bool:
+    """Whether a file is an image by its first bytes, but not by its name, as downloads leave them."""
+    if is_image_name(path) or is_unread_name(path) or path.suffix.lower() in OTHER_SUFFIXES:
+        return False
+    try:
+        with path.open("rb") as file:
+            return begins_as_image(file.read(16))
+    except OSError:
+        return False
 
 
 # --- what lies in folders ------------------------------------------------------------------------
@@ -132,10 +151,13 @@ class Walk:
                 files, "not read", noun=f"{suffix} file", advice=unreadable_hint(suffix) or ""
             )
         ]
-        return unread + [
+        nameless = [file for file in self.files if is_nameless_image(file)]
+        unnamed = omit(nameless, "named without an image's suffix", advice="add .jpg, .png or the like")
+        unlisted = [
             Omission(0, f"the folder {folder} cannot be listed ({why}), so its images are left out")
             for folder, why in self.unlisted.items()
         ]
+        return [*unread, *unnamed, *unlisted]
 
 
 def walk(*roots: Path) -> Walk:
@@ -209,6 +231,8 @@ def _named_by(path: str | Path) -> ImageList:
         )
     if here.exists():
         return ImageList((here,))
+    if "://" in str(path):
+        raise DataError(f"{path} is an address; images are read from files: download it first")
     if not glob.has_magic(str(path)):
         raise DataError(f"{path} does not exist; {_nearest(here)}")
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]

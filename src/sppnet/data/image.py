@@ -181,7 +181,8 @@ def _naming(name: str) -> Iterator[None]:
         known = ", ".join(readable_formats())
         raise ImageError(f"{name} is not an image of a known format ({known}): {hint}") from error
     except FileNotFoundError as error:
-        raise ImageError(f"{name} does not exist; check the path") from error
+        advice = "download it first: images are read from files" if "://" in name else "check the path"
+        raise ImageError(f"{name} does not exist; {advice}") from error
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         raise ImageError(f"{name} cannot be read as an image: {reason}") from error

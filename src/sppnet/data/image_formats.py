@@ -1,6 +1,7 @@
 """Image formats: which are read here, how their files are named, and what to do about the others."""
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from functools import cache
 
@@ -9,11 +10,11 @@ from PIL import features
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """Pillow's other readers are never tried: they are seldom used, and have been the way in for attacks."""
 
-_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
+_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"}
 _NETPBM = {".ppm", ".pgm", ".pbm", ".pnm"}
 _AVIF = {".avif", ".avifs"}
 _HEIC = {".heic", ".heif", ".hif"}
-IMAGE_SUFFIXES = frozenset(_JPEG | _NETPBM | {".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+IMAGE_SUFFIXES = frozenset(_JPEG | _NETPBM | {".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 """File names that are taken for images on every installation, compared in lower case."""
 
 _HEIC_HINT = "HEIC images need a plugin: pip install pillow-heif (or convert them to JPEG)"
@@ -30,8 +31,16 @@ UNREADABLE_HINTS: Mapping[str, str] = {
     ".svg": "SVG drawings have no pixels: render them to PNG",
     ".psd": "Photoshop documents are not read: export them as JPEG or PNG",
     ".dcm": "DICOM files are not read: export them as PNG or TIFF",
-    ".exr": "OpenEXR is not read: convert to PNG or TIFF",
-    ".ico": "icons are not read: convert to PNG",
+    **dict.fromkeys((".exr", ".hdr"), "images of high dynamic range are not read: convert to PNG or TIFF"),
+    **dict.fromkeys((".ico", ".icns", ".cur"), "icons are not read: convert to PNG"),
+    **dict.fromkeys((".eps", ".wmf", ".emf"), "drawings have no pixels: render them to PNG"),
+    **dict.fromkeys(
+        (".pcx", ".dib", ".sgi", ".dds", ".xcf", ".qoi", ".jxr", ".wdp", ".fits"),
+        "this format is not read: convert to PNG",
+    ),
+    **dict.fromkeys(
+        (".mp4", ".mov", ".avi", ".mkv", ".webm"), "videos are not read: write their frames as JPEG or PNG"
+    ),
     ".tga": "Targa is not read: convert to PNG",
 }
 """What to do about images that are not read, by their suffix in lower case.
@@ -66,6 +75,15 @@ def unreadable_hint(suffix: str) -> str | None:
     """What to do about an image of this suffix that cannot be read here; None if it can, or is no image."""
     suffix = suffix.lower()
     return None if suffix in readable_suffixes() else UNREADABLE_HINTS.get(suffix)
+
+
+SIGNATURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*", re.DOTALL)
+"""How JPEG, PNG, GIF, WEBP and TIFF begin."""
+
+
+def begins_as_image(start: bytes) -> bool:
+    """Whether a file begins as an image that can be read; of BMP and PPM the signs are too short to tell."""
+    return bool(SIGNATURES.match(start))
 
 
 def find_brand(start: bytes) -> str | None:
