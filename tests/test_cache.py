@@ -267,19 +267,21 @@ def test_the_folder_is_the_users(monkeypatch, tmp_path, variable, expected):
 def test_a_recipe_tells_trunk_weights_and_scales():
     torch.manual_seed(0)
     trunk = load_trunk("squeezenet1_1")
-    recipe = recipe_of(trunk, (96,))
+    recipe = recipe_of(FeatureExtractor(trunk, (96,)))
     same = load_trunk("squeezenet1_1", weights=trunk.body.state_dict())
-    assert recipe_of(same, (96,)) == recipe
+    assert recipe_of(FeatureExtractor(same, (96,))) == recipe
     others = [
-        recipe_of(trunk, (96, 128)),
-        recipe_of(load_trunk("squeezenet1_1", stride=8, weights=trunk.body.state_dict()), (96,)),
-        recipe_of(load_trunk("squeezenet1_1"), (96,)),
+        recipe_of(FeatureExtractor(trunk, (96, 128))),
+        recipe_of(
+            FeatureExtractor(load_trunk("squeezenet1_1", stride=8, weights=trunk.body.state_dict()), (96,))
+        ),
+        recipe_of(FeatureExtractor(load_trunk("squeezenet1_1"), (96,))),
     ]
     with torch.no_grad():
         next(iter(same.parameters())).view(-1)[0] += 1e-6
-    others.append(recipe_of(same, (96,)))
+    others.append(recipe_of(FeatureExtractor(same, (96,))))
     same.std = (1.0, 1.0, 1.0)
-    others.append(recipe_of(same, (96,)))
+    others.append(recipe_of(FeatureExtractor(same, (96,))))
     assert len({recipe, *others}) == 6
 
 
@@ -296,7 +298,7 @@ def photograph(tmp_path):
 def test_a_photo_is_convolved_once(tmp_path, photograph, monkeypatch):
     trunk = load_trunk("squeezenet1_1").eval()
     extractor = FeatureExtractor(trunk, (64,))
-    cache = MapCache(recipe_of(trunk, (64,)), tmp_path / "cache")
+    cache = MapCache(recipe_of(extractor), tmp_path / "cache")
     first = LazyImage(photograph, extractor, cache)
     assert first.maps is first.maps
     moved = photograph.rename(tmp_path / "moved.png")

@@ -255,7 +255,8 @@ def test_extractor_gives_the_same_maps_by_either_engine():
 
 def test_maps_of_different_engines_are_kept_apart():
     trunk = load_trunk("squeezenet1_1")
-    assert recipe_of(trunk, (64,)) == recipe_of(trunk, (64,), "torch") != recipe_of(trunk, (64,), "onnx")
+    recipes = [recipe_of(FeatureExtractor(trunk, (64,), engine)) for engine in ("torch", "torch", "onnx")]
+    assert recipes[0] == recipes[1] != recipes[2]
 
 
 def test_config():

@@ -93,9 +93,7 @@ def trainer_of(joint, config, data, cache, method="faster"):
 def joint_start(frozen, config, data, cache, method):
     parts = replace(frozen.detector.parts, config=replace(config, method=method))
     extractor = make_extractor(parts.trunk, config.scales)
-    photos = TrainingImages(
-        open_annotated(data), extractor, MapCache(recipe_of(parts.trunk, config.scales), cache), False
-    )
+    photos = TrainingImages(open_annotated(data), extractor, MapCache(recipe_of(extractor), cache), False)
     stored = DetectorRun(frozen.model.parent).load_stage("proposals")[1]
     proposals = split_boxes(stored["boxes"].numpy(), stored["counts"].numpy())
     held_out = np.arange(4)

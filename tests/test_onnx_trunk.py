@@ -338,11 +338,11 @@ def test_the_cache_gives_back_what_was_computed(trunk, tmp_path):
     path = tmp_path / "photo.png"
     Image.fromarray(photograph(60, 80)).save(path)
     extractor = DetectorExtractor(trunk)
-    cache = MapCache(recipe_of(trunk, extractor.scales), tmp_path / "maps")
+    cache = MapCache(recipe_of(extractor), tmp_path / "maps")
     fresh = LazyImage(path, extractor).maps
     first, second = (LazyImage(path, extractor, cache).maps for _ in range(2))
     for maps in (first, second):
         assert np.array_equal(maps.head.boxes, fresh.head.boxes)
         assert np.array_equal(maps.head.vectors, fresh.head.vectors)
         assert all(torch.equal(a.maps[0], b.maps[0]) for a, b in zip(maps.taps, fresh.taps, strict=True))
-    assert recipe_of(trunk, (64,)) != recipe_of(trunk, (96,))
+    assert recipe_of(DetectorExtractor(trunk, (64,))) != recipe_of(DetectorExtractor(trunk, (96,)))

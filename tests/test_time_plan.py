@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from sppnet.data.detection_dataset import open_annotated
-from sppnet.detect import stages
+from sppnet.detect import time_plan
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.label_assignment import TrainingImages
 from sppnet.detect.time_plan import CHOICES, UNIT_PX, Settings, choose_settings, measure_unit
@@ -77,18 +77,18 @@ def test_the_unit_is_a_photographs_time(data):
 
 
 def test_a_short_time_takes_small_scales_and_is_kept_on_resume(data, config, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "measure_unit", lambda photos, extractor: 1.0)
+    monkeypatch.setattr(time_plan, "measure_unit", lambda photos, extractor: 1.0)
     run = train_detector(data, tmp_path / "run", config, cache=tmp_path / "maps")
     assert run.detector.config.scales == CHOICES[-1].scales
     assert not run.detector.config.mirror
     assert json.loads((tmp_path / "run" / "config.json").read_text())["time"] == "20s"
-    monkeypatch.setattr(stages, "measure_unit", lambda photos, extractor: 1e-6)
+    monkeypatch.setattr(time_plan, "measure_unit", lambda photos, extractor: 1e-6)
     again = train_detector(data, tmp_path / "run", config, cache=tmp_path / "maps", resume=True)
     assert again.model.read_bytes() == run.model.read_bytes()
 
 
 def test_scales_that_are_asked_for_stay(data, config, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "measure_unit", lambda photos, extractor: 1.0)
+    monkeypatch.setattr(time_plan, "measure_unit", lambda photos, extractor: 1.0)
     asked = replace(config, scales=(200,))
     run = train_detector(data, tmp_path / "run", asked, cache=tmp_path / "maps")
     assert run.detector.config.scales == (200,)

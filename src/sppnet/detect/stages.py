@@ -1,32 +1,26 @@
 """The stages of a detector's training; each is read from the run folder if it ended before."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sppnet.arrays import Floats, Ints
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.detect.box_regression import learn_boxes
 from sppnet.detect.calibration import choose_thresholds
 from sppnet.detect.components import DetectorComponents, tensors_of, vector_length
-from sppnet.detect.config import DEFAULT_SCALES, JOINT, DetectorConfig
+from sppnet.detect.config import JOINT, DetectorConfig
 from sppnet.detect.cross_validation import Fold, count_svm_folds, layer_folds, mine_detector_svms, svm_folds
 from sppnet.detect.detector import Detector, make_roi_extractor
-from sppnet.detect.finetune import FinetuneSamples, finetune_layers, finetune_trunk
-from sppnet.detect.joint.duration import read_time
 from sppnet.detect.joint.held_out import hold_out
 from sppnet.detect.joint.stage import train_jointly
 from sppnet.detect.joint.training import JointStart
 from sppnet.detect.known_classes import check_kept, empty_svms, known_to_rescore, rescore_known
-from sppnet.detect.label_assignment import (
-    TrainingImages,
-    joined_boxes,
-    split_boxes,
-)
+from sppnet.detect.label_assignment import TrainingImages, joined_boxes, split_boxes
 from sppnet.detect.roi_features import (
     CachedRoIFeatureExtractor,
     HeadRoIFeatureExtractor,
@@ -34,16 +28,20 @@ from sppnet.detect.roi_features import (
     RoIFeatureExtractor,
     StandardisedRoIFeatureExtractor,
 )
-from sppnet.detect.run_folder import DetectorRun, Stage, StageStore
+from sppnet.detect.run_folder import DetectorRun, StageStore
 from sppnet.detect.standardise import sample_vectors
-from sppnet.detect.time_plan import Settings, choose_settings, measure_unit
-from sppnet.detect.training_proposals import choose_proposals, convolve_images, learn_windows, propose_windows
+from sppnet.detect.time_plan import plan_stage
+from sppnet.detect.training_proposals import (
+    choose_proposals,
+    convolve_images,
+    learn_windows,
+    propose_windows,
+    stored_head,
+)
+from sppnet.detect.tuning_stages import TuningStages
 from sppnet.errors import ConfigError, DataError
 from sppnet.features.cache import MapCache, recipe_of
 from sppnet.features.detector_extractor import AnyExtractor, make_extractor
-from sppnet.features.extractor import FeatureExtractor
-from sppnet.geometry.grid import count_bins
-from sppnet.heads.fc_layers import FinetuneState, detection_head
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.heads.standardisation import Standardisation
 from sppnet.nn.any_trunk import AnyTrunk, is_detector, open_trunk
@@ -51,7 +49,7 @@ from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.device import find_device
 from sppnet.progress import Progress
 from sppnet.proposals.dense_windows import WindowConfig
-from sppnet.proposals.proposal_head import ProposalHead, current_names
+from sppnet.proposals.proposal_head import ProposalHead
 from sppnet.proposals.proposers import LEARNED
 from sppnet.svm.cross_validation import deal_folds
 from sppnet.svm.linear_svm import LinearSVM
@@ -80,7 +78,7 @@ class TrainingStages:
         if config.vectors == "auto":
             every = len(self.known) == len(images.classes)
             self.config = replace(self.config, vectors="head" if every else "both")
-        maps = MapCache(recipe_of(self.trunk, extractor.scales, extractor.engine_name), cache)
+        maps = MapCache(recipe_of(extractor), cache)
         self.photos = TrainingImages(images, extractor, maps, config.mirror)
         self.skipped: tuple[str, ...] = ()
         self.store = StageStore(run)
@@ -98,20 +96,17 @@ class TrainingStages:
     def train(self) -> tuple[DetectorComponents, list[Floats]]:
         """The detector's parts, and the windows that were proposed on the photographs."""
         self.store.seconds = self.run.read_times()
-        extractor, limit = self.photos.extractor, self.config.time
-        if (
-            limit is not None
-            and isinstance(extractor, FeatureExtractor)
-            and self.config.scales == DEFAULT_SCALES
-        ):
-            self._fit_to_time(extractor, read_time(limit))
+        if self.config.time is not None and self.base is None:
+            self._fit_to_time()
         windows = self._learn_windows()
         proposals = self._propose(windows)
         head = None if self.base is None else self.base.head
         if not self._frozen:
-            head = self._tune_layers(proposals)
+            tuning = TuningStages(self.store, self.config, self.progress)
+            head = tuning.tune_layers(self.photos, proposals)
             if self.config.finetune == "all":  # another trunk has other maps
-                self._tune_trunk(head, proposals)
+                tuning.tune_trunk(self.photos, head, proposals)
+                self._use(make_extractor(self.trunk, self.config.scales, self.config.engine))
                 windows = self._learn_windows(" again")
                 proposals = self._propose(windows, " again")
         roi_extractor = make_roi_extractor(self.config, self.photos.extractor, head)
@@ -137,20 +132,10 @@ class TrainingStages:
             svm, regressor = standard.unfold_svm(svm), standard.unfold_regressor(regressor)
         return replace(parts, svm=svm, regressor=regressor), proposals
 
-    def _fit_to_time(self, extractor: FeatureExtractor, seconds: float) -> None:
+    def _fit_to_time(self) -> None:
         """Scales, and whether mirror images are learned on, as the time allows."""
-        stage = self.store.ended("plan")
-        if stage is not None:
-            chosen = Settings(tuple(stage.header["scales"]), stage.header["mirror"])
-        else:
-            self.progress.begin("planning", 1)
-            unit = measure_unit(self.photos, extractor)
-            chosen = choose_settings(seconds, len(self.photos.images), unit)
-            chosen = replace(chosen, mirror=chosen.mirror and self.config.mirror)
-            self.progress.advance(note=str(chosen))
-            self.store.keep("plan", asdict(chosen), {})
-        self.config = replace(self.config, scales=chosen.scales, mirror=chosen.mirror)
-        self._use(extractor.at(chosen.scales))
+        self.config = plan_stage(self.store, self.photos, self.config, self.progress)
+        self._use(self.photos.extractor.at(self.config.scales))
 
     def _learn_windows(self, again: str = "") -> ProposalHead | None:
         """Feature maps of all photographs, and the head of the learned windows if those are asked for."""
@@ -158,7 +143,7 @@ class TrainingStages:
         if stage is not None:
             self._leave_out(stage.header["skipped"])
             self.config = replace(self.config, proposals=stage.header.get("proposals", self.config.proposals))
-            return _proposal_head(stage, self.trunk.channels) if stage.tensors else self._windows_of_base()
+            return stored_head(stage, self.trunk.channels) if stage.tensors else self._windows_of_base()
         config = WindowConfig(seed=self.config.seed)
         cells, skipped = convolve_images(self.photos, config.seed, self.progress)
         self._leave_out(skipped)
@@ -184,52 +169,9 @@ class TrainingStages:
         self.store.keep(f"proposals{again}", {}, tensors)
         return found
 
-    def _tune_layers(self, proposals: list[Floats]) -> nn.Sequential:
-        """Fine-tuned fc layers."""
-        stage = self.store.ended("tuning")
-        if stage is not None:
-            length = self.trunk.channels * count_bins(self.config.levels)
-            head = detection_head(length, self.config.hidden, len(self.photos.classes))
-            head.load_state_dict(tensors_of(stage.tensors, "head"))
-            return head.eval()
-        windows = FinetuneSamples(self.photos, proposals, self.config)
-        head = finetune_layers(windows, *self._so_far("tuning"), self.progress)
-        self._keep_tuned("tuning", {"head": head})
-        return head
-
-    def _tune_trunk(self, head: nn.Sequential, proposals: list[Floats]) -> None:
-        """Trunk and fc layers fine-tuned further, in place."""
-        stage = self.store.ended("trunk")
-        if stage is not None:
-            head.load_state_dict(tensors_of(stage.tensors, "head"))
-            self.trunk.load_state_dict(tensors_of(stage.tensors, "trunk"))
-        else:
-            windows = FinetuneSamples(self.photos, proposals, self.config)
-            finetune_trunk(windows, head, *self._so_far("trunk"), self.progress)
-            self._keep_tuned("trunk", {"head": head, "trunk": self.trunk})
-        self._use(make_extractor(self.trunk, self.config.scales, self.config.engine))  # it is another now
-
-    def _so_far(self, stage: str) -> tuple[FinetuneState | None, Callable[[FinetuneState], None]]:
-        """Where a fine-tuning that was stopped stands, and what keeps that."""
-        name = f"{stage} so far"
-        stored = self.run.load_stage(name)
-        state = None if stored is None else FinetuneState.from_json(*stored)
-        return state, lambda state: self.run.save_stage(name, state.to_json(), state.tensors)
-
-    def _keep_tuned(self, name: str, modules: dict[str, nn.Module]) -> None:
-        """The end of a fine-tuning, with how its error fell."""
-        state, _ = self._so_far(name)
-        tensors = {
-            f"{part}.{key}": tensor
-            for part, module in modules.items()
-            for key, tensor in module.state_dict().items()
-        }
-        self.store.keep(name, {} if state is None else state.to_json(), tensors)
-        self.run.drop_stage(f"{name} so far")
-
     def _use(self, extractor: AnyExtractor) -> None:
         """Go on with maps of another trunk, or of other scales."""
-        maps = MapCache(recipe_of(self.trunk, extractor.scales, extractor.engine_name), self.cache)
+        maps = MapCache(recipe_of(extractor), self.cache)
         self.photos = replace(self.photos, extractor=extractor, cache=maps, mirrored=self.config.mirror)
 
     def _standardise(
@@ -340,12 +282,6 @@ class TrainingStages:
         if not good:
             raise DataError("none of the images could be read")
         self.photos = self.photos.take(good)
-
-
-def _proposal_head(stage: Stage, channels: int) -> ProposalHead:
-    head = ProposalHead(channels, WindowConfig.from_json(stage.header["windows"]))
-    head.load_state_dict(current_names(stage.tensors))
-    return head.eval()
 
 
 def _regressor(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -> BoxRegressor:

@@ -1,11 +1,15 @@
 """Scales and mirror images of a frozen solution that is to fit a time."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
+from sppnet.detect.config import DEFAULT_SCALES, DetectorConfig
+from sppnet.detect.joint.duration import read_time
 from sppnet.detect.label_assignment import TrainingImages
+from sppnet.detect.run_folder import StageStore
 from sppnet.errors import ImageError
 from sppnet.features.extractor import FeatureExtractor
+from sppnet.progress import Progress
 
 RESERVE = 0.9
 """Share of the time that is planned: a computer is not equally fast all the time."""
@@ -63,3 +67,22 @@ def measure_unit(photos: TrainingImages, extractor: FeatureExtractor) -> float:
             continue
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:] or seconds, default=0.0)
+
+
+def plan_stage(
+    store: StageStore, photos: TrainingImages, config: DetectorConfig, progress: Progress
+) -> DetectorConfig:
+    """The configuration with settings that fit `config.time`; scales that were asked for stay."""
+    extractor = photos.extractor
+    if config.scales != DEFAULT_SCALES or config.time is None or not isinstance(extractor, FeatureExtractor):
+        return config
+    stage = store.ended("plan")
+    if stage is not None:
+        return replace(config, scales=tuple(stage.header["scales"]), mirror=stage.header["mirror"])
+    progress.begin("planning", 1)
+    unit = measure_unit(photos, extractor)
+    chosen = choose_settings(read_time(config.time), len(photos.images), unit)
+    chosen = replace(chosen, mirror=chosen.mirror and config.mirror)
+    progress.advance(note=str(chosen))
+    store.keep("plan", asdict(chosen), {})
+    return replace(config, scales=chosen.scales, mirror=chosen.mirror)

@@ -92,7 +92,7 @@ def _judge(
         run = DetectorRun(Path(folder))
         parts, _ = TrainingStages(seen.of_classes(learned), config, run, cache, NullProgress()).train()
     detector = Detector(parts)
-    maps = MapCache(recipe_of(parts.trunk, detector.extractor.scales, detector.extractor.engine_name), cache)
+    maps = MapCache(recipe_of(detector.extractor), cache)
 
     def detect(path: Path) -> Detections:
         found = detector.detect(LazyImage(path, detector.extractor, maps))

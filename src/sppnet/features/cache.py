@@ -23,11 +23,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sppnet.errors import ConfigError
+from sppnet.features.detector_extractor import AnyExtractor
 from sppnet.features.head_boxes import HeadBoxes
 from sppnet.features.maps import FeatureMaps, TapMaps
 from sppnet.geometry.grid import CellGrid
 from sppnet.jit import private_folder
-from sppnet.nn.any_trunk import AnyTrunk
 from sppnet.nn.model_file import write_file
 
 logger = logging.getLogger(__name__)
@@ -47,18 +47,18 @@ def cache_folder() -> Path:
     return base / "sppnet" / "maps"
 
 
-def recipe_of(trunk: AnyTrunk, scales: tuple[int, ...], engine: str = "torch") -> str:
+def recipe_of(extractor: AnyExtractor) -> str:
     """What, with an image's bytes, decides its maps: the trunk with its weights, the scales, the engine."""
-    digest = hashlib.sha256()
+    digest, trunk = hashlib.sha256(), extractor.trunk
     described: dict[str, Any] = {
         "format": FORMAT,
         "trunk": trunk.spec,
-        "scales": scales,
+        "scales": extractor.scales,
         "mean": trunk.mean,
         "std": trunk.std,
     }
-    if engine != "torch":
-        described["engine"] = engine
+    if extractor.engine_name != "torch":
+        described["engine"] = extractor.engine_name
     digest.update(json.dumps(described, sort_keys=True).encode())
     for name, tensor in sorted(trunk.state_dict().items()):
         digest.update(name.encode())

@@ -33,6 +33,10 @@ class DetectorExtractor:
         self.engine_name = "torch"
         """The trunk has its own, of which there is one."""
 
+    def at(self, scales: Sequence[int]) -> "DetectorExtractor":
+        """The same network at other scales."""
+        return DetectorExtractor(self.trunk, scales)
+
     def __call__(self, image: ImageArray, sizes_hw: Sequence[tuple[int, int]] | None = None) -> FeatureMaps:
         """image: (h, w, 3) uint8 RGB. sizes_hw: what it is resized to for each map, instead of the scales."""
         size_hw = image.shape[0], image.shape[1]

@@ -55,7 +55,7 @@ def open_trunk(
         load_trunk(config.trunk, stride=config.stride, weights=config.weights).to(find_device(device)).eval()
     )
     extractor = FeatureExtractor(loaded, config.scales, config.engine)
-    maps = MapCache(recipe_of(loaded, config.scales, extractor.engine_name), cache)
+    maps = MapCache(recipe_of(extractor), cache)
     return Trunk(
         f"{loaded.name}, {config.weights}",
         make_proposer("selective-search", PROPOSALS),
@@ -83,7 +83,7 @@ def trunk_of_detector(
     name, trunk = f"detector {Path(path).name}", detector.parts.trunk
     if isinstance(trunk, DetectorTrunk):
         return _standardised(name, trunk, detector.config, cache, photos, detector.proposer)
-    maps = MapCache(recipe_of(trunk, detector.config.scales, detector.extractor.engine_name), cache)
+    maps = MapCache(recipe_of(detector.extractor), cache)
     return Trunk(
         name,
         detector.proposer,
@@ -102,7 +102,7 @@ def _standardised(
 ) -> Trunk:
     """Raises DataError where no photograph can be read."""
     extractor = make_extractor(trunk, config.scales, config.engine)
-    maps = MapCache(recipe_of(trunk, extractor.scales, extractor.engine_name), cache)
+    maps = MapCache(recipe_of(extractor), cache)
     plain = make_roi_extractor(config, extractor, None)
     propose, vectors = proposer or make_proposer("trunk", PROPOSALS), []
     for path in photos[:: max(1, len(photos) // MEASURED)][:MEASURED]:

@@ -48,7 +48,7 @@ class HeldOut:
     def of(parts: DetectorComponents, photos: TrainingImages, chosen: Ints) -> "HeldOut":
         """photos: all, whose cache keeps the maps of the detector too."""
         detector = Detector(parts, str(photos.extractor.device))
-        recipe = recipe_of(parts.trunk, detector.extractor.scales, detector.extractor.engine_name)
+        recipe = recipe_of(detector.extractor)
         cache = None if photos.cache is None else MapCache(recipe, photos.cache.root)
         return HeldOut(detector, TrainingImages(photos.images, detector.extractor, cache), chosen)
 
