@@ -143,60 +143,85 @@ def _pool(
     features: Array, last: bool, shape: tuple[int, int, int], infinity: int, cells: Array, order: Array,
     starts: Array, plan: Array, edges: Array, parts: int, vectors: Array,
 ) -> None:  # fmt: skip
-    channels, height, width = shape
-    batch = len(starts) - 1
-    blocks = (channels + LANES - 1) // LANES
-    bins = (plan[:, 0] * plan[:, 0]).sum()
+    batch, blocks = len(starts) - 1, (shape[0] + LANES - 1) // LANES
     for task in nb.prange(batch * blocks * parts):
-        which, channel = task // (blocks * parts), task // parts % blocks * LANES
-        windows = order[starts[which] : starts[which + 1]]
-        windows = windows[task % parts * len(windows) // parts : (task % parts + 1) * len(windows) // parts]
-        if len(windows) == 0:
-            continue
-        size = height * width * LANES
-        tabled = len(windows) >= WINDOWS_PER_TABLE
-        table = aligned(2 * size if tabled else size, features)  # cells, then squares
-        lay_out(table, features, last, shape, which, channel, infinity, 0)
-        if tabled:
-            tabulate_squares(table, table[size:], height, width)
-        pooled = aligned(bins * LANES, features)
-        turned = aligned(bins * LANES, features)
-        before = -1
-        searched = len(windows) >= WINDOWS_PER_TABLE  # of few windows the bins are looked at first
-        tied = searched and holds_ties(table, size, infinity)
-        for window in windows:
-            place = window * bins * channels  # of the window's vector
-            if before < 0 or not _same_cells(cells, before, window):
-                for row in range(len(plan)):
-                    n, first, source = plan[row, 0], plan[row, 1], plan[row, 2]
-                    ahead = place + first * channels + channel * n * n
-                    if source < 0:
-                        x0, y0 = cells[window, 1], cells[window, 2]
-                        across, down = edges[row, cells[window, 3] - x0], edges[row, cells[window, 4] - y0]
-                        corner = (y0 * width + x0) * LANES
-                        _pool_level(
-                            table, size if tabled else 0, corner, width * LANES, down, across, n,
-                            pooled, first * LANES, vectors, ahead,
-                        )  # fmt: skip
-                    else:
-                        m, fine = plan[source, 0], plan[source, 1]
-                        _merge_level(pooled, m, fine * LANES, n, first * LANES, vectors, ahead)
-                if not searched and may_be_ties(pooled, bins * LANES, infinity):
-                    searched, tied = True, holds_ties(table, size, infinity)
-                if tied:
-                    settle_ties(
-                        features, last, shape, which, channel, infinity, cells[window], plan, edges,
-                        table, pooled,
-                    )  # fmt: skip
-            before = window
-            for row in range(len(plan)):
-                count, first = plan[row, 0] * plan[row, 0], plan[row, 1]
-                to = place + first * channels + channel * count
-                if channel + LANES <= channels:
-                    turn_level(pooled, first * LANES, count, vectors, to)
-                else:  # the numbers of channels that are not there stay behind
-                    turn_level(pooled, first * LANES, count, turned, 0)
-                    vectors[to : to + count * (channels - channel)] = turned[: count * (channels - channel)]
+        which, channel, part = task // (blocks * parts), task // parts % blocks * LANES, task % parts
+        listed = order[starts[which] : starts[which + 1]]
+        windows = listed[part * len(listed) // parts : (part + 1) * len(listed) // parts]
+        if len(windows) > 0:
+            _pool_lanes(
+                features, last, shape, infinity, cells, windows, which, channel, plan, edges, vectors,
+            )  # fmt: skip
+
+
+@compiled
+def _pool_lanes(
+    features: Array, last: bool, shape: tuple[int, int, int], infinity: int, cells: Array, windows: Array,
+    which: int, channel: int, plan: Array, edges: Array, vectors: Array,
+) -> None:  # fmt: skip
+    """The windows of one map, in the channels from `channel` on that fill a vector."""
+    channels, height, width = shape
+    bins = (plan[:, 0] * plan[:, 0]).sum()
+    size = height * width * LANES
+    tabled = len(windows) >= WINDOWS_PER_TABLE
+    table = aligned(2 * size if tabled else size, features)  # cells, then squares
+    lay_out(table, features, last, shape, which, channel, infinity, 0)
+    if tabled:
+        tabulate_squares(table, table[size:], height, width)
+    pooled, turned = aligned(bins * LANES, features), aligned(bins * LANES, features)
+    before = -1
+    searched = tabled  # of few windows the bins are looked at first
+    tied = searched and holds_ties(table, size, infinity)
+    for window in windows:
+        place = window * bins * channels  # of the window's vector
+        if before < 0 or not _same_cells(cells, before, window):
+            squares, line = size if tabled else 0, width * LANES
+            _pool_window(
+                table, squares, line, cells[window], plan, edges, channel, place, channels, pooled, vectors
+            )
+            if not searched and may_be_ties(pooled, bins * LANES, infinity):
+                searched, tied = True, holds_ties(table, size, infinity)
+            if tied:
+                settle_ties(
+                    features, last, shape, which, channel, infinity, cells[window], plan, edges,
+                    table, pooled,
+                )  # fmt: skip
+        before = window
+        _write_window(pooled, turned, plan, channel, channels, place, vectors)
+
+
+@compiled
+def _pool_window(
+    table: Array, squares: int, line: int, window: Array, plan: Array, edges: Array, channel: int, place: int,
+    channels: int, pooled: Array, vectors: Array,
+) -> None:  # fmt: skip
+    """All levels of a window, bins-major. place: where its vector begins, which is fetched meanwhile."""
+    for row in range(len(plan)):
+        n, first, source = plan[row, 0], plan[row, 1], plan[row, 2]
+        ahead = place + first * channels + channel * n * n
+        if source < 0:
+            x0, y0 = window[1], window[2]
+            across, down = edges[row, window[3] - x0], edges[row, window[4] - y0]
+            corner = y0 * line + x0 * LANES
+            _pool_level(table, squares, corner, line, down, across, n, pooled, first * LANES, vectors, ahead)
+        else:
+            m, fine = plan[source, 0], plan[source, 1]
+            _merge_level(pooled, m, fine * LANES, n, first * LANES, vectors, ahead)
+
+
+@compiled
+def _write_window(
+    pooled: Array, turned: Array, plan: Array, channel: int, channels: int, place: int, vectors: Array
+) -> None:
+    """A window's bins into its vector, channels-major."""
+    for row in range(len(plan)):
+        count, first = plan[row, 0] * plan[row, 0], plan[row, 1]
+        to = place + first * channels + channel * count
+        if channel + LANES <= channels:
+            turn_level(pooled, first * LANES, count, vectors, to)
+        else:  # the numbers of channels that are not there stay behind
+            turn_level(pooled, first * LANES, count, turned, 0)
+            vectors[to : to + count * (channels - channel)] = turned[: count * (channels - channel)]
 
 
 @compiled
