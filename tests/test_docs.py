@@ -62,7 +62,7 @@ REPLACED = {
     "onnx --model runs/photos": "onnx --model runs/zf5",
     "onnx --model runs/street/": "onnx --model runs/own/",
     "compress --model runs/street/": "compress --model runs/whole/",
-    "street/detector.safetensors --engine ray": "own/detector.safetensors --engine ray",
+    "street/detector.safetensors --executor ray": "own/detector.safetensors --executor ray",
 }
 DEMO = {"run": "runs/photos", "detector": "runs/street", "images/val": "photos", "scenes": "street"}
 """What `make demo` leaves, and what stands in its place here."""

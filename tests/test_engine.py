@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
+from typer.testing import CliRunner
 
-from sppnet.cli.predictions import check_engine
+from sppnet.cli.app import app
+from sppnet.cli.predictions import check_executor
 from sppnet.cli.vectors import check_suffix
 from sppnet.engine.batch import TRIES, Block, _first_cause, share_out
 from sppnet.engine.cluster import joined
@@ -144,7 +146,7 @@ def test_workers_find_files_from_their_own_folders(monkeypatch, tmp_path):
 )
 def test_what_ray_cannot_do_is_told_before_the_work(parquet, drawings, message):
     with pytest.raises(ConfigError, match=message):
-        check_engine("ray", parquet, drawings)
+        check_executor("ray", parquet, drawings)
 
 
 def test_vectors_of_ray_are_parquet():
@@ -206,3 +208,16 @@ def test_a_block_that_is_done_is_written_and_no_longer_counted(tmp_path):
 )
 def test_the_first_cause_is_told(text, told):
     assert _first_cause(RuntimeError(text)) == told
+
+
+@pytest.mark.parametrize(
+    "words", ["detect predict photos --model m.safetensors", "features photos --out v.parquet"]
+)
+def test_the_option_of_before_is_refused_with_its_new_name(words):
+    ended = CliRunner().invoke(app, [*words.split(), "--engine", "ray"])
+    assert isinstance(ended.exception, ConfigError)
+    assert "--engine is called --executor here" in str(ended.exception)
+    assert "write --executor ray" in str(ended.exception)
+    shown = CliRunner().invoke(app, [*words.split()[: 2 if words[0] == "d" else 1], "--help"]).output
+    assert "--executor" in shown
+    assert "--engine" not in shown

@@ -240,7 +240,7 @@ def read_parquet(path: Path) -> tuple[list[str], np.ndarray, dict]:
     from pyarrow import parquet
 
     table = parquet.read_table(path)
-    assert table.column_names == ["number", "image", "reason", "vector"]  # as --engine ray writes them
+    assert table.column_names == ["number", "image", "reason", "vector"]  # as --executor ray writes them
     header = json.loads(table.schema.metadata[b"sppnet"])
     rows = table.to_pylist()
     assert [row["number"] for row in rows] == list(range(len(rows)))

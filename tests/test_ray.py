@@ -144,7 +144,7 @@ def kill_a_worker(host: subprocess.Popen[str], folder: Path, outcome: Outcome) -
 
 @pytest.fixture(scope="module")
 def outcome(home) -> Outcome:
-    words = "photos --model model.safetensors --engine ray"
+    words = "photos --model model.safetensors --executor ray"
     commands = [
         f"detect predict {words} --min-score -1 --parquet found --json --csv found.csv".split(),
         f"features {words} --levels 1,2 --out vectors.parquet".split(),
@@ -276,7 +276,7 @@ def test_a_machine_is_lost_and_no_image_with_it(home):
             time.sleep(15)
         work = f"{sys.executable} -m sppnet detect predict photos --model model.safetensors --min-score -1"
         with subprocess.Popen(
-            f"{work} --engine ray --parquet cluster".split(), cwd=home, text=True, stderr=subprocess.PIPE,
+            f"{work} --executor ray --parquet cluster".split(), cwd=home, text=True, stderr=subprocess.PIPE,
             env={**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}, stdout=subprocess.PIPE,
         ) as driver:  # fmt: skip
             lost: list[int] = []

@@ -9,7 +9,7 @@ from sppnet.cli.config_options import options_of, read_fields
 from sppnet.cli.destinations import check_file
 from sppnet.cli.downloads import check_detector_downloads
 from sppnet.cli.images import skipped_in_words, tell_left_out, tell_problems, tell_skipped
-from sppnet.cli.options import EngineOption, Json, NoReport, Report, parse_integers
+from sppnet.cli.options import ExecutorOption, FormerEngine, Json, NoReport, Report, parse_integers
 from sppnet.cli.reports import command, report_evaluation, tell_report
 from sppnet.progress import Timed
 
@@ -152,18 +152,19 @@ def predict(
     as_json: Json = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write CSV to this file.")] = None,
     parquet: Annotated[
-        Path | None, typer.Option(help="Write Parquet to this file; with --engine ray, to this folder.")
+        Path | None, typer.Option(help="Write Parquet to this file; with --executor ray, to this folder.")
     ] = None,
-    engine: EngineOption = "local",
+    executor: ExecutorOption = "local",
+    engine: FormerEngine = None,
 ) -> None:
     """Find objects in images. Exits with 1 if an image could not be read, after all others."""
     from sppnet.cli import predictions
     from sppnet.data.files import list_images
 
-    predictions.check_engine(engine, parquet, out, proposals)
+    predictions.check_executor(executor, parquet, out, proposals)
     listed = list_images(images)
-    predictions.check_places(csv_file, out, parquet if engine == "local" else None, listed.paths)
-    if parquet and engine == "ray":
+    predictions.check_places(csv_file, out, parquet if executor == "local" else None, listed.paths)
+    if parquet and executor == "ray":
         read_back = bool(csv_file or as_json)
         found, reasons = predictions.find_on_ray(model, device, listed.paths, min_score, parquet, read_back)
     else:

@@ -8,7 +8,7 @@ import typer
 
 from sppnet.cli.destinations import check_file
 from sppnet.cli.images import tell_skipped, work_on
-from sppnet.cli.options import Device, EngineOption, parse_integers
+from sppnet.cli.options import Device, ExecutorOption, FormerEngine, parse_integers
 from sppnet.nn.published_url import check_reachable
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def features(
         Path | None, typer.Option(help="Classifier or detector whose trunk is taken, as it was used.")
     ] = None,
     device: Device = "auto",
-    engine: EngineOption = "local",
+    executor: ExecutorOption = "local",
+    engine: FormerEngine = None,
 ) -> None:
     """Write a vector for each image. Exits with 1 if an image could not be read, after all others."""
     check_reachable(trunk or "mobilenet_v2", weights)
@@ -40,7 +41,7 @@ def features(
     from sppnet.data.files import list_images
     from sppnet.image_vectors import SPPFeatures
 
-    on_ray = engine == "ray"
+    on_ray = executor == "ray"
     check_suffix(out, folder=on_ray)  # before the work, not after it
     listed = list_images(images)
     if not on_ray:

@@ -14,11 +14,23 @@ Report = Annotated[
 ]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
 
-Engine = Literal["local", "ray"]
-EngineOption = Annotated[
-    Engine, typer.Option(help="local, or ray: all cores, or the machines of RAY_ADDRESS (docs/cluster.md).")
+Executor = Literal["local", "ray"]
+ExecutorOption = Annotated[
+    Executor, typer.Option(help="local, or ray: all cores, or the machines of RAY_ADDRESS (docs/cluster.md).")
 ]
 """Who does the work on many images: this process, or those of a Ray."""
+
+
+def _refuse_engine(given: str | None) -> None:
+    if given is not None:
+        raise ConfigError(
+            f"--engine is called --executor here, local or ray: write --executor {given} (--engine is what "
+            "runs the trunk, of detect train)"
+        )
+
+
+FormerEngine = Annotated[str | None, typer.Option("--engine", hidden=True, callback=_refuse_engine)]
+"""What `ExecutorOption` was called in version 0.1."""
 
 
 def parse_integers(

@@ -1,4 +1,4 @@
-"""What a detector finds in many images: by either engine, as Parquet, CSV or JSON."""
+"""What a detector finds in many images: by either executor, as Parquet, CSV or JSON."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sppnet.cli.destinations import check_file, check_folder, drawing_files, write_csv
 from sppnet.cli.images import work_on
-from sppnet.cli.options import Engine
+from sppnet.cli.options import Executor
 from sppnet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ QUICK = 1
 """Of PNG's compression: a photograph is as large as at 6, the default, in less than half the time."""
 
 
-def check_engine(
-    engine: Engine, parquet: Path | None, drawings: Path | None, proposals: str | None = None
+def check_executor(
+    executor: Executor, parquet: Path | None, drawings: Path | None, proposals: str | None = None
 ) -> None:
-    """Raises ConfigError for what an engine cannot do, MissingExtraError without pyarrow; before the work."""
+    """Before the work: ConfigError for what an executor cannot do, MissingExtraError without pyarrow."""
     from sppnet.engine.tables import import_pyarrow
 
-    if engine == "ray" and not parquet:
-        raise ConfigError("--engine ray writes a folder of Parquet files; name it with --parquet")
-    if engine == "ray" and drawings:
-        raise ConfigError("--engine ray draws nothing; leave out --out, or use --engine local")
-    if engine == "ray" and proposals:
-        raise ConfigError("--engine ray takes no --proposals; leave it out, or use --engine local")
+    if executor == "ray" and not parquet:
+        raise ConfigError("--executor ray writes a folder of Parquet files; name it with --parquet")
+    if executor == "ray" and drawings:
+        raise ConfigError("--executor ray draws nothing; leave out --out, or use --executor local")
+    if executor == "ray" and proposals:
+        raise ConfigError("--executor ray takes no --proposals; leave it out, or use --executor local")
     if parquet:
         import_pyarrow()
 

@@ -17,11 +17,11 @@ SUFFIXES = (".safetensors", ".parquet")
 def check_suffix(path: Path, folder: bool = False) -> None:
     """Raises ConfigError for a file that cannot be written, MissingExtraError without pyarrow.
 
-    folder: whether it is to be a folder of files, as --engine ray writes them.
+    folder: whether it is to be a folder of files, as --executor ray writes them.
     """
     if folder and path.suffix != ".parquet":
         raise ConfigError(
-            f"--engine ray writes a folder of Parquet files, as vectors.parquet; got {path.name!r}"
+            f"--executor ray writes a folder of Parquet files, as vectors.parquet; got {path.name!r}"
         )
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"vectors are written to {' or '.join(SUFFIXES)}; got {path.name!r}")
