@@ -15,7 +15,7 @@ from sppnet.ops.pooling import pyramid_pool
 from sppnet.proposals.coarse_scores import CellScores
 from sppnet.proposals.dense_windows import GEOMETRY, WindowConfig, dense_windows, describe, windows_to_boxes
 from sppnet.proposals.head_training import draw_cells, draw_windows, find_components, train_head
-from sppnet.proposals.proposal_head import ProposalHead, current_names, join_taps, reduce_channels
+from sppnet.proposals.proposal_head import ProposalHead, current_names, reduce_channels, take_cells
 from sppnet.structures import GroundTruth
 
 CENTRED = CellGrid(stride=16, center0=7.5, receptive_field=139)
@@ -158,7 +158,8 @@ def test_cells_of_coarse_taps_join_the_fine_ones_they_lie_under():
     fine, coarse, components = torch.randn(4, 4, 5), torch.randn(3, 2, 3), torch.randn(2, 7)
     half = CellGrid(stride=2 * CENTRED.stride, center0=CENTRED.center0 + 8, receptive_field=99)
     maps = FeatureMaps((64, 80), ((64, 80),), (TapMaps((fine,), CENTRED), TapMaps((coarse,), half)))
-    joined = join_taps(maps)
+    height, width = maps.maps[0].shape[1:]
+    joined = take_cells(maps, torch.arange(height * width)).T.unflatten(1, (height, width))
     assert torch.equal(joined[:4], fine)
     # The centre of coarse cell i lies between the fine cells 2i and 2i + 1.
     assert torch.equal(joined[4:], coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :4, :5])

@@ -21,11 +21,11 @@ from sppnet.proposals.dense_windows import (
     describe,
     windows_to_boxes,
 )
-from sppnet.proposals.proposal_head import DELTA_UNIT, ProposalHead, join_taps, reduce_channels
+from sppnet.proposals.proposal_head import DELTA_UNIT, ProposalHead, reduce_channels, take_cells
+from sppnet.rng import Stream, generator
 from sppnet.structures import GroundTruth
 
 CELLS_PER_IMAGE = 100
-CELL_STREAM = 21
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +48,9 @@ class WindowSample:
 
 def draw_cells(maps: FeatureMaps, seed: int, index: int) -> Tensor:
     """(m, channels) float32: the features of some cells at an image's first scale."""
-    cells = join_taps(maps).flatten(1)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CELL_STREAM, index)))
-    chosen = rng.permutation(cells.shape[1])[:CELLS_PER_IMAGE]
-    return cells[:, torch.from_numpy(chosen)].float().T.contiguous()
+    height, width = maps.maps[0].shape[1:]
+    chosen = generator(seed, Stream.CELLS, index).permutation(height * width)[:CELLS_PER_IMAGE]
+    return take_cells(maps, torch.from_numpy(chosen)).float()
 
 
 def find_components(cells: Sequence[Tensor], count: int) -> Tensor:

@@ -139,13 +139,23 @@ def reduce_channels(maps: FeatureMaps, components: Tensor) -> Tensor:
 
 def _spread(features: Tensor, grid: CellGrid, maps: FeatureMaps) -> Tensor:
     """(c, h, w) of a coarser tap, at the cells of the finest."""
-    height, width = maps.maps[0].shape[1:]
-    down = torch.from_numpy(aligned_cells(maps.grid, grid, height, features.shape[1]))
-    across = torch.from_numpy(aligned_cells(maps.grid, grid, width, features.shape[2]))
+    down, across = _places(features, grid, maps)
     return features[:, down][:, :, across]
 
 
-def join_taps(maps: FeatureMaps) -> Tensor:
-    """(channels, h, w): every tap of the first scale, at the cells of the finest."""
-    parts = [_spread(tap.maps[0], tap.grid, maps) for tap in maps.taps[1:]]
-    return torch.cat([maps.maps[0], *parts])
+def _places(features: Tensor, grid: CellGrid, maps: FeatureMaps) -> tuple[Tensor, Tensor]:
+    """(h,) and (w,) the row and the column of a tap that each row and column of the finest has with it."""
+    height, width = maps.maps[0].shape[1:]
+    down = torch.from_numpy(aligned_cells(maps.grid, grid, height, features.shape[1]))
+    return down, torch.from_numpy(aligned_cells(maps.grid, grid, width, features.shape[2]))
+
+
+def take_cells(maps: FeatureMaps, cells: Tensor) -> Tensor:
+    """(m, channels): every tap of the first scale, at some cells (m,) of the finest, counted row by row."""
+    width = maps.maps[0].shape[2]
+    row, column = cells // width, cells % width
+    found = [maps.maps[0][:, row, column]]
+    for tap in maps.taps[1:]:
+        down, across = _places(tap.maps[0], tap.grid, maps)
+        found.append(tap.maps[0][:, down[row], across[column]])
+    return torch.cat(found).T.contiguous()
