@@ -86,7 +86,7 @@ class SppRoIFeatureExtractor(RoIFeatureExtractor):
 
     def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures:
         windows = self.windows(photo.maps, boxes)
-        vectors = photo.maps.pool_windows(windows, self.levels).float()
+        vectors = photo.maps.pool_windows(windows, self.levels)
         return RoIFeatures(_through(self.layers, vectors), vectors, windows.roi_of_box)
 
     def on_demand(self, photo: LazyImage, boxes: Floats) -> RoIVectors:
@@ -95,7 +95,7 @@ class SppRoIFeatureExtractor(RoIFeatureExtractor):
 
         def take(rois: Ints) -> Tensor:
             pooled = photo.maps.pool_windows(replace(windows, cells=windows.cells[rois]), self.levels)
-            return _through(self.layers, pooled.float())
+            return _through(self.layers, pooled)
 
         return RoIVectors(windows.roi_of_box, take)
 
@@ -139,7 +139,7 @@ class HeadRoIFeatureExtractor(RoIFeatureExtractor):
         def take(chosen: Ints) -> Tensor:
             own_of_roi, window_of_roi = rois[chosen].T
             used, place = np.unique(window_of_roi, return_inverse=True)
-            pooled = photo.maps.pool_windows(replace(windows, cells=windows.cells[used]), self.levels).float()
+            pooled = photo.maps.pool_windows(replace(windows, cells=windows.cells[used]), self.levels)
             length = own.shape[1]
             vectors = torch.empty(len(chosen), length + pooled.shape[1])
             vectors[:, :length] = own[torch.from_numpy(own_of_roi)]

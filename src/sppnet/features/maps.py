@@ -24,6 +24,7 @@ from sppnet.geometry.grid import (
     ScaleRule,
     boxes_to_cells,
     choose_scales,
+    count_bins,
     scale_distances,
 )
 from sppnet.ops.pooling import pool_maps
@@ -130,11 +131,20 @@ class FeatureMaps:
         at: Ints | None = None,
     ) -> Tensor:
         """Vectors (n, c × bins) of boxes (n, 4), one a box: `pool_windows` where repeats may be shared."""
-        return self._pool_cells(self._cells(boxes, rule, at), levels)
+        cells = self._cells(boxes, rule, at)
+        return torch.cat([self._pool_tap(index, cells, levels) for index in range(len(self.taps))], 1)
 
     def pool_windows(self, windows: RoIs, levels: Sequence[int] = (1, 2, 3, 6)) -> Tensor:
-        """Vectors (u, c × bins), one a distinct window."""
-        return self._pool_cells(windows.cells, levels)
+        """Vectors (u, c × bins), one a distinct window, float32."""
+        if len(self.taps) == 1:
+            return self._pool_tap(0, windows.cells, levels).float()
+        bins = count_bins(levels)
+        vectors, first = torch.empty(len(windows), self.channels * bins), 0
+        for index, tap in enumerate(self.taps):  # written once, in the end's precision
+            behind = first + len(tap.maps[0]) * bins
+            vectors[:, first:behind] = self._pool_tap(index, windows.cells, levels)
+            first = behind
+        return vectors
 
     def cells_to_boxes(self, index: int, cells: Ints) -> Doubles:
         """(n, 4) xyxy in pixels of the image: what lies about cells (n, 4) of the finest tap at a scale."""
@@ -143,14 +153,9 @@ class FeatureMaps:
         boxes: Doubles = self.grid.cells_to_boxes(cells) * ratio
         return boxes
 
-    def _pool_cells(self, cells: Ints, levels: Sequence[int]) -> Tensor:
-        if len(self.taps) == 1:
-            return pool_maps(self.maps, cells, levels)
-        pooled = [
-            pool_maps(tap.maps, cells[:, [0, *range(4 * index + 1, 4 * index + 5)]], levels)
-            for index, tap in enumerate(self.taps)
-        ]
-        return torch.cat(pooled, 1)
+    def _pool_tap(self, index: int, cells: Ints, levels: Sequence[int]) -> Tensor:
+        """Of one tap; cells: (n, 1 + 4·taps)."""
+        return pool_maps(self.taps[index].maps, cells[:, [0, *range(4 * index + 1, 4 * index + 5)]], levels)
 
     def _cells(self, boxes: Boxes, rule: BoxMapping, at: Ints | None) -> Ints:
         """(n, 1 + 4·taps) of boxes, as in `RoIs.cells`."""

@@ -134,7 +134,7 @@ class VectorStore:
         """The new negatives within a margin, at most `max_hard_negatives` for each class."""
         new = np.array([(image, row) not in self.known for row in range(len(candidates.signs))], np.bool_)
         negative = candidates.chosen(np.flatnonzero((candidates.signs < 0).any(axis=1) & new))
-        scores = svm.scores(negative.vectors * self.scale).numpy()
+        scores = self.unscaled(svm).scores(negative.vectors).numpy()
         scores = np.where(negative.signs < 0, scores, -np.inf)
         hard: list[Ints] = []
         for column in scores.T:

@@ -9,6 +9,8 @@ MIN_STEPS = 40
 """Fewer than these teach nothing."""
 TRIED = 3
 """Steps whose time is measured; one before them compiles and fills caches."""
+MIN_LEFT = 20.0
+"""Seconds; in fewer no computer without a GPU takes MIN_STEPS, and trying would take a quarter of them."""
 RESERVE = 1.15
 """Judging and calibrating take longer than the passes forward that they are made of."""
 FORWARD_SHARE = 0.5

@@ -15,7 +15,7 @@ from sppnet.detect.components import DetectorComponents
 from sppnet.detect.joint.held_out import HeldOut
 from sppnet.detect.joint.network import JointNetwork
 from sppnet.detect.joint.photographs import JointPhotographs
-from sppnet.detect.joint.plan import TRIED, Deadline, plan_steps
+from sppnet.detect.joint.plan import MIN_LEFT, TRIED, Deadline, plan_steps
 from sppnet.detect.joint.trainer import JointTrainer
 from sppnet.detect.label_assignment import TrainingImages
 from sppnet.heads.ridge import BoxRegressor, mean_length_scale
@@ -106,6 +106,8 @@ class JointTraining:
         if self.config.joint_steps is not None:
             return self.config.joint_steps, 0
         assert self.deadline is not None
+        if self.deadline.left < MIN_LEFT:
+            return 0, 0
         return plan_steps(self.deadline.left, self._seconds_per_step(), len(self.held_out)), 0
 
     def _seconds_per_step(self) -> float:
