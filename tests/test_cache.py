@@ -235,7 +235,7 @@ def test_a_folder_that_cannot_be_written_only_warns(tmp_path, caplog):
 
 
 def test_a_full_disk_only_warns_and_deletes_nothing(tmp_path, caplog, monkeypatch):
-    def refuse(path, content):
+    def refuse(path, content, sync=True):
         raise OSError(28, "No space left on device")
 
     fill(MapCache("old", tmp_path), "abc")

@@ -100,7 +100,7 @@ class MapCache:
             with self._lock:
                 before = _size_of(path)
                 if self._has_room(len(content) - before):
-                    write_file(path, content)
+                    write_file(path, content, sync=False)  # what a power cut damages is made again
                     self.used += len(content) - before
         except OSError as error:  # a cache that cannot be written is only slower
             logger.warning("feature maps are not kept: %s", error)

@@ -116,10 +116,11 @@ def _fits(value: object, default: object, limit: int) -> bool:
     return isinstance(value, kinds) and math.isfinite(value) and 0 <= value <= limit
 
 
-def write_file(path: str | Path, content: bytes) -> None:
+def write_file(path: str | Path, content: bytes, *, sync: bool = True) -> None:
     """Put `content` at `path` in one step: whoever reads sees the old file or the new one, whole.
 
     What a link leads to is replaced, and devices, pipes and open files, as /dev/stdout, are written into.
+    sync: wait until the disk has it, so that a power cut leaves one or the other too.
     Raises OSError naming the path, as where the disk is full or the folder cannot be written to.
     """
     path = Path(path)
@@ -130,7 +131,7 @@ def write_file(path: str | Path, content: bytes) -> None:
             with open(path if descriptor is None else os.dup(descriptor), "wb") as file:
                 file.write(content)
         else:
-            _replace(Path(os.path.realpath(path)), content)
+            _replace(Path(os.path.realpath(path)), content, sync)
     except OSError as error:
         raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
 
@@ -150,13 +151,14 @@ def _descriptor_of(path: Path) -> int | None:
     return None
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, content: bytes, sync: bool) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

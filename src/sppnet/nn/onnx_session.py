@@ -6,6 +6,8 @@ import sys
 import threading
 from typing import Any
 
+import torch
+
 from sppnet.arrays import Array
 from sppnet.errors import MissingExtraError, ModelError
 
@@ -38,6 +40,38 @@ def run_session(session: Any, images: Array) -> list[Array]:
         return outputs
     except Exception as error:
         raise ModelError(f"the network fails on {images.shape}: {first_line(error)}") from error
+
+
+class SharedSession:
+    """One network in onnxruntime, for any thread and process."""
+
+    def __init__(self, content: bytes) -> None:
+        """content: of an ONNX file."""
+        self._content = content
+        self._sessions: dict[tuple[int, int], Any] = {}
+        self._lock, self._running = threading.Lock(), 0
+
+    def __reduce__(self) -> tuple[type["SharedSession"], tuple[bytes]]:
+        return SharedSession, (self._content,)
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """All outputs by their names, in their order; raises ModelError."""
+        with self._lock:
+            # Who is alone gets all threads. Several at once get one each, which takes a tenth less time.
+            session = self._session(1 if self._running else torch.get_num_threads())
+            self._running += 1
+        try:
+            outputs = run_session(session, images)
+        finally:
+            with self._lock:
+                self._running -= 1
+        return dict(zip((one.name for one in session.get_outputs()), outputs, strict=True))
+
+    def _session(self, threads: int) -> Any:
+        key = os.getpid(), threads  # a session does not survive a fork
+        if key not in self._sessions:
+            self._sessions[key] = open_session(self._content, threads)
+        return self._sessions[key]
 
 
 def import_extra(package: str) -> Any:

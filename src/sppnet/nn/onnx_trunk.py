@@ -24,7 +24,7 @@ from sppnet.nn.onnx_graph import (
     cut_detector,
 )
 from sppnet.nn.onnx_maps import cut_maps
-from sppnet.nn.onnx_session import open_session, run_session
+from sppnet.nn.onnx_session import SharedSession
 from sppnet.nn.trunks import Tap
 
 
@@ -62,7 +62,7 @@ class OnnxTrunk(DetectorTrunk):
         self.register_buffer("content", content)
         self.refusal = ""
         """Why its head is not understood."""
-        self._session: Any = None
+        self._session = SharedSession(graph.content)
 
     @classmethod
     def from_file(cls, path: str | Path, convention: str | None = None) -> Self:
@@ -174,10 +174,7 @@ class OnnxTrunk(DetectorTrunk):
 
     def run(self, images: Array) -> list[tuple[Array, ...]]:
         """images as `prepare` gives them → for each level (c, h, w) of `HeadLevel.tensors`."""
-        if self._session is None:
-            self._session = open_session(self.graph.content, torch.get_num_threads())
-        names = [one.name for one in self._session.get_outputs()]
-        named = dict(zip(names, run_session(self._session, images), strict=True))
+        named = self._session.run(images)
         levels = [tuple(named[name][0] for name in level.tensors) for level in self.graph.levels]
         for level in levels:
             if len({one.shape[1:] for one in level}) > 1:
