@@ -9,8 +9,9 @@ A fence says what becomes of it:
     text      shown and not run: folders, drawings, lines of a file
 
 Replaced: the published weights of mobilenet_v2 are random ones in torch's cache; torch.compile stops
-before its C++ compiler; smaller models of the same kinds are exported, and sent to Ray; what `make demo`
-leaves is smaller. Not run: `pip install` (its extras must be there) and `make` (it must have the target).
+before its C++ compiler; smaller models of the same kinds are exported; what `make demo` leaves is smaller.
+Not run: `pip install` (its extras must be there) and `make` (it must have the target). What needs a Ray is
+run by tests/test_ray.py.
 The figures' own pages (results, performance, reliability) hold commands that take hours.
 """
 
@@ -62,7 +63,6 @@ REPLACED = {
     "onnx --model runs/photos": "onnx --model runs/zf5",
     "onnx --model runs/street/": "onnx --model runs/own/",
     "compress --model runs/street/": "compress --model runs/whole/",
-    "street/detector.safetensors --executor ray": "own/detector.safetensors --executor ray",
 }
 DEMO = {"run": "runs/photos", "detector": "runs/street", "images/val": "photos", "scenes": "street"}
 """What `make demo` leaves, and what stands in its place here."""
@@ -118,7 +118,10 @@ def once(steps: list[Step]) -> list[Step]:
 SERVES = once([step for step in STEPS if begins(step, "sppnet serve ")])
 ASKS = once([step for step in STEPS if begins(step, "curl ")])
 NOT_RUN = [step for step in STEPS if begins(step, "pip ", "make ")]
-RUN = once([step for step in STEPS if step not in NOT_RUN and not begins(step, "curl ", "sppnet serve ")])
+ON_RAY = [step for step in STEPS if "--executor ray" in step.text]
+RUN = once(
+    [step for step in STEPS if step not in (*NOT_RUN, *ON_RAY) and not begins(step, "curl ", "sppnet serve ")]
+)
 
 
 def title(step: Step) -> str:
@@ -247,6 +250,10 @@ def test_a_server_is_asked_with_curl(reader: Reader) -> None:
 
 
 # --- what is not run -----------------------------------------------------------------------------
+
+
+def test_what_needs_a_ray_is_the_command_that_test_ray_runs() -> None:
+    assert [(step.page, step.kind) for step in ON_RAY] == [("docs/cluster.md", "console")]
 
 
 @pytest.mark.parametrize("step", once(NOT_RUN), ids=title)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -29,6 +30,7 @@ from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead
 from sppnet.svm.linear_svm import LinearSVM
 
+PAGE = Path(__file__).parents[1] / "docs/cluster.md"
 HOST = str(Path(__file__).with_name("ray_host.py"))
 IMAGES = 30
 DAMAGED = "7.png"
@@ -69,6 +71,8 @@ def home(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("ray")
     make_images(root / "photos")
     make_detector(root / "model.safetensors")
+    (root / "runs/street").mkdir(parents=True)  # as the page calls it
+    (root / "runs/street/detector.safetensors").symlink_to(root / "model.safetensors")
     return root
 
 
@@ -142,11 +146,18 @@ def kill_a_worker(host: subprocess.Popen[str], folder: Path, outcome: Outcome) -
         time.sleep(0.01)
 
 
+def page_command() -> str:
+    """The command that the page of clusters shows."""
+    (line,) = re.findall(r"^sppnet detect predict .*--executor ray.*$", PAGE.read_text(), re.MULTILINE)
+    assert line.endswith("--parquet found")
+    return str(line)
+
+
 @pytest.fixture(scope="module")
 def outcome(home) -> Outcome:
     words = "photos --model model.safetensors --executor ray"
     commands = [
-        f"detect predict {words} --min-score -1 --parquet found --json --csv found.csv".split(),
+        f"{page_command()} --min-score -1 --json --csv found.csv".split()[1:],
         f"features {words} --levels 1,2 --out vectors.parquet".split(),
         ["broken"],
     ]

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from sppnet import __version__
 from sppnet.arrays import Array
@@ -44,8 +43,12 @@ class Recipe:
     network: nn.Module
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
-    dynamic: dict[str, dict[int, Any]]
-    """For each input, the axes that may have any length, by name."""
+    dynamic: dict[str, dict[int, str]]
+    """For each input, the names of the axes that may have any length.
+
+    As text, and not as `torch.export.Dim`: those must hold for every length from 0 on, which no network does,
+    and the exporter begins again with one whose heights are 16 n − 13.
+    """
     metadata: dict[str, str]
     check: Callable[[Run], None]
     """Raises ModelError unless the file agrees with PyTorch."""
@@ -125,7 +128,7 @@ def classifier_recipe(classifier: Classifier) -> Recipe:
     height, width = (network.size, network.size) if network.fixed else EXAMPLE_PX
     assert height is not None
     assert width is not None
-    axes = {0: Dim("batch")} if network.fixed else {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}
+    axes = {0: "batch"} if network.fixed else {0: "batch", 1: "height", 2: "width"}
     probabilities = network.head_kind == "fc"
     return Recipe(
         PixelClassifier(classifier),
@@ -157,7 +160,7 @@ def detector_recipe(detector: Detector) -> Recipe:
         PixelDetector(detector),
         {"pixels": _noise(*EXAMPLE_PX), "boxes": boxes},
         ("scores", "corrected"),
-        {"pixels": {0: Dim("height"), 1: Dim("width")}, "boxes": {0: Dim("boxes")}},
+        {"pixels": {0: "height", 1: "width"}, "boxes": {0: "boxes"}},
         {
             "kind": "detector",
             "pixels": "(height, width, 3) uint8 RGB, its shorter side at one of scales_px",
