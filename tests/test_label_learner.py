@@ -28,10 +28,11 @@ def candidates_of(path):
     return Candidates(photo, boxes, describe(photo, boxes), photo.size_hw)
 
 
-@pytest.fixture
-def scene(tmp_path):
-    truths = make_photos(tmp_path, 12, ("apple", "berry"))
-    paths = sorted(tmp_path.iterdir())
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scene")
+    truths = make_photos(folder, 12, ("apple", "berry"))
+    paths = sorted(folder.iterdir())
     return [candidates_of(path) for path in paths], truths
 
 
