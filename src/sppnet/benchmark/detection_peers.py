@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,21 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from sppnet.boxes import clip_boxes
+from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.data.image import read_image
 from sppnet.data.transforms import resize_to
-from sppnet.errors import ConfigError
+from sppnet.errors import ConfigError, ImageError
+from sppnet.metrics.detection import DetectionResult, evaluate_detections
+from sppnet.nn.coco_classes import known_class
 from sppnet.nn.engines import make_engine
 from sppnet.nn.fusion import fuse_conv_bn
 from sppnet.nn.onnx_cells import decode_boxes
 from sppnet.nn.onnx_trunk import OnnxTrunk
 from sppnet.ops.nms import nms
+from sppnet.progress import Progress, track
+from sppnet.structures import Detections
+from sppnet.threads import ordered_attempts
 
 TORCHVISION = (
     "fasterrcnn_mobilenet_v3_large_fpn",
@@ -35,6 +43,8 @@ PEERS = (*TORCHVISION, *(f"{name}{TUNED}" for name in TORCHVISION if "resnet" no
 ONNX_SUFFIX = ".onnx"
 MIN_SCORE, NMS_IOU, MAX_BOXES = 0.05, 0.65, 100
 """Of the ONNX file's boxes."""
+MIN_EVALUATED_SCORE = 0.01
+"""The same where average precision is measured, as in YOLOX's own evaluation."""
 
 Find = Callable[[Path], object]
 
@@ -49,7 +59,7 @@ def check_peers(names: Sequence[str]) -> None:
 def find_by_peer(name: str, seed: int = 0) -> Find:
     """What finds objects in a file: one of `PEERS` with random weights, or an ONNX file."""
     if name.endswith(ONNX_SUFFIX):
-        return _find_by_onnx(Path(name))
+        return OnnxDetector(Path(name))
     torch.manual_seed(seed)
     plain = name.removesuffix(TUNED).removesuffix(IN_ONNX)
     network = torchvision.models.get_model(plain, weights=None, weights_backbone=None).eval()
@@ -68,26 +78,58 @@ def find_by_peer(name: str, seed: int = 0) -> Find:
     return find
 
 
-def _find_by_onnx(path: Path) -> Find:
+class OnnxDetector:
     """A detector without anchors as its own demo runs it: class times objectness, suppression a class."""
-    trunk = OnnxTrunk.from_file(path)
-    _ = trunk.layout  # raises where its head is not understood
 
-    def find(photo: Path) -> object:
-        image = read_image(photo)
-        levels = trunk.run(trunk.prepare(resize_to(image, trunk.fit_size(image.shape[:2], trunk.size_px))))
+    def __init__(self, path: Path) -> None:
+        """Raises ModelError for what is no such file, ConfigError where its head is not understood."""
+        self.trunk = OnnxTrunk.from_file(path)
+        _ = self.trunk.layout
+        self.classes = self.trunk.known_classes
+
+    def __call__(self, photo: Path, min_score: float = MIN_SCORE) -> Detections:
+        """Objects in a file. min_score: a probability."""
+        image, trunk = read_image(photo), self.trunk
+        size_hw = image.shape[0], image.shape[1]
+        fit_hw = trunk.fit_size(size_hw, trunk.size_px)
+        levels = trunk.run(trunk.prepare(resize_to(image, fit_hw)))
         logits = np.concatenate([level[3].reshape(len(level[3]), -1).T for level in levels])
         objectness = np.concatenate([level[5].ravel() for level in levels])
         scores = 1 / ((1 + np.exp(-logits.max(axis=1))) * (1 + np.exp(-objectness)))
-        kept = np.flatnonzero(scores >= MIN_SCORE)
+        kept = np.flatnonzero(scores >= min_score)
         boxes, labels = decode_boxes(levels, trunk.strides)[kept], logits[kept].argmax(axis=1)
-        found = []
+        found = [np.empty(0, np.int64)]
         for label in np.unique(labels):
-            own = labels == label
-            found.append(boxes[own][nms(boxes[own], scores[kept][own], NMS_IOU, MAX_BOXES)])
-        return found
+            own = np.flatnonzero(labels == label)
+            found.append(own[nms(boxes[own], scores[kept][own], NMS_IOU, MAX_BOXES)])
+        shown = np.concatenate(found)
+        ratio = np.array([fit_hw[1] / size_hw[1], fit_hw[0] / size_hw[0]] * 2, np.float32)
+        placed = clip_boxes((boxes[shown] / ratio).astype(np.float32), size_hw)
+        return Detections(placed, scores[kept][shown], labels[shown], self.classes)
 
-    return find
+    def known_among(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Those that the network tells apart, by whatever name."""
+        return tuple(name for name in classes if known_class(name, self.classes) is not None)
+
+
+def evaluate_peer(peer: OnnxDetector, images: AnnotatedImages, progress: Progress) -> DetectionResult:
+    """Average precision by VOC 2007's eleven points, of images with classes that the peer knows."""
+    found = ordered_attempts(partial(peer, min_score=MIN_EVALUATED_SCORE), images.paths)
+    every = track(found, "detecting", len(images), progress)
+    pairs = [
+        (_renamed(one, images.classes), truth)
+        for one, truth in zip(every, images.truths, strict=True)
+        if not isinstance(one, ImageError)
+    ]
+    return evaluate_detections([one for one, _ in pairs], [truth for _, truth in pairs], images.classes)
+
+
+def _renamed(found: Detections, classes: tuple[str, ...]) -> Detections:
+    """What was found of these classes, which the peer may call otherwise."""
+    of_class = [np.flatnonzero(found.labels == known_class(name, found.classes)) for name in classes]
+    own = np.concatenate(of_class)
+    labels = np.repeat(np.arange(len(classes)), list(map(len, of_class)))
+    return Detections(found.boxes[own], found.scores[own], labels, classes)
 
 
 class _Convolutions(nn.Module):

@@ -52,11 +52,12 @@ def gather(images: Path | None, maximum: int, folder: Path, seed: int = 0) -> Ph
         images = folder
     if not is_annotated(images):
         paths = find_images(images)
-        return Photographs(tuple(paths[index] for index in _spread(len(paths), maximum)), None)
+        return Photographs(tuple(paths[index] for index in spread(len(paths), maximum)), None)
     opened = open_annotated(images, default_split(images, ("test", "val", "trainval", "train")))
-    chosen = opened.take(_spread(len(opened), maximum))
+    chosen = opened.take(spread(len(opened), maximum))
     return Photographs(chosen.paths, chosen.truths)
 
 
-def _spread(count: int, maximum: int) -> list[int]:
+def spread(count: int, maximum: int) -> list[int]:
+    """At most `maximum` indices of `count` things, evenly apart."""
     return np.linspace(0, count - 1, min(count, maximum)).round().astype(int).tolist() if count else []

@@ -11,6 +11,7 @@ from sppnet.errors import MissingExtraError, SppnetError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sppnet.benchmark.accuracy import AccuracyResult
     from sppnet.benchmark.results import Row
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
@@ -70,6 +71,30 @@ def _add_label() -> None:
 _add_label()
 
 
+def _add_accuracy() -> None:
+    module = "sppnet.benchmark.accuracy"
+    purpose, parameters = read_parameters(module, "run")
+
+    @app.command("accuracy", help=purpose)
+    @options_of(parameters, {"data": "data"})
+    def command(given: dict[str, Any], as_json: Json = False) -> None:
+        from importlib import import_module
+
+        from sppnet.cli.images import tell_left_out
+        from sppnet.cli.output import Bars, print_json
+
+        with Bars() as bars:
+            result = import_module(module).run(**given, progress=bars)
+        tell_left_out(result.images, result.skipped)
+        if as_json:
+            print_json(result.to_json())
+        else:
+            _print_accuracy(result)
+
+
+_add_accuracy()
+
+
 @app.command("all")
 def everything(as_json: Json = False) -> None:
     """Every benchmark with its defaults, a table each: a quarter of an hour, and 8 GB."""
@@ -124,6 +149,24 @@ def _print(name: str, rows: "Sequence[Row]", as_json: bool) -> None:
     print_table(title, [*columns, "peer"], table, words=("peer",))
     for note in dict.fromkeys(row.note for row in rows if row.note):
         typer.echo(note)
+
+
+def _print_accuracy(result: "AccuracyResult") -> None:
+    from sppnet.cli.output import percent, print_table
+
+    columns = ["model", "trunk", "scales", "engine", "mAP", "ms", "quartiles", "GB", "MB more"]
+    table = [
+        [row.model, row.trunk, ",".join(map(str, row.scales)), row.engine, percent(row.map),
+         f"{row.median_s * 1e3:,.1f}", f"{row.q1_s * 1e3:,.1f}–{row.q3_s * 1e3:,.1f}",
+         _gigabytes(row.peak_bytes), "" if row.grown_bytes is None else f"{row.grown_bytes / 1e6:,.0f}"]
+        for row in result.rows
+    ]  # fmt: skip
+    measured = f"mAP (VOC 2007, 11 points) of {result.images} photographs"
+    timed = f"ms from file to boxes, medians of {result.timed}, the models in turn"
+    print_table(f"accuracy: {measured}; {timed}", columns, table, words=("trunk", "scales", "engine"))
+    for row in result.rows:
+        if left_out := [name for name in result.classes if name not in row.classes]:
+            typer.echo(f"{row.model}: mAP without {', '.join(left_out)}, which it does not know")
 
 
 def _gigabytes(size: int | None) -> str:
