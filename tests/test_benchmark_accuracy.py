@@ -211,11 +211,13 @@ def test_an_image_that_cannot_be_read_is_left_out_and_told(models, held, inside,
     assert damaged.name in said
 
 
-def test_files_of_one_name_are_told_by_their_paths(scenes, models, tmp_path):
-    copied = tmp_path / "small.safetensors"
-    copied.write_bytes(Path(models["small"]).read_bytes())
-    rows = accuracy.run(scenes, [models["small"], str(copied)], images=1, rounds=1, memory=False).rows
-    assert {row.model for row in rows} == {models["small"], str(copied)}
+def test_files_of_one_name_are_told_by_their_folders(scenes, models, tmp_path):
+    chosen = [tmp_path / folder / "run" / "detector.safetensors" for folder in ("one", "two")]
+    for path in chosen:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(Path(models["small"]).read_bytes())
+    rows = accuracy.run(scenes, list(map(str, chosen)), images=1, rounds=1, memory=False).rows
+    assert {row.model for row in rows} == {"one/run/detector.safetensors", "two/run/detector.safetensors"}
 
 
 # --- errors --------------------------------------------------------------------------------------

@@ -96,8 +96,7 @@ def run(
     progress = progress or NullProgress()
     files = _by_name(model, peer_onnx)
     finders = {
-        name: OnnxDetector(peer_onnx) if path == str(peer_onnx) else Detector.load(path)
-        for name, path in files.items()
+        name: OnnxDetector(path) if path == peer_onnx else Detector.load(path) for name, path in files.items()
     }
     split = split or default_split(data, ("test", "val"))
     opened = open_annotated(data, split)
@@ -122,18 +121,19 @@ def run(
 # --- what is compared ----------------------------------------------------------------------------
 
 
-def _by_name(models: Sequence[str], peer_onnx: Path | None) -> dict[str, str]:
-    """Files by their names, or by their paths where two have the same name; the peer last."""
+def _by_name(models: Sequence[str], peer_onnx: Path | None) -> dict[str, Path]:
+    """Files by their names, with as many folders before each as tell them apart; the peer last."""
     if not models:
         raise ConfigError("name one detector or more, as --model a.safetensors,b.safetensors; got none")
-    files = list(map(str, models))
     if peer_onnx is not None:
         check_peers([str(peer_onnx)])
-        files.append(str(peer_onnx))
-    if repeated := [path for path, count in Counter(files).items() if count > 1]:
+    files = [*map(Path, models), *([] if peer_onnx is None else [peer_onnx])]
+    if repeated := [str(path) for path, count in Counter(files).items() if count > 1]:
         raise ConfigError(f"name each model once; got {', '.join(repeated)} more than once")
-    names = [Path(path).name for path in files]
-    return dict(zip(names if len(set(names)) == len(names) else files, files, strict=True))
+    parts = 1
+    while len(names := {str(Path(*path.parts[-parts:])): path for path in files}) < len(files):
+        parts += 1
+    return names
 
 
 def _match(name: str, find: Finder, images: AnnotatedImages) -> AnnotatedImages | None:
@@ -193,8 +193,8 @@ def _row(name: str, find: Finder, result: DetectionResult | None, timing: Timing
     )  # fmt: skip
 
 
-def _with_memory(row: AccuracyRow, find: Finder, path: str, paths: Sequence[Path]) -> AccuracyRow:
+def _with_memory(row: AccuracyRow, find: Finder, path: Path, paths: Sequence[Path]) -> AccuracyRow:
     """As `sppnet benchmark detect` measures it: our detectors have two photographs at work at a time."""
     side = (path, "") if isinstance(find, OnnxDetector) else (detect.OURS, path)
-    held = run_in_subprocess(detect.__name__, *side, "0", *map(str, paths))
+    held = run_in_subprocess(detect.__name__, *map(str, side), "0", *map(str, paths))
     return replace(row, peak_bytes=held["bytes"], grown_bytes=held["bytes"] - held["first_bytes"])
