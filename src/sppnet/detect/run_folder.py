@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sppnet.detect.config import DetectorConfig
 from sppnet.nn.model_file import load_model, save_model, write_file
+from sppnet.proposals.dense_windows import WindowConfig
+from sppnet.proposals.proposal_head import ProposalHead, current_names
 from sppnet.run_lock import keep_config
 
 KIND = "stage"
@@ -83,6 +85,12 @@ class Stage:
 
     header: dict[str, Any]
     tensors: dict[str, Tensor]
+
+    def windows_head(self, channels: int) -> ProposalHead:
+        """The head of the learned windows that the stage made."""
+        head = ProposalHead(channels, WindowConfig.from_json(self.header["windows"]))
+        head.load_state_dict(current_names(self.tensors))
+        return head.eval()
 
 
 class StageStore:

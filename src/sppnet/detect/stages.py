@@ -31,13 +31,7 @@ from sppnet.detect.roi_features import (
 from sppnet.detect.run_folder import DetectorRun, StageStore
 from sppnet.detect.standardise import sample_vectors
 from sppnet.detect.time_plan import plan_stage
-from sppnet.detect.training_proposals import (
-    choose_proposals,
-    convolve_images,
-    learn_windows,
-    propose_windows,
-    stored_head,
-)
+from sppnet.detect.training_proposals import choose_proposals, convolve_images, learn_windows, propose_windows
 from sppnet.detect.tuning_stages import TuningStages
 from sppnet.errors import ConfigError, DataError
 from sppnet.features.cache import MapCache, recipe_of
@@ -143,7 +137,7 @@ class TrainingStages:
         if stage is not None:
             self._leave_out(stage.header["skipped"])
             self.config = replace(self.config, proposals=stage.header.get("proposals", self.config.proposals))
-            return stored_head(stage, self.trunk.channels) if stage.tensors else self._windows_of_base()
+            return stage.windows_head(self.trunk.channels) if stage.tensors else self._windows_of_base()
         config = WindowConfig(seed=self.config.seed)
         cells, skipped = convolve_images(self.photos, config.seed, self.progress)
         self._leave_out(skipped)

@@ -5,26 +5,18 @@ from torch import Tensor
 from sppnet.arrays import Floats
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.label_assignment import TrainingImages
-from sppnet.detect.run_folder import Stage
 from sppnet.errors import ImageError
 from sppnet.metrics.recall import recall_curve
 from sppnet.progress import Progress, track
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.head_training import WindowSample, draw_cells, draw_windows, find_components, train_head
-from sppnet.proposals.proposal_head import ProposalHead, current_names
+from sppnet.proposals.proposal_head import ProposalHead
 from sppnet.proposals.proposers import TrunkProposer, learned_proposer, make_proposer
 from sppnet.threads import ordered_attempts, ordered_map
 
 MIN_OWN_RECALL = 0.95
 """Share of the objects that one of a detector's own boxes overlaps by half: 0.98 and 0.99 on raccoons and the
 classes of VOC, 0.93 on blood cells, 0.58 on faces with masks."""
-
-
-def stored_head(stage: Stage, channels: int) -> ProposalHead:
-    """The head of the learned windows that a stage left behind."""
-    head = ProposalHead(channels, WindowConfig.from_json(stage.header["windows"]))
-    head.load_state_dict(current_names(stage.tensors))
-    return head.eval()
 
 
 def convolve_images(
