@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint fix docs bench clean
+.PHONY: demo test lint fix docs bench gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## list what can be made
@@ -29,6 +29,10 @@ docs: $(INSTALLED)  ## build the site of the documentation, site/index.html
 
 bench: $(INSTALLED)  ## measure against the alternatives
 	$(BIN)/sppnet benchmark all
+
+gpu: $(INSTALLED)  ## check and time the Triton kernels on a CUDA device (5 minutes)
+	$(BIN)/pytest -rs tests/test_triton.py
+	$(BIN)/sppnet benchmark gpu
 
 clean:  ## remove the environment and everything made
 	rm -rf .venv demo site dist build .pytest_cache .ruff_cache .mypy_cache

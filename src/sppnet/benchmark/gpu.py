@@ -1,4 +1,4 @@
-"""Pooling and detection's vectors on a CUDA device: the Triton kernel beside torchvision's roi_pool.
+"""Pooling and detection on a CUDA device: the Triton kernels beside torchvision's roi_pool and roi_align.
 
 Without such a device there are no rows.
 """
@@ -11,20 +11,26 @@ from typing import Annotated
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
+from torchvision.ops import roi_align
 
 from sppnet.arrays import Doubles
+from sppnet.benchmark.detect import random_detector
 from sppnet.benchmark.pool import (
     IMAGE_HW,
     LEVELS,
     SCALE_PX,
     TRAINING_WINDOWS,
+    as_rois,
     draw_boxes,
     draw_features,
     map_boxes,
+    measure_bfloat16,
     measure_forward,
     measure_training,
 )
 from sppnet.benchmark.results import Row, compare, measure_cases
+from sppnet.detect.detector import Detector
 from sppnet.errors import ConfigError
 from sppnet.geometry.grid import boxes_to_cells, scaled_size
 from sppnet.nn.trunks import load_trunk
@@ -61,6 +67,12 @@ def run(
         f"{windows:,} windows, {channels} channels": partial(
             measure_forward, features=features, cells=cells, rounds=rounds
         ),
+        f"{windows:,} windows, {channels} channels, bfloat16": partial(
+            measure_bfloat16, features=features, cells=cells, rounds=rounds
+        ),
+        f"{windows:,} windows, {channels} channels, beside roi_align": partial(
+            _beside_roi_align, features=features, cells=cells, rounds=rounds
+        ),
         f"{len(few)} windows, {channels} channels, forward and backward": partial(
             measure_training, features=features, cells=few, rounds=rounds
         ),
@@ -68,7 +80,36 @@ def run(
             _rcnn, width=width, boxes=boxes, device=where, rounds=max(1, rounds // 5)
         ),
     }
+    cases["a photograph, 500×375, from pixels to boxes"] = partial(
+        _detection, device=where, rounds=max(1, rounds // 5), seed=seed
+    )
     return measure_cases(cases, progress)
+
+
+def _beside_roi_align(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
+    """Another function of the same windows and bins: the time alone is compared."""
+    rois = as_rois(cells)
+
+    def peer() -> list[Tensor]:
+        return [roi_align(features, rois, n, sampling_ratio=2) for n in LEVELS]
+
+    ours = partial(pyramid_pool, features, cells, LEVELS)
+    return compare(case, ours, "roi_align", peer, lambda: torch.empty_like(ours()).fill_(0), rounds)
+
+
+def _detection(case: str, device: torch.device, rounds: int, seed: int) -> Row:
+    """Both with random weights."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*IMAGE_HW, 3), np.uint8)
+    parts = random_detector(seed=seed).parts
+    ours = Detector(parts, str(device))
+    network = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None).eval().to(device)
+
+    @torch.inference_mode()
+    def peer() -> object:
+        return network([torch.from_numpy(pixels).to(device).permute(2, 0, 1) / 255])
+
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    return compare(case, lambda: ours(pixels), name, peer, lambda: ours.extractor(pixels), rounds)
 
 
 def _rcnn(case: str, width: float, boxes: Doubles, device: torch.device, rounds: int) -> Row:

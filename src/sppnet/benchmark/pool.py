@@ -94,7 +94,7 @@ def _cases(features: Tensor, cells: Tensor, rounds: int) -> dict[str, Callable[[
         f"{what}, beside a loop": partial(
             _against_loop, features=features, cells=cells, rounds=max(1, rounds // 5)
         ),
-        f"{what}, bfloat16": partial(_half_precision, features=features, cells=cells, rounds=rounds),
+        f"{what}, bfloat16": partial(measure_bfloat16, features=features, cells=cells, rounds=rounds),
         f"{count:,} windows, {2 * channels} channels": partial(
             measure_forward, features=wide, cells=cells, rounds=max(1, rounds // 2)
         ),
@@ -173,7 +173,7 @@ def _against_loop(case: str, features: Tensor, cells: Tensor, rounds: int) -> Ro
     return compare(case, ours, LOOP, peer, _filling(ours()), rounds)
 
 
-def _half_precision(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
+def measure_bfloat16(case: str, features: Tensor, cells: Tensor, rounds: int) -> Row:
     """roi_pool stays in float32, where it is faster than in bfloat16."""
     rois, half = as_rois(cells), features.bfloat16()
     ours = partial(pyramid_pool, half, cells, LEVELS)
