@@ -152,7 +152,7 @@ def test_an_enormous_tensor_is_refused_before_it_is_made(tmp_path):
 def test_numbers_that_are_not_finite_are_refused(tmp_path):
     model = make_detector()
     weight = model.graph.initializer[3]
-    weight.raw_data = np.full(len(weight.raw_data) // 4, np.nan, np.float32).tobytes()
+    weight.raw_data = np.full(len(weight.raw_data) // 4, np.inf, np.float32).tobytes()
     onnx.save(model, tmp_path / "d.onnx")
     with pytest.raises(ModelError, match="not finite"):
         DetectorExtractor(OnnxTrunk.from_file(tmp_path / "d.onnx"))(photograph())
