@@ -57,3 +57,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return ByFile(config, log)
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """The command in this process, for what needs none of its own: (code, stdout, stderr)."""
+    from sppnet.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sppnet", *map(str, arguments)])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        printed = capsys.readouterr()
+        if isinstance(code, str):  # Python prints it to stderr and exits with 1
+            return 1, printed.out, f"{printed.err}{code}\n"
+        return int(code), printed.out, printed.err
+
+    return call

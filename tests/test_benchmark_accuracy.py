@@ -1,7 +1,6 @@
 """`sppnet benchmark accuracy`: a row a detector, with small detectors whose weights are random."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from sppnet.benchmark import accuracy, detect
 from sppnet.benchmark.detection_peers import OnnxDetector, evaluate_peer
 from sppnet.benchmark.results import Timing
 from sppnet.boxes import box_iou
-from sppnet.cli import main
 from sppnet.data.detection_dataset import AnnotatedImages, open_annotated
 from sppnet.data.image import read_image
 from sppnet.demo import generate_scenes
@@ -66,21 +64,6 @@ def models(scenes, tmp_path_factory):
         "part": save_detector(folder / "part.safetensors", (*classes[:1], "unicorn"), 96),
         "other": save_detector(folder / "other.safetensors", ("dragon", "unicorn"), 96),
     }
-
-
-@pytest.fixture
-def inside(monkeypatch, capsys):
-    def call(*arguments: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sppnet", *map(str, arguments)])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, f"{printed.err}{code if isinstance(code, str) else ''}"
-
-    return call
 
 
 @pytest.fixture

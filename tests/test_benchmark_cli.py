@@ -2,13 +2,13 @@
 
 import importlib
 import json
-import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from sppnet.benchmark.results import Row
-from sppnet.cli import benchmark, main
+from sppnet.cli import benchmark
 from sppnet.errors import MissingExtraError, SppnetError
 
 ROW = Row(
@@ -18,18 +18,8 @@ ROW = Row(
 
 
 @pytest.fixture
-def inside(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sppnet", "benchmark", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, f"{printed.err}{code if isinstance(code, str) else ''}"
-
-    return call
+def inside(inside):
+    return partial(inside, "benchmark")
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sppnet.cli.app import main
 from sppnet.detect.config import DetectorConfig
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -29,25 +28,6 @@ def sppnet(*arguments: object, timeout: int = 120) -> subprocess.CompletedProces
     return subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=timeout, env=ENVIRONMENT
     )
-
-
-@pytest.fixture
-def inside(monkeypatch, capsys):
-    """The command in this process, for errors that need no process of their own: (code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sppnet", *map(str, arguments)])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        printed = capsys.readouterr()
-        if isinstance(code, str):  # Python prints it to stderr and exits with 1
-            return 1, printed.out, f"{printed.err}{code}\n"
-        return int(code), printed.out, printed.err
-
-    return call
 
 
 def draw(path: Path, colour: tuple[int, int, int], seed: int) -> None:

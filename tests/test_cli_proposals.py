@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sppnet.cli.app import main
 from sppnet.data.image import read_image
 from sppnet.proposals.precomputed import read_boxes
 from sppnet.proposals.selective_search.search import selective_search
@@ -40,22 +40,8 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def inside(monkeypatch, capsys):
-    """The command in this process: (code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sppnet", "proposals", *map(str, arguments)])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        printed = capsys.readouterr()
-        if isinstance(code, str):  # Python prints it to stderr and exits with 1
-            return 1, printed.out, f"{printed.err}{code}\n"
-        return int(code), printed.out, printed.err
-
-    return call
+def inside(inside):
+    return partial(inside, "proposals")
 
 
 @pytest.mark.parametrize("suffix", [".json", ".csv"])

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from PIL import Image
 from models import small_classifier, small_detector
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.train import train
-from sppnet.cli.app import main
 from sppnet.cli.destinations import check_file, check_folder, write_csv
 from sppnet.data.files import name_from_text
 from sppnet.errors import ConfigError, DataError
@@ -42,23 +40,10 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(inside, monkeypatch, tmp_path):
     """A command in this process, in its own folder: (code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sppnet", *map(str, arguments)])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        printed = capsys.readouterr()
-        if isinstance(code, str):
-            return 1, printed.out, f"{printed.err}{code}\n"
-        return int(code), printed.out, printed.err
-
-    return call
+    return inside
 
 
 @pytest.fixture

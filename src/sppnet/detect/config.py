@@ -79,8 +79,9 @@ class DetectorConfig:
     Fast R-CNN; faster, with the proposal head too, as Faster R-CNN; or rcnn, the baseline, which crops, warps
     and convolves every proposal. auto: faster where --time or --joint-steps is given, else spp."""
     time: str | None = None
-    """How long the training may take, such as 90s, 10m or 1h: what the frozen solution leaves of it is joint
-    training. By default 10m with --method fast or faster; Ctrl-C ends with the best so far."""
+    """How long the training may take, such as 90s, 10m or 1h: scales and mirror images are chosen to fit,
+    unless scales are given, and what the frozen solution leaves is joint training. By default 10m with
+    --method fast or faster; Ctrl-C ends with the best so far."""
     joint_steps: int | None = None
     """Steps of joint training, four photographs each, in place of a time: the same number gives the same
     detector."""

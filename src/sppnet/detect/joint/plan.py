@@ -10,7 +10,7 @@ MIN_STEPS = 40
 TRIED = 3
 """Steps whose time is measured; one before them compiles and fills caches."""
 MIN_LEFT = 20.0
-"""Seconds; in fewer no computer without a GPU takes MIN_STEPS, and trying would take a quarter of them."""
+"""Seconds; in fewer MIN_STEPS do not fit on two cores, and trying a few took five."""
 RESERVE = 1.15
 """Judging and calibrating take longer than the passes forward that they are made of."""
 FORWARD_SHARE = 0.5
