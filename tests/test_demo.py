@@ -11,7 +11,9 @@ from sppnet.classify.classifier import Classifier
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.folder import open_folder
 from sppnet.data.image import read_header
+from sppnet.detect.config import DEFAULT_LITE, DEFAULT_WITHOUT
 from sppnet.detect.detector import Detector
+from sppnet.nn.efficientnet_lite import has_lite_weights
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,7 @@ def small_demo(tmp_path_factory):
         patch.setattr(demo, "SCENES", {"train": 8, "test": 7})
         patch.setattr(demo, "SCENE_SCALES", (160,))
         patch.setattr(demo, "DRAWN_SCENES", 2)
+        patch.setattr(demo, "default_trunk", lambda _: (DEFAULT_WITHOUT, None))  # as where none are installed
         result = demo.run(out, epochs=1, images_per_class=4, progress=told)
     torch.set_num_threads(threads)
     return result, out, told
@@ -130,6 +133,17 @@ def test_a_detector_is_trained_on_the_classifiers_trunk_and_tested_on_other_scen
     trunk = Detector.load(out / "detector" / "detector.safetensors").parts.trunk.state_dict()
     classifier = Classifier.load(out / "run" / "best.safetensors").network.trunk.state_dict()
     assert all(torch.equal(trunk[name], tensor) for name, tensor in classifier.items())
+
+
+def test_with_weights_installed_the_detector_finds_nearly_everything(tmp_path):
+    if not has_lite_weights("efficientnet_lite1"):
+        pytest.skip("the weights extra is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "SCENES", {"train": 24, "test": 8})
+        patch.setattr(demo, "SCENE_SCALES", (224,))
+        trained, objects = demo._find_objects(tmp_path / "unused", tmp_path, 0, RecordingProgress())
+    assert trained.detector.parts.trunk.name == DEFAULT_LITE
+    assert objects.map > 0.9  # 24 scenes of 3 objects, six classes
 
 
 def test_scenes_are_drawn_with_what_was_found(small_demo):

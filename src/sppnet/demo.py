@@ -15,7 +15,7 @@ from sppnet.classify.classifier import Classifier
 from sppnet.classify.config import TrainingConfig
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.folder import open_folder
-from sppnet.detect.config import DetectorConfig
+from sppnet.detect.config import DEFAULT_LITE, DetectorConfig, default_trunk
 from sppnet.detect.detector import Detector
 from sppnet.detect.train import DetectorTraining
 from sppnet.evaluation import evaluate, evaluate_detector
@@ -32,7 +32,7 @@ TRUNK, WIDTH = "zf5", 0.125
 
 SCENES = {"train": 100, "test": 20}
 """Images with several objects each, to train a detector on and to test it."""
-SCENE_SCALES = (256, 320)
+SCENE_SCALES = (256, 360)
 DRAWN_SCENES = 6
 
 MADE = ("images", "run", "scenes", "detector", "detections")
@@ -47,6 +47,8 @@ class DemoResult:
     """How it was tested, whether it trained at that size, and the accuracy."""
     pictures: list[Path]
     test_images: int
+    trunk: str
+    """Of the detector."""
     objects: DetectionResult
     """Of the detector, on scenes it never saw."""
     scenes: list[Path]
@@ -85,7 +87,8 @@ def run(
     scenes = _draw_scenes(trained.detector, out)
     reports = [page for page in (result.report, trained.report, _judged(out)) if page]
     seconds = time.perf_counter() - started
-    return DemoResult(rows, pictures, result.validation.images, objects, scenes, reports, seconds)
+    trunk = trained.detector.parts.trunk.name
+    return DemoResult(rows, pictures, result.validation.images, trunk, objects, scenes, reports, seconds)
 
 
 def _test_sizes(classifier: Classifier, data: Path, progress: Progress) -> list[tuple[str, bool, float]]:
@@ -123,20 +126,26 @@ def _draw_predictions(classifier: Classifier, data: Path, out: Path) -> Path:
 def _find_objects(
     weights: Path, out: Path, seed: int, progress: Progress
 ) -> tuple[DetectorTraining, DetectionResult]:
-    """A detector on the trunk of the classifier, which stays as it is."""
+    """A detector, trained on scenes drawn here and tested on others."""
     data = out / "scenes"
     for number, (split, count) in enumerate(SCENES.items()):
         generate_scenes(data, split, count, seed + number, progress)
-    config = DetectorConfig(
-        trunk=TRUNK, width=WIDTH, weights=str(weights), scales=SCENE_SCALES, finetune="none", C=0.01,
-        positive_iou=0.7, seed=seed,
-    )  # fmt: skip
-    folder = out / "detector"
+    config, folder = _detector_config(weights, seed), out / "detector"
     trained = train_detector(data, folder, config, cache=folder / "maps", progress=progress)
     images = open_annotated(data, "test")
     result = evaluate_detector(trained.detector, images, "voc07", progress, report=_judged(out))
     assert isinstance(result, DetectionResult)
     return trained, result
+
+
+def _detector_config(weights: Path, seed: int) -> DetectorConfig:
+    """On the default trunk where its ImageNet weights are installed, else on the classifier's, frozen."""
+    if default_trunk(None)[0] == DEFAULT_LITE:
+        return DetectorConfig(scales=SCENE_SCALES, mirror=False, seed=seed)
+    return DetectorConfig(
+        trunk=TRUNK, width=WIDTH, weights=str(weights), scales=SCENE_SCALES, finetune="none", C=0.01,
+        positive_iou=0.7, seed=seed,
+    )  # fmt: skip
 
 
 def _judged(out: Path) -> Path:

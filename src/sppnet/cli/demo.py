@@ -29,7 +29,7 @@ def demo(
     found = result.objects
     precision = [[name, "–" if value is None else f"{value:.1%}"] for name, value in found.per_class.items()]
     print_table(
-        f"a detector on the same trunk, {found.images} images it never saw: mAP {found.map:.1%}",
+        f"a detector on {result.trunk}, {found.images} images it never saw: mAP {found.map:.1%}",
         ["object", "average precision"],
         precision,
     )
