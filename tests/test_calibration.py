@@ -10,11 +10,12 @@ from sppnet.benchmark.detect import random_detector
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.demo import generate_scenes
 from sppnet.detect import cross_validation
-from sppnet.detect.calibration import choose_thresholds, thresholds_of
+from sppnet.detect.calibration import choose_thresholds, fit_classes, thresholds_of
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.cross_validation import Fold, count_svm_folds, layer_folds, svm_folds
 from sppnet.detect.detector import Detector
 from sppnet.detect.label_assignment import TrainingImages
+from sppnet.detect.probabilities import ScoreProbabilities
 from sppnet.features.cache import MapCache
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.metrics.detection import Curve, evaluate_detections
@@ -47,7 +48,7 @@ def test_every_class_has_the_threshold_of_its_own_best_f1():
     middles, objects = (-0.5, -0.9), (60, 500)
     drawings = [drawn(900, middle, seed) for seed, middle in enumerate(middles)]
     curves = [curve_of(*one, count) for one, count in zip(drawings, objects, strict=True)]
-    thresholds = thresholds_of(curves, np.array(objects))
+    thresholds = thresholds_of(curves, fit_classes(curves), np.array(objects))
     for (scores, right), count, threshold in zip(drawings, objects, thresholds, strict=True):
         best, _ = best_counted(scores, right, count)
         shown = scores >= threshold
@@ -61,14 +62,31 @@ def test_a_class_without_anything_to_judge_has_the_threshold_of_all(lacking):
     empty = Curve(np.zeros(0), np.zeros(0), np.zeros(0))
     other = empty if lacking == "detections" else curve_of(scores, np.zeros(500, bool), 1)
     objects = np.array([100, 3 if lacking == "detections" else 0])
-    alone, other_threshold = thresholds_of([curve_of(scores, right, 100), other], objects)
+    curves = [curve_of(scores, right, 100), other]
+    alone, other_threshold = thresholds_of(curves, fit_classes(curves), objects)
     assert abs(alone - best_counted(scores, right, 100)[1]) < 0.1
     assert scores.min() <= other_threshold <= scores.max()
 
 
 def test_without_detections_nothing_moves():
     empty = Curve(np.zeros(0), np.zeros(0), np.zeros(0))
-    assert thresholds_of([empty, empty], np.array([2, 0])).tolist() == [0, 0]
+    curves = [empty, empty]
+    assert thresholds_of(curves, fit_classes(curves), np.array([2, 0])).tolist() == [0, 0]
+
+
+def test_probabilities_are_of_scores_less_the_thresholds():
+    middles, objects = (-0.5, -0.9), np.array([60, 500])
+    drawings = [drawn(900, middle, seed) for seed, middle in enumerate(middles)]
+    curves = [curve_of(*one, count) for one, count in zip(drawings, objects, strict=True)]
+    scalings = fit_classes(curves)
+    thresholds = thresholds_of(curves, scalings, objects)
+    odds = ScoreProbabilities.of(scalings.each, thresholds)
+    for label, middle in enumerate(middles):
+        others, right = drawn(20_000, middle, 10 + label)  # never seen, of the same distribution
+        given = odds((others - thresholds[label]).astype(np.float32), np.full(len(others), label))
+        for low in (0.2, 0.4, 0.6):
+            near = (given >= low) & (given < low + 0.2)
+            assert abs(right[near].mean() - given[near].mean()) < 0.08
 
 
 @pytest.fixture(scope="module")

@@ -210,7 +210,7 @@ def test_evaluate_as_a_table(command, model, data):
     assert code == 0
     title, heading, *rows = printed.splitlines()
     assert re.fullmatch(r"mAP \d+\.\d% \(voc07\) of 11 images; 1 could not be read", title.strip())
-    assert heading.split() == ["class", "AP", "F1", "best", "F1"]
+    assert re.split(r" {2,}", heading.strip()) == ["class", "AP", "F1", "F1 at 50%", "best F1"]
     assert [row.split()[0] for row in rows] == list(COLOURS)
 
 
@@ -238,6 +238,9 @@ def test_a_detector_given_twice_is_the_detector(command, model, data):
         json.loads(command("detect", "evaluate", data, *["--model", model] * times, "--json")[1])
         for times in (1, 2)
     )
+    assert None not in {*once.pop("f1_at_half").values(), once.pop("calibration_error")}
+    for unknown in (twice.pop("f1_at_half").values(), [twice.pop("calibration_error")]):
+        assert set(unknown) == {None}  # scores of several detectors have no common probability
     assert once == twice
 
 
@@ -255,7 +258,7 @@ def test_predict_goes_on_past_damaged_images(command, model, data, tmp_path):
     assert [Path(each["image"]).name for each in result["predictions"]] == [f"{i}.png" for i in range(4)]
     for each in result["predictions"]:
         for found in each["detections"]:
-            assert set(found) == {"label", "score", "box"}
+            assert set(found) == {"label", "score", "probability", "box"}
             assert found["label"] in COLOURS
             assert found["score"] >= 0
     assert any(each["detections"] for each in result["predictions"])
@@ -297,6 +300,9 @@ def test_predict_into_a_table(command, model, data, tmp_path):
     boxes = [[float(row[side]) for side in ("x0", "y0", "x1", "y1")] for row in rows]
     np.testing.assert_allclose(boxes, expected.boxes, atol=0.006)
     np.testing.assert_allclose([float(row["score"]) for row in rows], expected.scores, atol=1e-6)
+    odds = [float(row["probability"]) for row in rows]
+    np.testing.assert_allclose(odds, expected.probabilities, atol=6e-5)
+    assert 0 < min(odds) < max(odds) < 1
     assert {row["image"] for row in rows} == {str(image)}
 
 
@@ -304,7 +310,7 @@ def test_predict_into_a_table(command, model, data, tmp_path):
     ("score", "words"),
     [
         pytest.param("1000", "nothing", id="nothing is as sure"),
-        pytest.param("-1.5", r"(\w+ -?\d+\.\d\d, ){4}\w+ -?\d+\.\d\d and \d+ more", id="five are named"),
+        pytest.param("-1.5", r"(\w+ \d+%, ){4}\w+ \d+% and \d+ more", id="five are named"),
     ],
 )
 def test_predict_in_lines(command, model, data, score, words):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -241,10 +242,31 @@ def test_curves_and_json():
         "map": pytest.approx(5 / 6),
         "per_class": {"cat": pytest.approx(5 / 6), "dog": None, "eel": None},
         "f1": {"cat": pytest.approx(4 / 5), "dog": None, "eel": None},
+        "f1_at_half": {"cat": None, "dog": None, "eel": None},
         "best_f1": {"cat": pytest.approx(4 / 5), "dog": None, "eel": None},
+        "calibration_error": None,
         "images": 1,
         "skipped": ["broken.jpg"],
     }
+
+
+def test_f1_and_calibration_of_probabilities():
+    # Right, wrong, right, of three objects; a fourth detection is of a difficult one, and counts for nothing.
+    found = found_of(
+        (HERE, 0.75, 0), (THERE, 0.5, 0), ((20, 20, 30, 30), 0.25, 0), ((60, 60, 70, 70), 0.6, 0)
+    )
+    odds = np.array([0.95, 0.55, 0.35, 0.75], np.float32)
+    found = replace(found, probabilities=odds)
+    truth = truth_of((HERE, 0), ((20, 20, 30, 30), 0), ((40, 40, 50, 50), 0), ((60, 60, 70, 70), 0))
+    truth = replace(truth, difficult=np.array([False, False, False, True]))
+    result = evaluate_detections([found], [truth], CLASSES)
+    assert result.curves["cat"].probabilities.tolist() == pytest.approx([0.95, 0.55, 0.35])
+    assert result.curves["cat"].is_right.tolist() == [True, False, True]
+    assert result.f1_at_half() == {"cat": pytest.approx(2 / 5), "dog": None, "eel": None}
+    assert result.calibration_error() == pytest.approx((0.05 + 0.55 + 0.65) / 3)
+    half = replace(found, probabilities=np.array([0.9, np.nan, 0.9, 0.9], np.float32))
+    unknown = evaluate_detections([half], [truth], CLASSES)
+    assert (unknown.f1_at_half()["cat"], unknown.calibration_error()) == (None, None)
 
 
 def test_f1_at_a_threshold_and_at_the_best_one():

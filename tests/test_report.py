@@ -231,9 +231,18 @@ def test_an_evaluation_of_a_detector_tells_all(found, coco):
     row = re.search(r"<th scope=\"row\">cat</th>(.*?)</tr>", text)
     cells = re.findall(r"<td>(.*?)</td>", row[1])
     assert cells[:3] == ["1", "0", "1"]
-    assert cells[-3:] == ["0.0 %", "0.0 %", "–"]
+    assert cells[-4:] == ["0.0 %", "–", "0.0 %", "–"]
     (other,) = re.findall(rf"<th scope=\"row\">{re.escape(escape(EVIL))}</th>(.*?)</tr>", text)
-    assert re.findall(r"<td>(.*?)</td>", other)[-3:] == ["100.0 %", "100.0 %", "0.90"]
+    assert re.findall(r"<td>(.*?)</td>", other)[-4:] == ["100.0 %", "–", "100.0 %", "0.90"]
+
+
+def test_an_evaluation_shows_whether_probabilities_are_right(found):
+    likely = replace(found.found, probabilities=np.array([0.8, 0.3], np.float32))
+    result = result_of(replace(found, found=likely), coco=False)
+    text = detection.evaluation_page("d/detector", "sppnet", {"split": "test"}, result, {"detecting": 3.0})
+    charts = [one["aria-label"] for one in check_page(text).all("svg")]
+    assert any(label.startswith("right: right ") and "as said" in label for label in charts)
+    assert "Of 2 detections with 10 % and more; the lines are 25.0 % apart." in text
 
 
 def test_a_photograph_that_went_away_is_named(found, judged, photo):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -156,7 +157,10 @@ def test_what_cannot_be_read_is_named(tmp_path, content):
 def test_json_holds_names_scores_and_corners():
     detections = found().to_json()["detections"]
     assert json.loads(json.dumps(detections)) == detections
-    assert detections[1] == {"label": "person", "score": 0.25, "box": [110.5, 60.0, 190.0, 150.25]}
+    box = [110.5, 60.0, 190.0, 150.25]
+    assert detections[1] == {"label": "person", "score": 0.25, "probability": None, "box": box}
+    likely = replace(found(), probabilities=np.array([0.5, 0.75, 0.25])).to_json()["detections"]
+    assert [one["probability"] for one in likely] == [0.5, 0.75, 0.25]
     assert found(0).to_json() == {"detections": []}
 
 
@@ -184,12 +188,23 @@ def test_supervision_gets_arrays_of_its_own(monkeypatch):
     np.testing.assert_array_equal(given["class_id"], detections.labels)
     assert given["data"]["class_name"].tolist() == ["cat", "person", "bus"]
     given["xyxy"][0] = 0  # theirs to change
+    likely = replace(detections, probabilities=np.array([0.5, 0.75, 0.25]))
+    assert likely.to_supervision()["confidence"].tolist() == [0.5, 0.75, 0.25]
+
+
+def test_words_are_probabilities_where_they_are_known():
+    mixed = replace(found(), probabilities=np.array([0.931, np.nan, 0.5]))
+    assert mixed.in_words() == ["cat 93%", f"person {found().scores[1]:.2f}", "bus 50%"]
+    assert mixed[1:].in_words() == mixed.in_words()[1:]
+    assert replace(mixed, probabilities=np.empty(0)).in_words()[0] == f"cat {found().scores[0]:.2f}"
+    with pytest.raises(DataError, match="probabilities of shape"):
+        replace(mixed, probabilities=np.zeros(2))
 
 
 def test_pandas_gets_columns(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", Stub("pandas"))
     (columns,) = found().to_pandas()
-    assert list(columns) == ["label", "score", "x0", "y0", "x1", "y1"]
+    assert list(columns) == ["label", "score", "probability", "x0", "y0", "x1", "y1"]
     assert columns["label"] == ["cat", "person", "bus"]
     assert columns["x1"].tolist() == [90.0, 190.0, 80.0]
 
@@ -207,7 +222,7 @@ def test_the_real_pandas_takes_them(n):
     pandas = pytest.importorskip("pandas")
     frame = found(n).to_pandas()
     assert isinstance(frame, pandas.DataFrame)
-    assert list(frame.columns) == ["label", "score", "x0", "y0", "x1", "y1"]
+    assert list(frame.columns) == ["label", "score", "probability", "x0", "y0", "x1", "y1"]
     assert len(frame) == n
 
 

@@ -93,9 +93,13 @@ class Detections:
     labels: Ints
     """(n,) indices into `classes`."""
     classes: tuple[str, ...] = field(repr=False)
+    probabilities: Floats = field(default_factory=lambda: np.empty(0, np.float32))
+    """(n,) that each is right, estimated on photographs held out of training; NaN where that is not known."""
 
     def __post_init__(self) -> None:
-        _check_columns(self, labels=np.int64, scores=np.float32)
+        if not len(self.probabilities):
+            object.__setattr__(self, "probabilities", np.full(len(self.boxes), np.nan))
+        _check_columns(self, labels=np.int64, scores=np.float32, probabilities=np.float32)
         labels = self.labels
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
             raise DataError(f"labels must be 0..{len(self.classes) - 1}; got {labels.min()}..{labels.max()}")
@@ -105,30 +109,46 @@ class Detections:
         return len(self.boxes)
 
     def __getitem__(self, index: Any) -> "Detections":
-        """Some of them: an integer, a slice, a mask or indices, as `found[found.scores > 0.5]`."""
+        """Some of them: an integer, a slice, a mask or indices, as `found[found.probabilities > 0.5]`."""
         chosen = _rows(index)
-        return Detections(self.boxes[chosen], self.scores[chosen], self.labels[chosen], self.classes)
+        return Detections(
+            self.boxes[chosen], self.scores[chosen], self.labels[chosen], self.classes,
+            self.probabilities[chosen],
+        )  # fmt: skip
 
     @property
     def names(self) -> list[str]:
         """The class of each."""
         return [self.classes[label] for label in self.labels]
 
+    def in_words(self) -> list[str]:
+        """ "raccoon 93%" of each; where probabilities are not known the score, "raccoon 1.31"."""
+        rows = zip(self.names, self.scores, self.probabilities, strict=True)
+        return [f"{name} {p:.0%}" if p == p else f"{name} {score:.2f}" for name, score, p in rows]
+
     def draw(self, image: Drawable) -> Image.Image:
-        """A copy of the image with boxes, classes and scores on it, the surest on top.
+        """A copy of the image with boxes, classes and probabilities on it, the surest on top.
+
+        Scores stand where probabilities are not known.
 
         A path or a PIL image is set upright by its EXIF orientation, and transparency laid on white;
         for stranger images than that give the array that `sppnet.read_image` makes of them.
         Raises ImageError if the image cannot be read.
         """
         best_last = self[np.argsort(self.scores, kind="stable")]
-        texts = [f"{name} {score:.2f}" for name, score in zip(best_last.names, best_last.scores, strict=True)]
-        return Image.fromarray(draw_boxes(_pixels(image), best_last.boxes, texts, best_last.labels))
+        return Image.fromarray(
+            draw_boxes(_pixels(image), best_last.boxes, best_last.in_words(), best_last.labels)
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """{"detections": [{"label", "score", "box": [x0, y0, x1, y1]}, …]}"""
-        rows = zip(self.names, self.scores.tolist(), self.boxes.tolist(), strict=True)
-        return {"detections": [{"label": name, "score": score, "box": box} for name, score, box in rows]}
+        """{"detections": [{"label", "score", "probability", "box": [x0, y0, x1, y1]}, …]}
+
+        A probability is null where it is not known.
+        """
+        odds = [None if p != p else p for p in self.probabilities.tolist()]
+        rows = zip(self.names, self.scores.tolist(), odds, self.boxes.tolist(), strict=True)
+        keys = "label", "score", "probability", "box"
+        return {"detections": [dict(zip(keys, row, strict=True)) for row in rows]}
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Rows of a COCO results file: the box is x0, y0, width, height, and categories count from 1."""
@@ -139,21 +159,24 @@ class Detections:
         ]
 
     def to_supervision(self) -> Any:
-        """`supervision.Detections`, with the names of the classes under data["class_name"]."""
+        """`supervision.Detections`, with the names of the classes under data["class_name"].
+
+        The confidence is the probability, or the score where one of them is not known.
+        """
         supervision = _import_extra("supervision")
+        known = not np.isnan(self.probabilities).any()
         return supervision.Detections(
             xyxy=self.boxes.copy(),
-            confidence=self.scores.copy(),
+            confidence=(self.probabilities if known else self.scores).copy(),
             class_id=self.labels.copy(),
             data={"class_name": np.array(self.names, dtype=np.str_)},
         )
 
     def to_pandas(self) -> Any:
-        """`pandas.DataFrame` with the columns label, score, x0, y0, x1, y1."""
+        """`pandas.DataFrame` with the columns label, score, probability, x0, y0, x1, y1."""
         corners = dict(zip(("x0", "y0", "x1", "y1"), self.boxes.T.copy(), strict=True))
-        return _import_extra("pandas").DataFrame(
-            {"label": self.names, "score": self.scores.copy(), **corners}
-        )
+        numbers = {"score": self.scores.copy(), "probability": self.probabilities.copy()}
+        return _import_extra("pandas").DataFrame({"label": self.names, **numbers, **corners})
 
 
 def _rows(index: Any) -> Any:

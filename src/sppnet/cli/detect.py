@@ -218,7 +218,7 @@ def _open(models: list[Path], device: str | None, proposals: str | None) -> "Det
 
 
 def _in_words(found: "Detections") -> str:
-    named = [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores, strict=True)]
+    named = found.in_words()
     more = len(named) - NAMED_IN_LINES
     return ", ".join(named[:NAMED_IN_LINES]) + (f" and {more} more" if more > 0 else "") or "nothing"
 
@@ -270,7 +270,10 @@ def _print_result(result: "DetectionResult | CocoResult", metric: Metric) -> Non
     if isinstance(result, CocoResult):
         columns["AP50"] = result.per_class50
     else:
-        columns |= {"F1": result.f1(), "best F1": result.best_f1()}
+        columns["F1"] = result.f1()
+        if any(value is not None for value in result.f1_at_half().values()):
+            columns["F1 at 50%"] = result.f1_at_half()
+        columns["best F1"] = result.best_f1()
     skipped = skipped_in_words(result.skipped)
     print_table(
         f"mAP {result.map:.1%} ({metric}) of {result.images} images; {skipped}",

@@ -104,13 +104,15 @@ def find_on_ray(
 
 
 def write_found(path: Path, found: "Found") -> None:
-    """CSV, a line an object."""
+    """CSV, a line an object; no probability where that is not known."""
     rows = (
-        [image, name, f"{score:.6f}", *(f"{side:.2f}" for side in box)]
+        [image, name, f"{score:.6f}", "" if p != p else f"{p:.4f}", *(f"{side:.2f}" for side in box)]
         for image, each in found.items()
-        for name, score, box in zip(each.names, each.scores, each.boxes.tolist(), strict=True)
+        for name, score, p, box in zip(
+            each.names, each.scores, each.probabilities, each.boxes.tolist(), strict=True
+        )
     )
-    write_csv(path, ["image", "label", "score", "x0", "y0", "x1", "y1"], rows)
+    write_csv(path, ["image", "label", "score", "probability", "x0", "y0", "x1", "y1"], rows)
 
 
 def print_found(found: "Found", skipped: list[str]) -> None:

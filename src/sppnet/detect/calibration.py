@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sppnet.arrays import Doubles, Flags, Floats, Ints
+from sppnet.arrays import Doubles, Floats, Ints
 from sppnet.detect.cross_validation import Fold
 from sppnet.detect.label_assignment import TrainingImages, training_boxes
+from sppnet.detect.probabilities import ScoreProbabilities
 from sppnet.detect.roi_features import RoIFeatures
 from sppnet.metrics.detection import Curve, evaluate_detections
 from sppnet.progress import Progress, track
 from sppnet.structures import Detections, GroundTruth
-from sppnet.svm.platt import best_f1_score, fit_platt
+from sppnet.svm.platt import PlattScaling, best_f1_score, fit_platt
 from sppnet.threads import ordered_map
 
 
@@ -30,6 +31,8 @@ class Calibration:
     """(k,) the score of each class from which on detections count as found."""
     f1: dict[str, float]
     """Of each class with objects there, at its threshold."""
+    probabilities: ScoreProbabilities
+    """Of the scores less the thresholds."""
 
 
 def choose_thresholds(
@@ -56,33 +59,45 @@ def choose_thresholds(
     plain = [truth.labels[~(truth.difficult | truth.crowd)] for truth in truths]
     labels = np.concatenate([np.empty(0, np.int64), *plain])
     if not len(labels):
-        return Calibration(np.zeros(len(photos.classes)), {})
+        count = len(photos.classes)
+        return Calibration(np.zeros(count), {}, ScoreProbabilities.unknown(count))
     curves = evaluate_detections([found for found, _ in judged], truths, photos.classes).curves
     objects = np.bincount(labels, minlength=len(photos.classes))
-    thresholds = thresholds_of(list(curves.values()), objects)
+    scalings = fit_classes(list(curves.values()))
+    thresholds = thresholds_of(list(curves.values()), scalings, objects)
     each = zip(curves.items(), thresholds, objects, strict=True)
     f1 = {name: curve.f1_from(score) for (name, curve), score, count in each if count}
-    return Calibration(thresholds, f1)
+    return Calibration(thresholds, f1, ScoreProbabilities.of(scalings.each, thresholds))
 
 
-def thresholds_of(curves: Sequence[Curve], objects: Ints) -> Doubles:
+@dataclass(frozen=True)
+class ClassScalings:
+    """Platt scaling of every class."""
+
+    common: PlattScaling
+    """Of the detections of all classes; the prior of each."""
+    each: tuple[PlattScaling, ...]
+
+
+def fit_classes(curves: Sequence[Curve]) -> ClassScalings:
+    """A class without detections has the scaling of all together."""
+    if not any(len(curve.scores) for curve in curves):
+        return ClassScalings(PlattScaling(), (PlattScaling(),) * len(curves))
+    together = np.concatenate([curve.scores for curve in curves])
+    common = fit_platt(together, np.concatenate([curve.is_right for curve in curves]))
+    each = [fit_platt(one.scores, one.is_right, common) if len(one.scores) else common for one in curves]
+    return ClassScalings(common, tuple(each))
+
+
+def thresholds_of(curves: Sequence[Curve], scalings: ClassScalings, objects: Ints) -> Doubles:
     """(k,) thresholds of classes; objects: (k,) how many of each there are to find."""
-    scores, right = [curve.scores for curve in curves], [_rights(curve) for curve in curves]
-    together = np.concatenate(scores)
+    together = np.sort(np.concatenate([curve.scores for curve in curves]))[::-1]
     if not len(together):
         return np.zeros(len(curves))
-    prior = fit_platt(together, np.concatenate(right))
-    common = best_f1_score(np.sort(together)[::-1], prior, int(objects.sum()))
+    common = best_f1_score(together, scalings.common, int(objects.sum()))
     return np.array(
         [
-            best_f1_score(own, fit_platt(own, is_right, prior), int(count)) if len(own) and count else common
-            for own, is_right, count in zip(scores, right, objects, strict=True)
+            best_f1_score(curve.scores, scaling, int(count)) if len(curve.scores) and count else common
+            for curve, scaling, count in zip(curves, scalings.each, objects, strict=True)
         ]
     )
-
-
-def _rights(curve: Curve) -> Flags:
-    """(n,) which detections are right."""
-    so_far = np.rint(curve.precision * np.arange(1, len(curve.precision) + 1))
-    flags: Flags = np.diff(so_far, prepend=0) > 0
-    return flags

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.detect.config import DetectorConfig
+from sppnet.detect.probabilities import ScoreProbabilities
 from sppnet.errors import ModelError
 from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import detection_head
@@ -37,6 +38,8 @@ class DetectorComponents:
     """Fine-tuned fc layers."""
     svm: LinearSVM
     regressor: BoxRegressor
+    probabilities: ScoreProbabilities | None = None
+    """Of the scores; None where no photographs were held out."""
 
     @property
     def kept(self) -> dict[int, int]:
@@ -59,7 +62,13 @@ class DetectorComponents:
             classes=classes,
             svm=LinearSVM(both("svm", "weight"), both("svm", "bias"), classes),
             regressor=BoxRegressor(both("regressor", "weight"), both("regressor", "bias"), classes),
+            probabilities=self.score_probabilities.joined(added.score_probabilities),
         )
+
+    @property
+    def score_probabilities(self) -> ScoreProbabilities:
+        """Of all classes, unknown ones too."""
+        return self.probabilities or ScoreProbabilities.unknown(len(self.classes))
 
     def header(self, trained: dict[str, Any]) -> dict[str, Any]:
         """What a model file says of them; trained: of their training."""
@@ -82,11 +91,12 @@ class DetectorComponents:
             for key, tensor in module.state_dict().items()
         }
         linear = {"svm": self.svm, "regressor": self.regressor}
-        return tensors | {
+        tensors |= {
             f"{name}.{part}": getattr(one, part)
             for name, one in linear.items()
             for part in ("weight", "bias")
         }
+        return tensors | ({} if self.probabilities is None else self.probabilities.tensors())
 
 
 def vector_length(config: DetectorConfig, trunk: AnyTrunk) -> int:
@@ -148,6 +158,7 @@ def read_components(header: dict[str, Any], tensors: dict[str, Tensor]) -> Detec
         head if head is None else head.eval(),
         svm,
         regressor,
+        ScoreProbabilities.read(tensors, len(classes)),
     )
 
 

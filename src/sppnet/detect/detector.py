@@ -15,6 +15,7 @@ from sppnet.data.image import ImageSource
 from sppnet.detect.components import DetectorComponents, read_components
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.postprocess import VOTE_MARGIN, ScoredBoxes, select_detections
+from sppnet.detect.probabilities import kept_probabilities
 from sppnet.detect.roi_features import (
     HeadRoIFeatureExtractor,
     RcnnRoIFeatureExtractor,
@@ -99,7 +100,8 @@ class Detector:
     def detect(self, photo: LazyImage, min_score: float | None = None) -> Detections:
         """Objects in a photograph whose maps may be there already; min_score: None for `least_score`."""
         min_score = self.least_score if min_score is None else min_score
-        return self.postprocess([self.candidates(photo, min_score)], min_score=min_score)
+        found = self.postprocess([self.candidates(photo, min_score)], min_score=min_score)
+        return self.add_probabilities(found)
 
     def candidates(self, photo: LazyImage, min_score: float | None = None) -> ScoredBoxes:
         """The windows that score best for each class, corrected: all that detections may need."""
@@ -145,7 +147,7 @@ class Detector:
         iou_threshold: float | None = None,
         min_score: float | None = None,
     ) -> Detections:
-        """Detections out of the candidates of one detector, or of several for the same classes.
+        """Detections, without probabilities, out of the candidates of one detector or of several.
 
         iou_threshold: above which, of two of a class, the surer one stays; None for the configuration's.
         """
@@ -155,6 +157,15 @@ class Detector:
             ScoredBoxes.joined(several), iou_threshold, self.config.voting_iou, min_score, self.kept
         )
         return Detections(found.boxes, found.scores, found.labels, self.classes)
+
+    def add_probabilities(self, found: Detections) -> Detections:
+        """Detections of this detector alone, with the probability that each is right."""
+        odds = np.where(
+            np.isin(found.labels, list(self.kept)),
+            kept_probabilities(found.scores),
+            self.parts.score_probabilities(found.scores, found.labels),
+        )
+        return replace(found, probabilities=odds)
 
     @classmethod
     def train(

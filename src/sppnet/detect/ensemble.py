@@ -40,7 +40,10 @@ class Ensemble:
 
     @own_defaults()
     def __call__(self, image: ImageSource, *, min_score: float = 0.0) -> Detections:
-        """Objects in an image, the surest first; as `Detector.__call__`. Raises ImageError."""
+        """Objects in an image, the surest first, without probabilities; as `Detector.__call__`.
+
+        Raises ImageError.
+        """
         photos = [LazyImage(image, detector.extractor) for detector in self.detectors]
         scored = [
             detector.candidates(photo, min_score)

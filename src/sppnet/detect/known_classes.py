@@ -13,6 +13,7 @@ from sppnet.detect.components import DetectorComponents
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.cross_validation import MAX_IMAGES
 from sppnet.detect.label_assignment import TrainingImages
+from sppnet.detect.probabilities import LOGIT_SHARE, MIN_KEPT_PROBABILITY
 from sppnet.errors import ConfigError, did_you_mean
 from sppnet.features.head_boxes import LOG_SHARE, OWN_NMS_IOU
 from sppnet.features.maps import FeatureMaps
@@ -37,12 +38,6 @@ MIN_OWN_SCORE = -9.0
 MAX_PER_IMAGE = 100
 """Boxes that the network would show of a class."""
 RIGHT_IOU = 0.5
-
-MIN_KEPT_PROBABILITY = 0.3
-"""Of a class that is kept as it is: the default threshold, which is that of YOLOX's own demonstration."""
-
-LOGIT_SHARE = 0.25
-"""Factor of log odds, so that scores spread about as margins of SVMs do, which share their limits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +210,7 @@ def append_kept(parts: DetectorComponents) -> DetectorComponents:
     bias = torch.full((len(keep),), -LOGIT_SHARE * math.log(MIN_KEPT_PROBABILITY))
     still = torch.zeros(len(keep), *parts.regressor.weight.shape[1:])
     svm, regressor = LinearSVM(weight, bias, keep), BoxRegressor(still, still[:, :, 0], keep)
-    return parts.joined(replace(parts, classes=keep, svm=svm, regressor=regressor))
+    return parts.joined(replace(parts, classes=keep, svm=svm, regressor=regressor, probabilities=None))
 
 
 def check_kept(keep: Sequence[str], trunk: AnyTrunk) -> None:

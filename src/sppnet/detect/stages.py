@@ -21,6 +21,7 @@ from sppnet.detect.joint.stage import train_jointly
 from sppnet.detect.joint.training import JointStart
 from sppnet.detect.known_classes import check_kept, empty_svms, known_to_rescore, rescore_known
 from sppnet.detect.label_assignment import TrainingImages, joined_boxes, split_boxes
+from sppnet.detect.probabilities import ScoreProbabilities
 from sppnet.detect.roi_features import (
     CachedRoIFeatureExtractor,
     HeadRoIFeatureExtractor,
@@ -121,10 +122,10 @@ class TrainingStages:
             joint = train_jointly(start, self.store, self.progress)
             if joint is not None:
                 return joint, proposals
-        svm = self._calibrate(parts, mined, roi_extractor, proposals)
+        svm, probabilities = self._calibrate(parts, mined, roi_extractor, proposals)
         if standard is not None:
             svm, regressor = standard.unfold_svm(svm), standard.unfold_regressor(regressor)
-        return replace(parts, svm=svm, regressor=regressor), proposals
+        return replace(parts, svm=svm, regressor=regressor, probabilities=probabilities), proposals
 
     def _fit_to_time(self) -> None:
         """Scales, and whether mirror images are learned on, as the time allows."""
@@ -248,11 +249,12 @@ class TrainingStages:
         mined: MinedSVMs,
         roi_extractor: RoIFeatureExtractor,
         proposals: list[Floats],
-    ) -> LinearSVM:
-        """The SVMs with 0 at the best F1 on photographs they were not fitted to."""
+    ) -> tuple[LinearSVM, ScoreProbabilities | None]:
+        """The SVMs with 0 at the best F1 on photographs they were not fitted to, and probabilities there."""
         svm, stage = parts.svm, self.store.ended("scores")
         if stage is not None:
-            return replace(svm, bias=stage.tensors["bias"])
+            known = ScoreProbabilities.read(stage.tensors, len(svm.classes))
+            return replace(svm, bias=stage.tensors["bias"]), known
         if self._frozen:
             folds = svm_folds(parts, mined, roi_extractor, self.photos)
         else:
@@ -261,12 +263,13 @@ class TrainingStages:
         # Where nothing can be held out, all are judged by SVMs that know them.
         everything = Fold(detector, roi_extractor, np.arange(len(self.photos.images)))
         found = choose_thresholds(folds or [everything], self.photos, proposals, self.progress)
-        thresholds = found.thresholds
-        if not folds:  # SVMs are too sure of their own photographs: a threshold above 0 would hide too much
-            thresholds = np.minimum(thresholds, 0)
+        # SVMs are too sure of their own photographs: a threshold above 0 would hide too much.
+        thresholds = found.thresholds if folds else np.minimum(found.thresholds, 0)
         svm = replace(svm, bias=svm.bias - torch.from_numpy(thresholds).to(svm.bias))
-        self.store.keep("scores", {"f1": found.f1 if folds else {}}, {"bias": svm.bias})
-        return svm
+        known = found.probabilities if folds else None
+        tensors = {"bias": svm.bias} | ({} if known is None else known.tensors())
+        self.store.keep("scores", {"f1": found.f1 if folds else {}}, tensors)
+        return svm, known
 
     def _leave_out(self, skipped: dict[str, str]) -> None:
         """Damaged images, by their index; from here on the others are all there are."""

@@ -42,11 +42,13 @@ def detections_table(
     kinds = {
         "labels": arrow.list_(arrow.string()),
         "scores": arrow.list_(arrow.float32()),
+        "probabilities": arrow.list_(arrow.float32()),
         "boxes": arrow.list_(arrow.list_(arrow.float32(), 4)),
     }
     rows: dict[str, list[Any]] = {
         "labels": [each and each.names for each in found],
         "scores": [each and each.scores.tolist() for each in found],
+        "probabilities": [each and each.probabilities.tolist() for each in found],
         "boxes": [each and each.boxes.tolist() for each in found],
     }
     written = {name: arrow.array(rows[name], kind) for name, kind in kinds.items()}
@@ -81,5 +83,6 @@ def read_detections(table: Any, classes: tuple[str, ...]) -> dict[str, Detection
         if row["reason"] is None:
             labels = [classes.index(name) for name in row["labels"]]
             boxes = np.array(row["boxes"], np.float32).reshape(-1, 4)
-            found[row["image"]] = Detections(boxes, np.array(row["scores"], np.float32), labels, classes)  # type: ignore[arg-type]
+            scores, odds = (np.array(row[name], np.float32) for name in ("scores", "probabilities"))
+            found[row["image"]] = Detections(boxes, scores, np.array(labels, np.int64), classes, odds)
     return found

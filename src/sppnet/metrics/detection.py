@@ -20,6 +20,7 @@ import numpy.typing as npt
 from sppnet.arrays import Doubles, Flags, Ints
 from sppnet.boxes import match_boxes
 from sppnet.errors import ConfigError, DataError
+from sppnet.metrics.reliability import expected_calibration_error
 from sppnet.structures import Detections, GroundTruth
 
 Rule = Literal["voc07", "voc"]
@@ -38,6 +39,15 @@ class Curve:
     """(n,)"""
     scores: Doubles
     """(n,) falling."""
+    probabilities: Doubles = field(default_factory=lambda: np.empty(0))
+    """(n,) what the detector estimated; NaN, or nothing, where it did not."""
+
+    @property
+    def is_right(self) -> Flags:
+        """(n,) which of them are right."""
+        so_far = np.rint(self.precision * np.arange(1, len(self.precision) + 1))
+        flags: Flags = np.diff(so_far, prepend=0) > 0
+        return flags
 
     @property
     def f1(self) -> Doubles:
@@ -48,8 +58,19 @@ class Curve:
 
     def f1_from(self, score: float) -> float:
         """F1 when all from a score on are shown; 0 where there are none."""
-        shown = int(np.count_nonzero(self.scores >= score))
+        return self._f1_of_first(int(np.count_nonzero(self.scores >= score)))
+
+    def f1_of_probable(self, probability: float) -> float:
+        """F1 when all from a probability on are shown, which rises with the score; 0 where there are none."""
+        return self._f1_of_first(int(np.count_nonzero(self.probabilities >= probability)))
+
+    def _f1_of_first(self, shown: int) -> float:
         return float(self.f1[shown - 1]) if shown else 0.0
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether there are detections, and all with a probability."""
+        return len(self.probabilities) > 0 and not np.isnan(self.probabilities).any()
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +105,27 @@ class DetectionResult:
         """F1 of each class at a threshold, 0 being the default of detectors; None without objects."""
         return self._of_each({name: curve.f1_from(min_score) for name, curve in self.curves.items()})
 
+    def f1_at_half(self) -> dict[str, float | None]:
+        """F1 of each class when what is right with a probability of 0.5 or more is shown.
+
+        None without objects, and where probabilities are not known.
+        """
+        known = {name: one for name, one in self.curves.items() if one.has_probabilities}
+        values = self._of_each({name: curve.f1_of_probable(0.5) for name, curve in known.items()})
+        return {name: value if name in known else None for name, value in values.items()}
+
+    def calibration_error(self) -> float | None:
+        """By how much probabilities and the shares of right detections differ; None where none are known."""
+        return expected_calibration_error(*self.probabilities())
+
+    def probabilities(self) -> tuple[Doubles, Flags]:
+        """(n,) of the detections of all classes where they are known, and which are right."""
+        known = [one for one in self.curves.values() if one.has_probabilities]
+        return (
+            np.concatenate([np.zeros(0), *(one.probabilities for one in known)]),
+            np.concatenate([np.zeros(0, np.bool_), *(one.is_right for one in known)]),
+        )
+
     def best_f1(self) -> dict[str, float | None]:
         """F1 of each class at the threshold that is best for it on these images; None without objects."""
         return self._of_each({name: float(curve.f1.max(initial=0)) for name, curve in self.curves.items()})
@@ -105,7 +147,9 @@ class DetectionResult:
             "map": self.map,
             "per_class": self.per_class,
             "f1": self.f1(),
+            "f1_at_half": self.f1_at_half(),
             "best_f1": self.best_f1(),
+            "calibration_error": self.calibration_error(),
             "images": self.images,
             "skipped": list(self.skipped),
         }
@@ -133,7 +177,8 @@ def evaluate_detections(
     curves = {}
     for label, name in enumerate(names):
         scores, is_right, ignored, positives = judge_class(found, truths, label, iou)
-        curves[name] = _curve(scores, is_right, ignored, positives)
+        odds = [np.zeros(0), *(one.probabilities[one.labels == label] for one in found)]
+        curves[name] = _curve(scores, is_right, ignored, positives, np.concatenate(odds))
         per_class[name] = average_precision(scores, is_right, ignored, positives, rule) if positives else None
     return DetectionResult(rule, per_class, curves, len(truths), tuple(skipped))
 
@@ -216,9 +261,10 @@ def _first_of_each(scores: Doubles, objects: Ints) -> Flags:
     return result
 
 
-def _curve(scores: Doubles, is_right: Flags, ignored: Flags, positives: int) -> Curve:
+def _curve(scores: Doubles, is_right: Flags, ignored: Flags, positives: int, odds: Doubles) -> Curve:
     falling, right, precision = _falling(scores, is_right, ignored)
-    return Curve(right / max(positives, 1), precision, falling)
+    order = _order(scores)
+    return Curve(right / max(positives, 1), precision, falling, odds[order[~ignored[order]]])
 
 
 def _falling(

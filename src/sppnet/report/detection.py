@@ -6,6 +6,7 @@ from typing import Any
 
 from sppnet.metrics.coco import CocoResult
 from sppnet.metrics.detection import DetectionResult, evaluate_detections
+from sppnet.metrics.reliability import reliability
 from sppnet.report import page
 from sppnet.report.chart import Series, curve_chart, line_chart
 from sppnet.report.error_analysis import Outcome, analyse_image, best_images, worst_images
@@ -121,7 +122,7 @@ def evaluation_page(
         columns.insert(4, "AP at 0.5")
         precisions.insert(0, result.per_class50)
     at_half = _result_at_half(result)
-    columns += ["F1", "best F1", "at"]
+    columns += ["F1", "F1 at 50 %", "best F1", "at"]
     return page.page(
         "detection_evaluation.html",
         f"Evaluation: {model}",
@@ -143,6 +144,7 @@ def evaluation_page(
         ],
         precisions=list(result.per_class.values()),
         curves=_small_curves(result, at_half),
+        probabilities=_probability_chart(at_half),
         best=[_draw(one) for one in best_images(outcomes, SHOWN)],
         worst=[_draw(one) for one in worst_images(outcomes, SHOWN)],
         images=result.images,
@@ -179,12 +181,12 @@ def _count(label: int, outcomes: Sequence[Outcome]) -> tuple[int, int, int]:
 
 
 def _f1_cells(name: str, result: DetectionResult | None) -> list[str]:
-    """F1 of a class at the default threshold and at the best, and the score where that is."""
+    """F1 of a class: at the default threshold, from a probability of 0.5, at best, and from which score."""
     if result is None:
-        return ["–"] * 3
+        return ["–"] * 4
     score = result.best_scores()[name]
     at = "–" if score is None else f"{score:.2f}"
-    return [page.share(result.f1()[name]), page.share(result.best_f1()[name]), at]
+    return [*(page.share(f1()[name]) for f1 in (result.f1, result.f1_at_half, result.best_f1)), at]
 
 
 def _small_curves(result: Result, at_half: DetectionResult | None) -> list[Figure]:
@@ -194,6 +196,21 @@ def _small_curves(result: Result, at_half: DetectionResult | None) -> list[Figur
         for name, curve in (at_half.curves if at_half else {}).items()
         if values[name] is not None
     ]
+
+
+def _probability_chart(result: DetectionResult | None) -> list[Figure]:
+    """The share of right detections over their probability; nothing where none are known."""
+    error = None if result is None else result.calibration_error()
+    if result is None or error is None:
+        return []
+    found = reliability(*result.probabilities())
+    points = list(zip((100 * found.predicted).tolist(), found.observed.tolist(), strict=True))
+    lines = [Series("right", points), Series("as said", [(10.0, 0.1), (100.0, 1.0)])]
+    chart = line_chart("right", "probability in %", lines, (0.0, 1.0), percent=True)
+    words = (
+        f"Of {found.counts.sum():,} detections with 10 % and more; the lines are {page.share(error)} apart."
+    )
+    return [(chart, words)]
 
 
 def _result_at_half(result: Result) -> DetectionResult | None:

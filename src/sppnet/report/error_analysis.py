@@ -99,4 +99,4 @@ def worst_images(outcomes: Sequence[Outcome], count: int) -> list[Outcome]:
 
 
 def _texts(shown: Detections) -> list[str]:
-    return [f"{name} {score:.2f}" for name, score in zip(shown.names, shown.scores, strict=True)]
+    return shown.in_words()

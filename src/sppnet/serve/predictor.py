@@ -265,6 +265,7 @@ class ServedDetector:
             candidates = detector.score_and_refine(boxes, vectors, size_hw, question.min_score)
         with watch.stage("suppress"):
             found = detector.postprocess([candidates], question.overlap, question.min_score)
+            found = detector.add_probabilities(found)
         return {"proposals": len(boxes), **found.to_json()}
 
     def windows(self, maps: FeatureMaps, boxes: Floats) -> RoIs:

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -9,6 +10,7 @@ from sppnet.detect.components import DetectorComponents, tensors_of
 from sppnet.detect.joint.duration import read_time
 from sppnet.detect.joint.plan import Deadline
 from sppnet.detect.joint.training import JointStart, JointTraining
+from sppnet.detect.probabilities import ScoreProbabilities
 from sppnet.detect.run_folder import StageStore
 from sppnet.nn.trunks import Trunk
 from sppnet.progress import Progress
@@ -46,8 +48,9 @@ def _read(parts: DetectorComponents, tensors: dict[str, Tensor]) -> DetectorComp
     trunk, windows = parts.trunk.with_body(deepcopy(parts.trunk.body)), deepcopy(parts.windows)
     trunk.load_state_dict(tensors_of(tensors, "trunk"))
     windows.load_state_dict(tensors_of(tensors, "windows"))
-    linear = {
+    linear: dict[str, Any] = {
         name: replace(getattr(parts, name), **tensors_of(tensors, name)) for name in ("svm", "regressor")
     }
+    linear["probabilities"] = ScoreProbabilities.read(tensors, len(parts.classes))
     config = replace(parts.config, scales=(parts.config.joint_size,))
     return replace(parts, trunk=trunk.eval(), windows=windows.eval(), config=config, **linear)

@@ -177,4 +177,5 @@ class JointTraining:
         found = judge.calibrate(self.progress)
         bias = joint.svm.bias - torch.from_numpy(found.thresholds).to(joint.svm.bias)
         record |= {"kept": True, "f1": found.f1}
-        return JointResult(replace(joint, svm=replace(joint.svm, bias=bias)), record)
+        svm = replace(joint.svm, bias=bias)
+        return JointResult(replace(joint, svm=svm, probabilities=found.probabilities), record)

@@ -38,7 +38,8 @@ const LEAST_LETTER_PX = 11; // of the screen
 // Pixels of a canvas to one of the screen; 1 for one that is not shown.
 const onScreen = (canvas) => canvas.width / (canvas.clientWidth || canvas.width);
 
-export function drawBoxes(pen, found, labels) {
+// inWords: what stands on the box of a detection.
+export function drawBoxes(pen, found, labels, inWords) {
   const unit = Math.sqrt(pen.canvas.width * pen.canvas.height);
   const line = Math.max(1.5 * onScreen(pen.canvas), unit / 220);
   const font = Math.max(LEAST_LETTER_PX * onScreen(pen.canvas), unit / 36);
@@ -49,7 +50,7 @@ export function drawBoxes(pen, found, labels) {
   pen.font = `600 ${font}px system-ui, sans-serif`;
   pen.textBaseline = "top";
   for (const one of surestLast) {
-    drawTag(pen, one.box, `${one.label} ${one.score.toFixed(2)}`, colourOf(labels.indexOf(one.label)), font);
+    drawTag(pen, one.box, inWords(one), colourOf(labels.indexOf(one.label)), font);
   }
 }
 

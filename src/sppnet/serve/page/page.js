@@ -83,8 +83,10 @@ async function scoreWindow() {
 // --- showing --------------------------------------------------------------------------------------
 
 const isDetector = () => state.model.kind === "detector";
+const percent = (share) => `${(100 * share).toFixed(0)} %`;
 const format = (score) => (state.model.score === "probability" ? `${(100 * score).toFixed(1)} %` : score.toFixed(2).replace("-", "−"));
-const inWords = (one) => `${one.label} ${format(one.score)}`;
+const sureness = (one) => (one.probability == null ? format(one.score) : percent(one.probability));
+const inWords = (one) => `${one.label} ${sureness(one)}`;
 
 // Whether the window has moved on since it was scored.
 const isStale = () => state.scored?.box.join() !== state.window?.join();
@@ -136,7 +138,7 @@ function draw(onto, found) {
   onto.fillStyle = "#777";
   onto.fillRect(0, 0, width, height);
   if (state.picture) onto.drawImage(state.picture, 0, 0, width, height);
-  if (isDetector()) drawBoxes(onto, found.map((one) => ({ ...one, box: scaled(one.box) })), state.model.classes);
+  if (isDetector()) drawBoxes(onto, found.map((one) => ({ ...one, box: scaled(one.box) })), state.model.classes, inWords);
   if (!state.window) return;
   const scored = isStale() ? null : { cells: state.scored.cells, area: scaled(state.scored.area) };
   drawWindow(onto, scaled(state.window), scored, state.level);
@@ -160,7 +162,7 @@ function row(one) {
   });
   mark.style.background = colourOf(state.model.classes.indexOf(one.label));
   name.textContent = one.label;
-  value.textContent = format(one.score);
+  value.textContent = sureness(one);
   item.append(mark, name, value);
   if (state.model.score === "probability") {
     const bar = document.createElement("span");
