@@ -18,8 +18,8 @@ from sppnet.data.convert import convert_annotated
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.voc_xml import read_xml
 from sppnet.errors import ConfigError, DataError, ImageError
-from sppnet.label.sheets import LabelledBox, StoreError
-from sppnet.label.store import ConflictError, open_store
+from sppnet.label.sheets import ConflictError, LabelledBox, StoreError
+from sppnet.label.store import open_store
 
 FORMATS = ("voc", "coco", "yolo")
 BOX = LabelledBox("apple", (10.0, 20.0, 40.0, 60.5))

@@ -35,7 +35,7 @@ def tell_unread(root: Path, folders: Iterable[Path], images: Iterable[Path]) -> 
     files = {file: None for folder in folders for file in entries_of(folder)}
     if not (tables := _tables_of(sorted(files, key=path_key))):
         return ()
-    index = _Index(images)
+    index = ImageIndex(images)
     fit = [each for each in tables if any(index.find(row, each, root) != "missing" for row in each.rows)]
     if not fit:
         return ()
@@ -58,7 +58,7 @@ def read_labels(root: Path, tables: Sequence[LabelTable]) -> dict[str, LabelledF
     A table that names no image is not used. Raises DataError where all are so.
     """
     below = walk(root)
-    index = _Index(below.images)
+    index = ImageIndex(below.images)
     located = {table.path: [index.find(row, table, root) for row in table.rows] for table in tables}
     used = [table for table in tables if any(isinstance(found, Path) for found in located[table.path])]
     several = len({_split_of_table(table, root) for table in used}) > 1
@@ -89,7 +89,7 @@ def _split_of_table(table: LabelTable, root: Path) -> str:
 # --- images --------------------------------------------------------------------------------------
 
 
-class _Index:
+class ImageIndex:
     """The images below a folder, by what a table may call them."""
 
     def __init__(self, images: Iterable[Path]) -> None:

@@ -47,6 +47,17 @@ async def read_change(request: Request, limits: Limits) -> Change:
         raise Refusal(422, f"expected {EXPECTED}; got something else: {error}") from error
 
 
+async def read_class(request: Request, limits: Limits) -> tuple[str | None, int | None]:
+    """The class of a photograph, None for none, and the revision that was changed. Raises Refusal."""
+    body = await _read_json(request, limits)
+    name, revision = (body.get("label"), body.get("revision")) if isinstance(body, dict) else (0, 0)
+    if not isinstance(name, str | None) or not isinstance(revision, int | None):
+        raise Refusal(
+            422, 'expected {"label": a text or null, "revision": a number or null}; got something else'
+        )
+    return name, revision
+
+
 async def read_name(request: Request, limits: Limits) -> str:
     """Raises Refusal."""
     body = await _read_json(request, limits)

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +12,8 @@ from sppnet.boxes import box_iou
 from sppnet.label.figures import Figures
 from sppnet.label.learner import AHEAD, Learner, Suggestions, Trunk
 from sppnet.label.model import LabelConfig
-from sppnet.label.sheets import LabelledBox, Sheet
+from sppnet.label.sheets import LabelledBox, Order, Sheet
 from sppnet.label.store import Store
-
-Order = Literal["name", "helpful"]
 
 LEARNED_AT_START = 60
 """Confirmed photographs of an earlier session that are learned from, spread over them."""
@@ -48,6 +47,18 @@ class Session:
 
     def close(self) -> None:
         self.learner.close()
+
+    def count(self) -> int:
+        return len(self.store)
+
+    def name_of(self, photo: int) -> str:
+        return self.store.name(photo)
+
+    def path_of(self, photo: int) -> Path:
+        return self.store.paths[photo]
+
+    def revision_of(self, photo: int) -> int:
+        return self.store.sheet(photo).revision
 
     # --- photographs -----------------------------------------------------------------------------
 

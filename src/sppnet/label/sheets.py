@@ -12,12 +12,19 @@ from sppnet.data.image import read_header
 from sppnet.errors import SppnetError
 from sppnet.nn.model_file import write_file
 
+Order = Literal["name", "helpful"]
+"""What is shown next: what follows by name, or the photograph that teaches most."""
+
 State = Literal["open", "started", "done"]
 """Nothing is known of a photograph; some of its boxes are; all are, and none may be the answer."""
 
 
 class StoreError(SppnetError):
     """Annotations that cannot be written, and why."""
+
+
+class ConflictError(StoreError):
+    """Another tab changed the photograph since it was shown."""
 
 
 @dataclass(frozen=True)
@@ -119,3 +126,14 @@ def plain(value: float) -> int | float:
     """To hundredths of a pixel; whole numbers without a decimal point, which not every reader takes."""
     rounded = round(float(value), 2)
     return int(rounded) if rounded.is_integer() else rounded
+
+
+def why_unwritable(error: Exception) -> str:
+    """What to do about annotations that were not written."""
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        where = f" {error.filename}" if error.filename else ""
+        return (
+            f"not saved: {reason}{where}. Make room or allow writing there; the change is kept on this page"
+        )
+    return str(error)

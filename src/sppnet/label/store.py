@@ -18,7 +18,7 @@ from sppnet.data.voc import find_voc
 from sppnet.data.yolo import find_yolo
 from sppnet.errors import ConfigError, DataError
 from sppnet.label.coco_files import CocoFiles
-from sppnet.label.sheets import AnnotationFiles, LabelledBox, Sheet, State, StoreError
+from sppnet.label.sheets import AnnotationFiles, ConflictError, LabelledBox, Sheet, State
 from sppnet.label.voc_files import VocFiles
 from sppnet.label.yolo_files import YoloFiles
 from sppnet.structures import GroundTruth
@@ -34,10 +34,6 @@ MIN_PX = 1.0
 
 MAX_BOXES = 2000
 """Of a photograph."""
-
-
-class ConflictError(StoreError):
-    """Another tab changed the photograph since it was shown."""
 
 
 @dataclass
@@ -179,14 +175,3 @@ def _known_origins(boxes: Sequence[LabelledBox], before: Sheet) -> list[Labelled
         found.append(box if box.origin in free else replace(box, origin=None))
         free.discard(box.origin)
     return found
-
-
-def why_unwritable(error: Exception) -> str:
-    """What to do about annotations that were not written."""
-    if isinstance(error, OSError):
-        reason = error.strerror or str(error)
-        where = f" {error.filename}" if error.filename else ""
-        return (
-            f"not saved: {reason}{where}. Make room or allow writing there; the change is kept on this page"
-        )
-    return str(error)

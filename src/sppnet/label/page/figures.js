@@ -4,15 +4,26 @@ const percent = (share) => (share === null ? "–" : `${Math.round(share * 100)}
 
 export function showFigures(session) {
   const { figures, learning } = session;
-  document.querySelector("#folder").textContent = session.folder;
-  document.title = `${session.folder} – sppnet label`;
-  document.querySelector("#progress").textContent = `${session.done} of ${session.photographs} done`;
-  const rows = [
+  showFolder(session);
+  showRows([
     ["taken as suggested", percent(figures.taken)],
     ["right suggestions", percent(figures.precision)],
     ["objects suggested", percent(figures.recall)],
     ["boxes a minute", figures.boxes_a_minute ?? "–"],
-  ];
+  ], "Of the last 20 photographs, each judged before it was corrected.");
+  document.querySelector("#stop").hidden = !figures.stop;
+  showCurve(figures.curve);
+  showLearned(learning);
+}
+
+export function showFolder(session) {
+  document.querySelector("#folder").textContent = session.folder;
+  document.title = `${session.folder} – sppnet label`;
+  document.querySelector("#progress").textContent = `${session.done} of ${session.photographs} done`;
+  document.querySelector("#trunk").textContent = `Features: ${session.trunk}`;
+}
+
+export function showRows(rows, title) {
   const list = document.querySelector("#figures");
   list.replaceChildren();
   for (const [word, value] of rows) {
@@ -21,23 +32,19 @@ export function showFigures(session) {
     told.textContent = value;
     list.append(term, told);
   }
-  list.title = "Of the last 20 photographs, each judged before it was corrected.";
-  document.querySelector("#stop").hidden = !figures.stop;
-  document.querySelector("#trunk").textContent = `Features: ${session.trunk}`;
-  drawCurve(figures.curve);
-  showLearned(learning);
+  list.title = title;
 }
 
-export function showLearned({ version, waiting, seconds, at }) {
+export function showLearned({ version, waiting, seconds, at }, nothing = "Confirm one photograph, and suggestions begin.") {
   const place = document.querySelector("#learned");
   const ago = at === null ? null : Math.max(0, Date.now() / 1000 - at);
   place.classList.toggle("fresh", ago !== null && ago < 3);
   if (waiting) place.textContent = "learning …";
-  else if (!version || ago === null) place.textContent = "Confirm one photograph, and suggestions begin.";
+  else if (!version || ago === null) place.textContent = nothing;
   else place.textContent = `learned ${ago < 10 ? ago.toFixed(1) : Math.round(ago)} s ago, in ${seconds.toFixed(1)} s`;
 }
 
-function drawCurve(curve) {
+export function showCurve(curve) {
   const place = document.querySelector("#curve");
   place.replaceChildren();
   place.style.display = curve.length > 1 ? "" : "none";

@@ -1,9 +1,11 @@
 // The lists of classes and boxes beside the photograph.
 
-export function showClasses(session, chosen, colourOf, choose) {
+// suggested: a class that is drawn dashed.
+export function showClasses(session, chosen, colourOf, choose, suggested = null) {
   document.querySelector("#classes").replaceChildren(...session.classes.map((name, index) => {
     const key = index < 10 ? `${(index + 1) % 10} · ` : "";
-    const button = row(colourOf(name), name, `${key}${session.objects[name] ?? 0}`);
+    const count = `${key}${session.objects[name] ?? 0}`;
+    const button = row(colourOf(name), name === suggested ? `${name}?` : name, count, name === suggested);
     button.setAttribute("role", "radio");
     button.setAttribute("aria-checked", String(name === chosen));
     button.addEventListener("click", () => choose(index));

@@ -1,0 +1,1 @@
+"""Labelling whole photographs with one class each: `sppnet label --kind classify`."""
