@@ -1,6 +1,7 @@
 """The whole idea on images made here: train on two sizes, test at sizes never trained on, find objects."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -15,9 +16,11 @@ from sppnet.classify.classifier import Classifier
 from sppnet.classify.config import TrainingConfig
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.folder import open_folder
+from sppnet.destination import check_destination
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
 from sppnet.detect.train import DetectorTraining
+from sppnet.errors import ConfigError
 from sppnet.evaluation import evaluate, evaluate_detector
 from sppnet.metrics.detection import DetectionResult
 from sppnet.progress import NullProgress, Progress
@@ -68,6 +71,7 @@ def run(
     started = time.perf_counter()
     progress = progress or NullProgress()
     data, folder = out / "images", out / "run"
+    _check_place(out)
     for name in MADE:
         shutil.rmtree(out / name, ignore_errors=True)
     generate(data / "train", images_per_class, seed, progress)
@@ -168,6 +172,16 @@ PATTERNS: dict[str, Pattern] = {
     "rows": lambda x, y: np.sin(2 * np.pi * y),
     "slopes": lambda x, y: np.sin(2 * np.pi * (x + y) / np.sqrt(2)),
 }
+
+
+def _check_place(out: Path) -> None:
+    """Raises ConfigError where nothing can be written, or something else than a demo would be replaced."""
+    check_destination(out, "--out")
+    others = [out / name for name in MADE if os.path.lexists(out / name)]
+    if others and not (out / "images" / "train" / next(iter(PATTERNS))).is_dir():
+        raise ConfigError(
+            f"--out {out} holds {others[0]}, which no demo made and none will replace; choose a new folder"
+        )
 
 
 def generate(root: Path, images_per_class: int, seed: int, progress: Progress | None = None) -> None:
