@@ -106,6 +106,49 @@ def test_a_disk_that_takes_no_files_is_told_before_the_work(run, name, monkeypat
     assert not Path("new").exists()
 
 
+OVER_INPUTS = {
+    "features": f"features photos {CLASSIFIER} --out classifier.safetensors",
+    "classify predict": f"classify predict photos {CLASSIFIER} --csv classifier.safetensors",
+    "classify evaluate": f"classify evaluate classes {CLASSIFIER} --report classifier.safetensors",
+    "a table of labels": f"classify evaluate labels.csv {CLASSIFIER} --report labels.csv",
+    "detect predict": f"detect predict photos {DETECTOR} --csv ./detector.safetensors",
+    "detect parquet": f"detect predict photos {DETECTOR} --parquet detector.safetensors",
+    "detect evaluate": f"detect evaluate voc {DETECTOR} --report detector.safetensors",
+    "detect compress": f"detect compress {DETECTOR} --out detector.safetensors",
+    "pyramid": f"visualize pyramid photos/0.png {CLASSIFIER} --out classifier.safetensors",
+    "export": f"export onnx {CLASSIFIER} --out classifier.safetensors",
+}
+
+
+@pytest.mark.parametrize("name", OVER_INPUTS)
+def test_a_model_or_a_table_that_is_read_is_never_written_over(run, name):
+    Path("labels.csv").write_text("filename,label\nphotos/0.png,cat\nphotos/1.png,dog\n")
+    kept = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    code, _, said = run(*OVER_INPUTS[name].split())
+    assert code == 1
+    assert "is read by this command; nothing is written over it, choose another name" in said
+    assert {path: path.read_bytes() for path in Path().iterdir() if path.is_file()} == kept
+
+
+def test_two_results_are_not_one_file(run):
+    words = f"detect predict photos {DETECTOR} --csv new.parquet --parquet ./new.parquet"
+    code, _, said = run(*words.split())
+    assert code == 1
+    assert "--csv and --parquet are both new.parquet; name two files" in said
+
+
+def test_photographs_on_a_disk_that_takes_no_labels_are_told_before_the_work(run, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr("sppnet.label.server.run_label_server", lambda *_: pytest.fail("the page is open"))
+    code, _, said = run("label", "photos", "--classes", "cat", "--model", "detector.safetensors")
+    assert code == 1
+    assert "annotations beside the photographs: nothing can be written to the folder" in said
+    assert f"{Path('photos').resolve()} (Read-only file system)" in said
+
+
 def test_a_place_is_tried_and_left_as_it_was(tmp_path):
     check_destination(tmp_path / "new" / "deep", "--out")
     assert list(tmp_path.iterdir()) == []

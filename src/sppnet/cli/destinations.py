@@ -24,9 +24,11 @@ def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> N
             f"{option} needs the name of a file to write; {path} is a folder, name a file in it"
         )
     if path.exists() and any(path.samefile(each) for each in inputs if each.exists()):
-        raise ConfigError(
-            f"{option} {path} is one of the images; nothing is written over them, choose another name"
-        )
+        from sppnet.data.files import is_image_name
+
+        image = "one of the images; nothing is written over them"
+        what = image if is_image_name(path) else "read by this command; nothing is written over it"
+        raise ConfigError(f"{option} {path} is {what}, choose another name")
     if path.exists() and not os.access(path, os.W_OK):
         raise ConfigError(f"{option} {path} is there and may not be written; choose another name")
     if not path.exists() or (path.is_file() and path.parent not in (Path("/dev"), Path("/dev/fd"))):

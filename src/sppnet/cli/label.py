@@ -35,6 +35,7 @@ def label(
     if model is None:
         check_detector_downloads(trunk, weights)
     from sppnet.cli.output import notes
+    from sppnet.destination import check_destination
     from sppnet.label.server import run_label_server
     from sppnet.label.session import Session
     from sppnet.label.store import open_store
@@ -42,6 +43,7 @@ def label(
 
     names = [name for name in (classes or "").split(",") if name.strip()]
     store = open_store(photos, format, names)
+    check_destination(store.root, "annotations beside the photographs")
     for reason in store.omitted:
         notes.print(reason)
     if model is None:
