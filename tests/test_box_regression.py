@@ -10,6 +10,7 @@ from sppnet.detect.box_regression import draw_regression_samples, learn_boxes
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.label_assignment import TrainingImages, match_objects
 from sppnet.detect.roi_features import SppRoIFeatureExtractor
+from sppnet.errors import DataError
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.heads.ridge import fit_boxes, mean_length_scale
 from sppnet.nn.trunks import load_trunk
@@ -76,3 +77,27 @@ def test_drawn_windows_are_regularised_as_all_would_be(photos, proposals, monkey
     expected = fit_boxes(rows * np.float32(scale), boxes, targets, labels, photos.classes, alpha=alpha)
     torch.testing.assert_close(found.weight, expected.weight * scale)
     torch.testing.assert_close(found.bias, expected.bias)
+
+
+FAR = np.array([[0, 0, 3, 3]], np.float32)
+
+
+@pytest.mark.parametrize("near", [0, 1], ids=["none near", "those of one that is held out"])
+def test_few_photographs_without_a_proposal_near_an_object_leave_boxes(photos, proposals, caplog, near):
+    few = photos.take([0, 1])
+    config = DetectorConfig(trunk="zf5", weights="imagenet", levels=(1, 2))
+    given = [*proposals[:near], *[FAR] * (2 - near)]
+    found, other = learn_boxes(few, given, EXTRACTOR, config, NullProgress(), held_out=np.array([0]))
+    assert ("no proposal overlaps an object by half, so boxes are left" in caplog.text) == (near == 0)
+    assert (found is other) == (near == 1)  # else nothing is left to learn the other from
+    if near == 0:
+        truth = few.truth(0)
+        vectors = EXTRACTOR(few.photo(0), truth.boxes).take_pooled(np.arange(len(truth)))
+        np.testing.assert_allclose(found.deltas(vectors, truth.labels), 0, atol=1e-6)
+
+
+def test_proposals_that_miss_many_objects_are_refused(photos, monkeypatch):
+    monkeypatch.setattr(box_regression, "FEW_OBJECTS", 5)
+    config = DetectorConfig(trunk="zf5", weights="imagenet", levels=(1, 2))
+    with pytest.raises(DataError, match="no proposal overlaps an object by half; propose more windows"):
+        learn_boxes(photos, [FAR] * 6, EXTRACTOR, config, NullProgress())

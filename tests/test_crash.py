@@ -206,8 +206,8 @@ def test_a_folder_that_cannot_be_made_is_one_line(host, tmp_path):
     code, _, told = host.ask(command_of(host, tmp_path / "file" / "run"))
     assert code == 1
     (line,) = [line for line in told.splitlines() if line.startswith("sppnet: ")]
-    made = f"the run folder {tmp_path / 'file' / 'run'} cannot be made: Not a directory"
-    assert line == f"sppnet: {made}; choose another --out"
+    made = f"the folder {tmp_path / 'file' / 'run'} cannot be made: {tmp_path / 'file'} is a file"
+    assert line == f"sppnet: --out: {made}; choose another place"
     assert "Traceback" not in told
 
 

@@ -24,6 +24,7 @@ def small_demo(tmp_path_factory):
     torch.set_num_threads(1)
     out, told = tmp_path_factory.mktemp("demo"), RecordingProgress()
     (out / "images" / "train" / "of an earlier demo").mkdir(parents=True)
+    (out / "images" / "train" / "checks").mkdir()  # by which it is known
     (out / "run").mkdir()
     (out / "run" / "config.json").write_text("of an earlier demo")
     (out / "mine.txt").write_text("somebody's own file")

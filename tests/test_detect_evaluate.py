@@ -1,6 +1,6 @@
 """Evaluating detectors, and several as one: with detectors whose answers are known."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,6 +94,16 @@ def test_none_of_the_images_can_be_read(images):
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match="none of the 2 images"):
         evaluate_detector(Knowing(("cat", "dog"), {}), images)
+
+
+@pytest.mark.parametrize("flag", ["none", "difficult", "crowd"])
+def test_images_without_an_object_to_find_are_told_before_the_work(images, flag):
+    truth = GroundTruth.of([], []) if flag == "none" else GroundTruth.of([CAT], [0])
+    truth = truth if flag == "none" else replace(truth, **{flag: np.array([True])})
+    detector = Knowing(("cat", "cow", "dog"), {})
+    with pytest.raises(DataError, match=r"no object to find in the 2 images of .*; mark objects in them, or"):
+        evaluate_detector(detector, replace(images, truths=(truth, truth)))
+    assert detector.seen == []
 
 
 def test_objects_of_classes_that_the_detector_does_not_know_are_counted(images, caplog):

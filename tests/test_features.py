@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
+from models import small_classifier
 from sppnet import Classifier, SpatialPyramidPooling, SPPFeatures, SPPNet, pyramid_pool, read_image
 from sppnet.classify.classifier import Testing
 from sppnet.cli.app import main
@@ -120,6 +121,32 @@ def test_another_process_of_joblib_gets_it_with_its_network(model, photos):
     assert len(content) < 1000  # the network's file is named, not copied
     copy = pickle.loads(content)  # noqa: S301
     np.testing.assert_array_equal(copy.transform(photos[:1]), extractor.transform(photos[:1]))
+
+
+def test_what_is_saved_fitted_knows_its_network_again(model, photos, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(model.read_bytes())
+    content = pickle.dumps(SPPFeatures(model=path).fit())
+    path.unlink()
+    gone = pickle.loads(content)  # noqa: S301  nothing fails before it is used
+    check_is_fitted(gone)
+    again = pickle.loads(pickle.dumps(gone))  # noqa: S301
+    for copy in (gone, again):
+        with pytest.raises(ModelError, match=r"no model file at .*saved fitted, with .*model\.safetensors"):
+            copy.transform(photos[:1])
+    small_classifier().save(path)
+    with pytest.raises(ModelError, match="another network than when these features were saved"):
+        gone.transform(photos[:1])
+    gone.set_params(model=model)
+    expected = SPPFeatures(model=model).fit_transform(photos[:1])
+    np.testing.assert_array_equal(gone.transform(photos[:1]), expected)
+    assert again.fit().transform(photos[:1]).shape == (1, again.n_features_out_)  # fitted anew: it is meant
+
+
+@pytest.mark.parametrize("images", [None, 5, 2.5])
+def test_what_is_no_list_of_images_is_refused(model, images):
+    with pytest.raises(ConfigError, match=r"must be a list or a column of paths or images.*; got "):
+        SPPFeatures(model=model).fit().transform(images)
 
 
 @pytest.mark.parametrize(

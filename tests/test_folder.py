@@ -189,6 +189,12 @@ def test_the_classes_of_two_splits_must_agree(tmp_path):
         split_folder(tmp_path)
 
 
+def test_a_class_in_one_split_alone_is_told_what_to_do_with(tmp_path):
+    make_files(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "test/cow/1.jpg", "test/dog/1.jpg")
+    with pytest.raises(DataError, match=r"cow.* Add images of it to .*train, or move its folder out of .*te"):
+        split_folder(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("split", "error", "message"),
     [

@@ -16,6 +16,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import sppnet
 from sppnet import SpatialPyramidPooling, pyramid_pool
+from sppnet.boxes import check_boxes
 from sppnet.errors import GeometryError
 
 LEVELS = (1, 2, 3)
@@ -196,6 +197,76 @@ def test_onnx_of_one_size_and_of_maps_smaller_than_a_level():
         )
 
 
+# --- TorchScript, and averages in graphs -------------------------------------------------------------
+
+IGNORED = "ignore:`torch.jit"  # deprecated, and used all the same
+
+
+@pytest.mark.filterwarnings(IGNORED)
+@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize("convert", [torch.jit.script, lambda it: torch.jit.trace(it, draw(2, 3, 25, 25))])
+def test_torchscript_takes_other_sizes_than_it_has_seen(tmp_path, convert, pooling):
+    network = make_network(pooling=pooling)
+    torch.jit.save(convert(network), tmp_path / "network.pt")
+    read = torch.jit.load(tmp_path / "network.pt")
+    for height, width in ((25, 25), (40, 33), (9, 12)):
+        images = draw(1, 3, height, width)
+        torch.testing.assert_close(read(images), network(images))
+
+
+@pytest.mark.filterwarnings(IGNORED)
+def test_the_papers_rule_is_no_torchscript():
+    with pytest.raises(GeometryError, match=r'takes rule="adaptive" only; torch\.jit\.trace takes both'):
+        torch.jit.script(make_network(levels=(1, 2), rule="paper"))
+
+
+def test_average_is_exported_for_any_size():
+    sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+    network = make_network(pooling="average")
+    exported = torch.export.export(network, (draw(2, 3, 25, 27),), dynamic_shapes=sizes).module()
+    images = draw(3, 3, 40, 33)
+    torch.testing.assert_close(exported(images), network(images))
+
+
+def test_average_of_windows_in_a_graph():
+    class Windows(nn.Module):
+        def forward(self, features, cells):
+            return pyramid_pool(features, cells, LEVELS, "average")
+
+    first = draw(2, 3, 9, 11), torch.tensor([[0, 0, 0, 5, 5], [1, 1, 1, 4, 4]])
+    other = draw(3, 3, 12, 8), torch.tensor([[0, 0, 0, 5, 5], [2, 1, 1, 8, 12], [1, 0, 0, 1, 1]])
+    sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, {0: Dim.DYNAMIC})
+    exported = torch.export.export(Windows(), first, dynamic_shapes=sizes).module()
+    compiled = torch.compile(Windows(), fullgraph=True, dynamic=True, backend="aot_eager")
+    for one in (first, other):
+        torch.testing.assert_close(exported(*one), Windows()(*one))
+        torch.testing.assert_close(compiled(*one), Windows()(*one))
+    with pytest.raises(RuntimeError, match="a window is empty or not inside its map"):
+        exported(other[0], torch.tensor([[0, 0, 0, 5, 13], [0, 3, 3, 3, 4]]))
+
+
+def test_windows_that_a_compiled_function_holds():
+    features, cells = draw(1, 4, 9, 9), np.array([[0, 0, 5, 5]])
+    compiled = torch.compile(lambda x: pyramid_pool(x, cells, LEVELS), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(features), pyramid_pool(features, cells, LEVELS))
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_an_average_is_as_odd_as_its_own_window_alone(odd):
+    features = draw(1, 2, 9, 9)
+    features[0, 0, 2, 2] = odd
+    cells = torch.tensor([[0, 0, 3, 3], [3, 3, 9, 9], [0, 3, 9, 9], [2, 2, 3, 3]])
+    for windows, expected in (
+        (None, [features]),
+        (cells, [features[:, :, y0:y1, x0:x1] for x0, y0, x1, y1 in cells.tolist()]),
+    ):
+        each = [torch.cat([F.adaptive_avg_pool2d(one, n).flatten(1) for n in LEVELS], 1) for one in expected]
+        torch.testing.assert_close(
+            pyramid_pool(features, windows, LEVELS, "average"), torch.cat(each), equal_nan=True
+        )
+    assert pyramid_pool(features, cells[:0], LEVELS, "average").shape == (0, 28)
+
+
 # --- windows and levels of other makes ---------------------------------------------------------------
 
 
@@ -249,3 +320,40 @@ def test_levels_are_integers_of_any_kind(levels):
 def test_levels_that_are_none_are_refused(levels):
     with pytest.raises(GeometryError, match="levels must be one or more integers ≥ 1"):
         SpatialPyramidPooling(levels)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        pytest.param(torch.Tensor.to_sparse, r"torch\.sparse_coo.*to_dense\(\)", id="sparse"),
+        pytest.param(
+            lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
+            r"quint8.*dequantize\(\)",
+            id="quantised",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*quant")
+def test_features_that_are_no_dense_numbers_are_refused(made, said):
+    with pytest.raises(GeometryError, match=f"must be a dense tensor of numbers; got .*{said}"):
+        pyramid_pool(made(draw(1, 4, 9, 9)))
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [5, torch.tensor([[0, 0, 5, 5]]).to_sparse(), torch.empty(1, 4, dtype=torch.int64, device="meta")],
+    ids=["a number", "sparse", "without values"],
+)
+def test_windows_that_are_no_dense_tensor_are_refused(cells):
+    with pytest.raises(GeometryError, match="cells must be"):
+        pyramid_pool(draw(1, 4, 9, 9), cells)
+
+
+def test_boxes_of_a_network_are_taken_as_they_come():
+    boxes = torch.tensor([[0, 0, 50, 60], [8, 16, 32, 40]], dtype=torch.bfloat16, requires_grad=True)
+    grid = sppnet.load_trunk("zf5", width=0.0625).grid
+    plain = boxes.detach().float().numpy()
+    np.testing.assert_array_equal(
+        sppnet.boxes_to_cells(boxes, grid, (20, 20)), sppnet.boxes_to_cells(plain, grid, (20, 20))
+    )
+    np.testing.assert_array_equal(check_boxes(boxes), plain)

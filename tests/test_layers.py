@@ -11,7 +11,7 @@ ROOT = Path(sppnet.__file__).parent
 
 LAYERS = {
     "errors": 0, "geometry": 0, "progress": 0, "drawing": 0, "malloc": 0, "threads": 0, "arrays": 0,
-    "distinct": 0, "jit": 0, "rng": 0, "torch_defaults": 0,
+    "destination": 0, "distinct": 0, "jit": 0, "rng": 0, "torch_defaults": 0,
     "ops": 1, "boxes": 1, "structures": 1,
     "nn": 2, "data": 2,
     "features": 3, "proposals": 3, "svm": 3, "heads": 3, "metrics": 3,

@@ -1,6 +1,7 @@
 """The HTTP API: answers, refusals with their reasons, and bounds on everything that comes in."""
 
 import asyncio
+import gzip
 import io
 import json
 import re
@@ -510,3 +511,86 @@ def test_images_are_convolved_in_few_sizes():
 def test_limits_are_above_zero(name):
     with pytest.raises(ConfigError, match=f"{name} must be above 0"):
         Limits(**{name: 0})
+
+
+# --- what other clients send -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Content-Type": "image/jpeg"},
+        {"Content-Type": "application/octet-stream"},
+        {"Content-Type": "application/x-www-form-urlencoded"},  # of curl --data-binary
+    ],
+    ids=str,
+)
+def test_the_bytes_of_an_image_are_taken_by_any_type_of_bytes(asked_of_classifier, headers):
+    answer = asked_of_classifier.post("/v1/classify", content=photograph(), headers=headers)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("application/json; charset=utf-8", "came as application/json: "),
+        ("Application/JSON", "came as application/json: "),
+        ("text/plain", "came as text/plain: "),
+        ("multipart/mixed; boundary=x", "came as multipart/mixed: "),
+    ],
+)
+def test_a_body_that_is_no_image_is_told_what_to_be(asked_of_classifier, kind, told):
+    headers = {"Content-Type": kind}
+    answer = asked_of_classifier.post("/v1/classify", content=b'{"image": "aGk="}', headers=headers)
+    assert answer.status_code == 400
+    assert told in answer.json()["error"]
+    assert "as curl -F images=@photo.jpg" in answer.json()["error"]
+
+
+def test_a_compressed_body_is_refused(asked_of_classifier):
+    headers = {"Content-Encoding": "gzip"}
+    answer = asked_of_classifier.post("/v1/classify", content=gzip.compress(photograph()), headers=headers)
+    assert answer.status_code == 415
+    assert answer.json()["error"] == "a body is taken as it is; got one with Content-Encoding: gzip"
+
+
+def test_a_form_is_one_in_capitals_too(asked_of_classifier):
+    form = b'--x\r\nContent-Disposition: form-data; name="i"; filename="a.png"\r\n\r\n%b\r\n--x--\r\n'
+    answer = asked_of_classifier.post(
+        "/v1/classify",
+        content=form % photograph(),
+        headers={"Content-Type": "Multipart/Form-Data; boundary=x"},
+    )
+    assert len(answer.json()["results"]) == 1
+
+
+def test_what_is_no_image_is_not_called_one_in_memory(asked_of_classifier):
+    answer = asked_of_classifier.post("/v1/classify", content=b"@photo.jpg")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("what was sent as an image is not an image of a known format")
+    files = {"images": ("a.jpg", b"")}
+    (one,) = asked_of_classifier.post("/v1/classify", files=files).json()["results"]
+    assert one["error"].startswith("what was sent as an image is empty")
+
+
+def test_a_method_that_is_not_taken_is_told_those_that_are(asked):
+    assert asked.put("/health").headers["Allow"] == "GET, HEAD"
+    assert asked.get("/v1/detect").headers["Allow"] == "POST"
+
+
+def test_an_address_without_end_is_not_repeated_whole(asked):
+    answer = asked.get("/" + "a" * 50_000)
+    assert answer.status_code == 404
+    assert len(answer.content) < 400
+
+
+def test_a_fault_of_the_server_is_json_too(detector, monkeypatch):
+    app = create_app(detector)
+    with testclient.TestClient(app, raise_server_exceptions=False) as client:
+        monkeypatch.setattr(app.state.server.predictor, "look", lambda *_: 1 / 0)
+        answer = client.post("/v1/detect", content=photograph())
+        assert answer.status_code == 500
+        assert answer.json()["error"].startswith("the server failed (ZeroDivisionError); its log says where")
+        assert 'path="/v1/detect",status="500"} 1' in client.get("/metrics").text
+        assert client.get("/health").json()["queue"] == 0

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from sppnet.arrays import Array, Doubles, Floats, Ints, Reals
+from sppnet.arrays import Array, Doubles, Floats, Ints, Reals, array_of
 from sppnet.errors import DataError, GeometryError
 
 MAX_LOG_SCALE = 1000 / 16
@@ -19,7 +19,7 @@ MAX_LOG_SCALE = 1000 / 16
 def check_boxes(boxes: npt.ArrayLike) -> Floats:
     """(n, 4) float32, read-only; raises DataError unless every box is finite and not empty."""
     with np.errstate(over="ignore"):  # what float32 cannot hold is not finite then
-        array = np.array(boxes, dtype=np.float32)
+        array = np.array(array_of(boxes), dtype=np.float32)
     if array.size == 0:
         array = array.reshape(0, 4)
     if array.ndim != 2 or array.shape[1] != 4:

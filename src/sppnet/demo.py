@@ -1,6 +1,7 @@
 """The whole idea on images made here: train on two sizes, test at sizes never trained on, find objects."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -15,9 +16,11 @@ from sppnet.classify.classifier import Classifier
 from sppnet.classify.config import TrainingConfig
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.folder import open_folder
+from sppnet.destination import check_destination
 from sppnet.detect.config import DEFAULT_LITE, DetectorConfig, default_trunk
 from sppnet.detect.detector import Detector
 from sppnet.detect.train import DetectorTraining
+from sppnet.errors import ConfigError
 from sppnet.evaluation import evaluate, evaluate_detector
 from sppnet.metrics.detection import DetectionResult
 from sppnet.progress import NullProgress, Progress
@@ -70,6 +73,7 @@ def run(
     started = time.perf_counter()
     progress = progress or NullProgress()
     data, folder = out / "images", out / "run"
+    _check_place(out)
     for name in MADE:
         shutil.rmtree(out / name, ignore_errors=True)
     generate(data / "train", images_per_class, seed, progress)
@@ -87,8 +91,8 @@ def run(
     scenes = _draw_scenes(trained.detector, out)
     reports = [page for page in (result.report, trained.report, _judged(out)) if page]
     seconds = time.perf_counter() - started
-    trunk = trained.detector.parts.trunk.name
-    return DemoResult(rows, pictures, result.validation.images, trunk, objects, scenes, reports, seconds)
+    images, trunk = result.validation.images, trained.detector.parts.trunk.name
+    return DemoResult(rows, pictures, images, trunk, objects, scenes, reports, seconds)
 
 
 def _test_sizes(classifier: Classifier, data: Path, progress: Progress) -> list[tuple[str, bool, float]]:
@@ -113,13 +117,8 @@ def _draw_predictions(classifier: Classifier, data: Path, out: Path) -> Path:
     for index in chosen:
         path, label = images[int(index)]
         prediction = classifier(path, top=1, scale_px=144)
-        shown.append(
-            (
-                path,
-                f"{prediction.label} {prediction.scores[0]:.0%}",
-                prediction.label == images.classes[label],
-            )
-        )
+        caption = f"{prediction.label} {prediction.scores[0]:.0%}"
+        shown.append((path, caption, prediction.label == images.classes[label]))
     return draw_contact_sheet(shown, out / "predictions.png")
 
 
@@ -177,6 +176,16 @@ PATTERNS: dict[str, Pattern] = {
     "rows": lambda x, y: np.sin(2 * np.pi * y),
     "slopes": lambda x, y: np.sin(2 * np.pi * (x + y) / np.sqrt(2)),
 }
+
+
+def _check_place(out: Path) -> None:
+    """Raises ConfigError where nothing can be written, or something else than a demo would be replaced."""
+    check_destination(out, "--out")
+    others = [out / name for name in MADE if os.path.lexists(out / name)]
+    if others and not (out / "images" / "train" / next(iter(PATTERNS))).is_dir():
+        raise ConfigError(
+            f"--out {out} holds {others[0]}, which no demo made and none will replace; choose a new folder"
+        )
 
 
 def generate(root: Path, images_per_class: int, seed: int, progress: Progress | None = None) -> None:

@@ -3,6 +3,8 @@
 It follows scikit-learn's conventions without its base classes, so that the package does not depend on it.
 """
 
+import contextlib
+import hashlib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from sppnet.classify.classifier import Classifier
 from sppnet.data.image import ImageSource, read_image
 from sppnet.data.transforms import resize_shorter, to_tensor
 from sppnet.detect.detector import Detector
-from sppnet.errors import ConfigError, MissingExtraError, ModelError, did_you_mean
+from sppnet.errors import ConfigError, MissingExtraError, ModelError, SppnetError, did_you_mean
 from sppnet.geometry.grid import VIEW_PX
 from sppnet.nn.device import find_device
 from sppnet.nn.engines import make_engine
@@ -67,6 +69,7 @@ class SPPFeatures:
         self.trunk, self.weights, self.levels = trunk, weights, levels
         self.scale_px, self.model, self.device = scale_px, model, device
         self._sklearn_output_config: dict[str, str] = {}  # by this name clone() copies it
+        self._saved: str | None = None
 
     @own_defaults()
     def fit(self, images: Any = None, y: Any = None) -> "SPPFeatures":
@@ -84,6 +87,7 @@ class SPPFeatures:
         self.trunk_ = trunk.to(device).eval()
         self._engine = make_engine(fuse_conv_bn(trunk.body), device)
         self._pyramid = pyramid
+        self._saved = None
         return self
 
     def transform(self, images: Images) -> Any:
@@ -139,7 +143,7 @@ class SPPFeatures:
         return np.array([f"spp{index}" for index in range(self._fitted().n_features_out_)], dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_pyramid")
+        return hasattr(self, "_pyramid") or self._saved is not None
 
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags  # only it calls this
@@ -151,15 +155,16 @@ class SPPFeatures:
         """Parameters alone: a process of joblib's reads the network from its file."""
         return {
             **self.get_params(),
-            "fitted": self.__sklearn_is_fitted__(),
+            "saved": self._signature() if hasattr(self, "_pyramid") else self._saved,
             "output": self._sklearn_output_config,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        fitted, self._sklearn_output_config = state.pop("fitted"), state.pop("output")
+        self._saved, self._sklearn_output_config = state.pop("saved"), state.pop("output")
         self.set_params(**state)
-        if fitted:
-            self.fit()
+        if self._saved is not None:
+            with contextlib.suppress(SppnetError):  # told when it is used: till then set_params can mend it
+                self._fitted()
 
     def __repr__(self) -> str:
         given = [f"{name}={value!r}" for name, value in self.get_params().items() if value is not None]
@@ -168,7 +173,34 @@ class SPPFeatures:
     # --- pieces ----------------------------------------------------------------------------------
 
     def _fitted(self) -> "SPPFeatures":
-        return self if self.__sklearn_is_fitted__() else self.fit()
+        saved = self._saved
+        if hasattr(self, "_pyramid"):
+            return self
+        if saved is None:
+            return self.fit()
+        place = self.model or self.weights
+        try:
+            self.fit()
+        except SppnetError as error:
+            raise ModelError(
+                f"{error}. These features were saved fitted, with {place} for their network; "
+                "set_params(model=…) or set_params(weights=…) names another place"
+            ) from error
+        if self._signature() != saved:
+            del self._pyramid
+            self._saved = saved
+            raise ModelError(
+                f"{place} has another network than when these features were saved, and what was learnt on "
+                "their vectors does not fit it. Name the former by set_params, or fit all of it again"
+            )
+        return self
+
+    def _signature(self) -> str:
+        """Of everything that vectors depend on."""
+        digest = hashlib.sha256(repr((self.levels_, self.scale_px_)).encode())
+        for tensor in self.trunk_.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def _from_trunk(self) -> TrunkSource:
         if self.weights is None:
@@ -212,6 +244,11 @@ def _list_images(images: Any) -> list[Any]:
                 f"({', '.join(map(str, columns))}). Choose the one with the paths, as table['path']"
             )
         images = images.to_numpy().ravel()
+    if not isinstance(images, Iterable):
+        raise ConfigError(
+            "images must be a list or a column of paths or images, or one of them; "
+            f"got {type(images).__name__}"
+        )
     return [_only(image) for image in images]
 
 

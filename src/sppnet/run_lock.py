@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sppnet.destination import check_destination
 from sppnet.errors import ConfigError
 from sppnet.nn.model_file import UNFINISHED, write_file
 
@@ -23,13 +24,8 @@ def lock_run(root: Path) -> Iterator[None]:
     The system lets go of it whenever the process ends, however that comes about, and no lock file stays.
     What a killed run left half written is removed. Raises ConfigError if another process trains there.
     """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = "a file of that name is there" if root.is_file() else error.strerror
-        raise ConfigError(f"the run folder {root} cannot be made: {reason}; choose another --out") from error
-    if not os.access(root, os.W_OK | os.X_OK):
-        raise ConfigError(f"nothing may be written to the run folder {root}; choose another --out")
+    check_destination(root, "--out")
+    root.mkdir(parents=True, exist_ok=True)
     handle = os.open(root, os.O_RDONLY) if fcntl else None
     try:
         if handle is not None:
@@ -52,6 +48,12 @@ def _lock(handle: int, root: Path) -> None:
         return
 
 
+def check_unused(folder: Path, results: Iterable[Path]) -> None:
+    """Raises ConfigError if a run's results are there."""
+    if any(result.exists() for result in results):
+        raise ConfigError(f"{folder} holds a run already; resume it (--resume) or choose another --out")
+
+
 def keep_config(
     path: Path, described: Mapping[str, Any], free: Iterable[str], results: Iterable[Path], resume: bool
 ) -> None:
@@ -63,8 +65,8 @@ def keep_config(
     described = json.loads(json.dumps(described))
     if resume and path.exists():
         _check_same(path, described, set(free))
-    elif any(result.exists() for result in results):
-        raise ConfigError(f"{path.parent} holds a run already; resume it (--resume) or choose another --out")
+    else:
+        check_unused(path.parent, results)
     write_file(path, (json.dumps(described, indent=2) + "\n").encode())
 
 

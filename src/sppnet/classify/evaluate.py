@@ -77,7 +77,9 @@ def _labels(classifier: Classifier, folder: ImageFolder) -> list[int]:
     if unknown:
         raise DataError(
             f"{folder.root} has classes the model was not trained on: {', '.join(unknown[:5])}"
-            f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}"
+            f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}; it knows "
+            f"{', '.join(classifier.classes[:5])}{', …' if len(classifier.classes) > 5 else ''}. Move the "
+            "images of others away, or train on these classes too"
         )
     return [places[name] for name in folder.classes]
 

@@ -19,6 +19,7 @@ from sppnet.classify.svm_head import train_svm
 from sppnet.data.files import Omission
 from sppnet.data.folder import ImageFolder, split_folder
 from sppnet.data.loader import Damaged
+from sppnet.destination import check_destination
 from sppnet.errors import ConfigError, DataError
 from sppnet.metrics.classification import ClassificationResult
 from sppnet.nn.device import find_device
@@ -65,9 +66,10 @@ def train(
     again goes on where the one before it stood.
     """
     config, progress = config or TrainingConfig(), progress or NullProgress()
+    folder = RunFolder(Path(out))
+    check_destination(folder.root, "--out")
     train_images, val_images = split_folder(data, seed=config.seed)
     _check_classes(train_images)
-    folder = RunFolder(Path(out))
     with Workers() as workers, ExitStack() as opened:
         resume = resume or workers.starts > 0
         progress = progress if workers.leads else NullProgress()

@@ -99,7 +99,7 @@ def evaluate(
     from sppnet.nn.device import find_device
     from sppnet.report.classification import evaluation_page
 
-    check_file(report, "--report")
+    check_file(report, "--report", [model, data])
     classifier = Classifier.load(model, find_device(device))
     split = split or next((name for name in ("val", "test") if name in find_splits(data)), None)
     with Bars() as bars:
@@ -151,7 +151,7 @@ def predict(
     from sppnet.nn.device import find_device
 
     listed = list_images(images)
-    check_file(csv_file, "--csv", listed.paths)
+    check_file(csv_file, "--csv", [*listed.paths, model])
     classifier = Classifier.load(model, find_device(device))
     overrides = _testing(views, scale, size)
     read, reasons = work_on("predicting", listed.paths, lambda path: classifier(path, top, **overrides))

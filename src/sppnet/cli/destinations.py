@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from sppnet.destination import check_destination, check_name
 from sppnet.errors import ConfigError
 
 
@@ -17,36 +18,28 @@ def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> N
     """
     if path is None:
         return
+    check_name(path, option)
     if path.is_dir():
         raise ConfigError(
             f"{option} needs the name of a file to write; {path} is a folder, name a file in it"
         )
     if path.exists() and any(path.samefile(each) for each in inputs if each.exists()):
-        raise ConfigError(
-            f"{option} {path} is one of the images; nothing is written over them, choose another name"
-        )
-    if not path.exists():
-        _check_can_be_made(path.parent, option)
-    elif not os.access(path, os.W_OK):
+        from sppnet.data.files import is_image_name
+
+        image = "one of the images; nothing is written over them"
+        what = image if is_image_name(path) else "read by this command; nothing is written over it"
+        raise ConfigError(f"{option} {path} is {what}, choose another name")
+    if path.exists() and not os.access(path, os.W_OK):
         raise ConfigError(f"{option} {path} is there and may not be written; choose another name")
+    if not path.exists() or (path.is_file() and path.parent not in (Path("/dev"), Path("/dev/fd"))):
+        check_destination(Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent, option)
 
 
 def check_folder(path: Path | None, option: str) -> None:
     """Make a folder that will be written to; raises ConfigError where that cannot be."""
     if path is not None:
-        _check_can_be_made(path, option)
+        check_destination(path, option)
         path.mkdir(parents=True, exist_ok=True)
-
-
-def _check_can_be_made(folder: Path, option: str) -> None:
-
-    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
-    if not there.is_dir():
-        raise ConfigError(
-            f"{option}: the folder {folder} cannot be made: {there} is a file; choose another place"
-        )
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"{option}: nothing may be written to the folder {there}; choose another place")
 
 
 def drawing_files(images: Iterable[Path], folder: Path) -> dict[Path, Path]:

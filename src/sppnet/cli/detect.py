@@ -116,7 +116,7 @@ def evaluate(
     from sppnet.detect.evaluate import evaluate_detector, match_classes
     from sppnet.report.detection import evaluation_page
 
-    check_file(report, "--report")
+    check_file(report, "--report", [*model, data])
     detector = _open(model, device, proposals)
     split = split or default_split(data, ("test", "val"))
     opened = open_annotated(data, split)
@@ -163,7 +163,7 @@ def predict(
 
     predictions.check_executor(executor, parquet, out, proposals)
     listed = list_images(images)
-    predictions.check_places(csv_file, out, parquet if executor == "local" else None, listed.paths)
+    predictions.check_places(csv_file, out, parquet if executor == "local" else None, [*listed.paths, *model])
     if parquet and executor == "ray":
         read_back = bool(csv_file or as_json)
         found, reasons = predictions.find_on_ray(model, device, listed.paths, min_score, parquet, read_back)
@@ -196,7 +196,7 @@ def compress(
     from sppnet.cli.output import notes
     from sppnet.detect.detector import Detector
 
-    check_file(out, "--out")
+    check_file(out, "--out", [model])
     whole = Detector.load(model)
     small = whole.compress(parse_integers("--ranks", ranks))
     small.save(out, {"compressed": str(model)})

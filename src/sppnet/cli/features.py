@@ -45,7 +45,7 @@ def features(
     check_suffix(out, folder=on_ray)  # before the work, not after it
     listed = list_images(images)
     if not on_ray:
-        check_file(out, "--out", listed.paths)
+        check_file(out, "--out", [*listed.paths, *([model] if model else [])])
     chosen = None if levels is None else parse_integers("--levels", levels)
     extractor = SPPFeatures(trunk, weights, chosen, scale, model, device).fit()
     if on_ray:

@@ -51,12 +51,14 @@ def label(
     if model is None:
         check_detector_downloads(trunk, weights)
     from sppnet.cli.output import notes
+    from sppnet.destination import check_destination
     from sppnet.label.server import run_label_server
     from sppnet.label.session import Session
     from sppnet.label.store import open_store
     from sppnet.label.trunk import open_trunk, trunk_of_detector
 
     store = open_store(photos, format, names)  # type: ignore[arg-type]  # others are refused above
+    check_destination(store.root, "annotations beside the photographs")
     for reason in store.omitted:
         notes.print(reason, markup=False)
     if model is None:
@@ -81,12 +83,14 @@ def _label_classes(
     if format is not None and format not in CLASS_FORMATS:
         raise typer.BadParameter(f"--format {format} is of boxes; classes have {' or '.join(CLASS_FORMATS)}")
     from sppnet.cli.output import notes
+    from sppnet.destination import check_destination
     from sppnet.label.server import run_label_server
     from sppnet.label.whole.class_session import ClassSession
     from sppnet.label.whole.class_store import open_class_store
     from sppnet.label.whole.photo_vectors import open_vectors
 
     store = open_class_store(photos, format, names)  # type: ignore[arg-type]  # one of CLASS_FORMATS
+    check_destination(store.root, "classes beside the photographs")
     for reason in store.omitted:
         notes.print(reason, markup=False)
     session = ClassSession(store, open_vectors(trunk, weights, model, device))

@@ -38,11 +38,13 @@ def check_executor(
 
 
 def check_places(
-    csv_file: Path | None, drawings: Path | None, parquet: Path | None, images: Sequence[Path]
+    csv_file: Path | None, drawings: Path | None, parquet: Path | None, inputs: Sequence[Path]
 ) -> None:
-    """Raises ConfigError for a place where nothing can be written; before the work."""
-    check_file(csv_file, "--csv", images)
-    check_file(parquet, "--parquet", images)
+    """Raises ConfigError for a place where nothing can be written; before the work. inputs: what is read."""
+    check_file(csv_file, "--csv", inputs)
+    check_file(parquet, "--parquet", inputs)
+    if csv_file is not None and parquet is not None and csv_file.absolute() == parquet.absolute():
+        raise ConfigError(f"--csv and --parquet are both {csv_file}; name two files")
     check_folder(drawings, "--out")
 
 

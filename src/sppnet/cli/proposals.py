@@ -51,7 +51,7 @@ def proposals(
 
     check_format(out)  # before the work, not after it
     listed = list_images(images)
-    check_file(out, "--out", listed.paths)
+    check_file(out, "--out", [*listed.paths, *([model] if model else [])])
     check_folder(draw, "--draw")
     propose = _proposer(method, model, mode, max_proposals)
     marked = _open_truth(annotations)

@@ -76,7 +76,7 @@ def pyramid(
     from sppnet.data.image import read_image
     from sppnet.report.pyramid import draw_pyramid
 
-    check_file(out, "--out", [image])
+    check_file(out, "--out", [image, model])
     corners = None
     if box is not None:
         corners = parse_numbers("--box", box, "four numbers such as 100,50,300,200", 4)

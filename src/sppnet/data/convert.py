@@ -19,6 +19,7 @@ from sppnet.data.convert_names import FileNames
 from sppnet.data.detection_dataset import AnnotatedImages, find_source, read_annotated
 from sppnet.data.image import read_header
 from sppnet.data.splits import open_splits
+from sppnet.destination import STAGING, check_destination, check_name, whole_or_nothing
 from sppnet.errors import ConfigError, DataError, ImageError
 from sppnet.progress import NullProgress, Progress
 from sppnet.structures import GroundTruth
@@ -74,11 +75,12 @@ def convert_annotated(
     sets, whole = _read_splits(data, split)
     skipped: list[str] = []
     names = FileNames()
-    parts = _place_images(sets, to, target, link, names, skipped, progress or NullProgress())
     classes = next(iter(sets.values())).classes
     notes = [note for images in sets.values() for note in images.problems]
-    kept = {name: [_fit_layout(item, to) for item in items] for name, items in parts.items()}
-    WRITERS[to](target, kept, classes)
+    with whole_or_nothing(target) as unfinished:
+        parts = _place_images(sets, to, unfinished, link, names, skipped, progress or NullProgress())
+        kept = {name: [_fit_layout(item, to) for item in items] for name, items in parts.items()}
+        WRITERS[to](unfinished, kept, classes)
     objects = sum(len(item.truth) for items in kept.values() for item in items)
     return Conversion(
         {name: len(items) for name, items in kept.items()},
@@ -89,8 +91,10 @@ def convert_annotated(
 
 
 def _check_target(target: Path, root: Path) -> None:
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    check_name(target, "--out")
+    if target.exists() and (not target.is_dir() or any(each.name != STAGING for each in target.iterdir())):
         raise ConfigError(f"{target} is not an empty folder; name a new one, nothing is overwritten")
+    check_destination(target, "--out")
     if target.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"{target} lies within the data set {root}, which is not written to; name another")
 

@@ -283,6 +283,9 @@ def _with_classes(val: ImageFolder, train: ImageFolder) -> ImageFolder:
         differences = [f"{train.root} alone has {', '.join(missing)}"] if missing else []
         differences += [f"{val.root} alone has {', '.join(unknown)}"]
         hint = f" ({did_you_mean(unknown[0], missing)})" if missing else ""
-        raise DataError(f"the splits must have the same class folders; {', '.join(differences)}{hint}")
+        raise DataError(
+            f"the splits must have the same class folders; {', '.join(differences)}{hint}. Add images "
+            f"of it to {train.root}, or move its folder out of {val.root}"
+        )
     places = np.array([train.classes.index(name) for name in val.classes], np.int64)
     return ImageFolder(val.root, train.classes, val.paths, places[val.labels], val.omitted)

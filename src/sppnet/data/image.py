@@ -43,6 +43,9 @@ ImageSource: TypeAlias = Union[str, Path, bytes, Image.Image, Array, "torch.Tens
 
 Result = TypeVar("Result")
 
+IN_MEMORY = "the image in memory"
+"""What messages call an image that no file name is known of."""
+
 MAX_PIXELS = 89_478_485
 """Pillow's limit for an image, above which it warns of a decompression bomb."""
 
@@ -113,7 +116,7 @@ def _with_image(
         raise ImageError(
             f"an image must be a path, bytes, a PIL image, an array or a tensor; got {type(source).__name__}"
         )
-    with _naming(name := "the image in memory" if isinstance(source, bytes) else os.fspath(source)):
+    with _naming(name := IN_MEMORY if isinstance(source, bytes) else os.fspath(source)):
         _check_not_empty(source, name)
         with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
             try:

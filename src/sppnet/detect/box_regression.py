@@ -1,5 +1,6 @@
 """Box regression of a detector: which windows learn, and towards which object (paper section 4.1)."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from sppnet.progress import Progress, track
 from sppnet.rng import Stream, generator
 from sppnet.threads import ordered_map
 
+logger = logging.getLogger(__name__)
+
 REGRESSED = 0.5
 """Windows that overlap an object as much learn to correct their box."""
 
@@ -24,6 +27,10 @@ regularisation is less by the same factor, so that it counts as beside all of th
 all 17,000 windows, from 4,000, and 95.9 from 2,000; 89.3 from 4,000 as strongly regularised as 17,000."""
 MIN_OF_IMAGE, MAX_OF_IMAGE = 4, 64
 """Windows of a class that an image gives at least and at most, where it has as many."""
+
+
+FEW_OBJECTS = 20
+"""Of as many it may happen that no proposal is near one; of more it means that the proposals are wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +60,7 @@ def learn_boxes(
     """A regression a class on the pooled vectors of proposals near objects, and one without photographs.
 
     held_out: those that the second has not seen; without any both are one.
-    Raises DataError if no proposal is near an object.
+    Raises DataError if no proposal is near one of many objects.
     """
 
     limits = _limits(photos)
@@ -62,23 +69,45 @@ def learn_boxes(
         return draw_regression_samples(photos, index, proposals[index], roi_extractor, limits, config.seed)
 
     every = list(track(ordered_map(draw, range(len(photos))), "box regression", len(photos), progress))
-    regressor = _fit_samples(every, photos.classes, config)
-    if held_out is None or not len(held_out):
+    if not any(every):
+        every = _own_boxes(photos, roi_extractor, limits, config.seed)
+    seen = np.flatnonzero(~np.isin(photos.photograph_of, held_out if held_out is not None else []))
+    rest = [sample for index in seen if (sample := every[index])]
+    samples = [sample for sample in every if sample]
+    regressor = _fit_samples(samples, photos.classes, config)
+    # Of few photographs those that are held out may be the only ones with a sample.
+    if len(rest) in (0, len(samples)):
         return regressor, regressor
-    seen = np.flatnonzero(~np.isin(photos.photograph_of, held_out)).tolist()
-    return regressor, _fit_samples([every[index] for index in seen], photos.classes, config)
+    return regressor, _fit_samples(rest, photos.classes, config)
+
+
+def _own_boxes(
+    photos: TrainingImages, roi_extractor: RoIFeatureExtractor, limits: Ints, seed: int
+) -> list[RegressionSamples | None]:
+    """Objects in the place of proposals: what learns from them leaves boxes as they are.
+
+    Raises DataError where there are many objects, and so nothing wrong but the proposals.
+    """
+    truths = [photos.truth(index).boxes for index in range(len(photos))]
+    if sum(map(len, photos.images.truths)) > FEW_OBJECTS:
+        raise DataError(
+            "no proposal overlaps an object by half; propose more windows (--max-proposals), or others "
+            "(--proposals)"
+        )
+    logger.warning(
+        "no proposal overlaps an object by half, so boxes are left as they were proposed; train on more "
+        "photographs, or propose more windows (--max-proposals)"
+    )
+    return [
+        draw_regression_samples(photos, index, boxes, roi_extractor, limits, seed)
+        for index, boxes in enumerate(truths)
+    ]
 
 
 def _fit_samples(
-    every: Sequence[RegressionSamples | None], classes: tuple[str, ...], config: DetectorConfig
+    samples: Sequence[RegressionSamples], classes: tuple[str, ...], config: DetectorConfig
 ) -> BoxRegressor:
-    """A regression a class. Raises DataError if there is no sample."""
-    samples = [sample for sample in every if sample is not None]
-    if not samples:
-        raise DataError(
-            "no proposal overlaps an object by half; propose more windows (--max-proposals), or others "
-            "(--proposals learned)"
-        )
+    """A regression a class."""
     rows = np.concatenate([sample.vectors for sample in samples])
     scale = mean_length_scale(rows)
     rows *= np.float32(scale)

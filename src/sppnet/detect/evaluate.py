@@ -41,6 +41,11 @@ def evaluate_detector(
     """
     _check_metric(metric)
     images = match_classes(images, detector.classes)
+    if not any((~(truth.difficult | truth.crowd)).any() for truth in images.truths):
+        raise DataError(
+            f"there is no object to find in the {len(images)} images of {images.root}, so nothing can be "
+            "judged; mark objects in them, or choose another split"
+        )
     detected = ordered_attempts(lambda path: _detect(detector, path, cache), images.paths)
     every = track(detected, "detecting", len(images), progress or NullProgress())
     photos, skipped = [], []

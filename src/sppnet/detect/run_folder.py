@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from sppnet.destination import check_destination
 from sppnet.detect.config import DetectorConfig
 from sppnet.nn.model_file import load_model, save_model, write_file
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead, current_names
-from sppnet.run_lock import keep_config
+from sppnet.run_lock import check_unused, keep_config
 
 KIND = "stage"
 FREE = ("device",)
@@ -42,6 +43,12 @@ class DetectorRun:
     def vectors(self) -> Path:
         """Where R-CNN's vectors are kept while it trains."""
         return self.root / "stages" / "vectors"
+
+    def check(self, resume: bool) -> None:
+        """Before the work: whether a run can be written here. Raises ConfigError."""
+        check_destination(self.root, "--out")
+        if not resume:
+            check_unused(self.root, (self.config, self.model))
 
     def start(self, config: DetectorConfig, data: Mapping[str, Any], resume: bool) -> None:
         """Take the folder for a run; raises ConfigError if another run's results would be lost."""

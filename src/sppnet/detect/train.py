@@ -68,10 +68,10 @@ def train_detector(
     resume: go on with the run there, at the stage it was in. cache: folder of feature maps.
     Raises DataError, ModelError or ConfigError for what cannot be trained; damaged images are left out.
     """
-    config = config or DetectorConfig()
+    config, run = config or DetectorConfig(), DetectorRun(Path(out))
+    run.check(resume)
     images = _opened(data, split)
     images = _leave_empty_classes(_without(images, config.keep))
-    run = DetectorRun(Path(out))
     config, trials = _choose_trunk(images, config, run.read_trunk() if resume else None, cache, progress)
     stages = TrainingStages(images, config, run, cache, progress or NullProgress())  # refuses a wrong trunk
     with lock_run(run.root):
@@ -96,11 +96,12 @@ def add_classes(
     classes: which to add; by default all of the data set that the detector does not know. Objects of other
     classes are background. Everything else as in `train_detector`.
     """
+    run = DetectorRun(Path(out))
+    run.check(resume)
     images = _opened(data, split)
     chosen = _choose_added(images, detector.classes, classes)
     images = _leave_empty_classes(images.of_classes(chosen))
     base = _with_pyramid(detector.parts, chosen)
-    run = DetectorRun(Path(out))
     stages = TrainingStages(images, base.config, run, cache, progress or NullProgress(), base)
     begun = {"data": str(images.root), "split": split, "images": len(images), "added": list(images.classes)}
     with lock_run(run.root):

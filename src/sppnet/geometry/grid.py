@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sppnet.arrays import Doubles, Ints, Reals
+from sppnet.arrays import Doubles, Ints, Reals, array_of
 from sppnet.errors import GeometryError
 
 SUBPIXELS = 64
@@ -152,7 +152,7 @@ def aligned_cells(fine: CellGrid, coarse: CellGrid, count: int, limit: int) -> I
 
 def _subpixels(boxes: Boxes) -> Ints:
     """Boxes (n, 4) as integers, in 1/64 pixel."""
-    array = np.asarray(boxes)
+    array = np.asarray(array_of(boxes))
     if array.ndim != 2 or array.shape[1] != 4:
         raise GeometryError(f"boxes must have shape (n, 4), xyxy; got {array.shape}")
     if not np.isfinite(array).all():

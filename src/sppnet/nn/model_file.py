@@ -152,7 +152,8 @@ def _descriptor_of(path: Path) -> int | None:
 
 
 def _replace(path: Path, content: bytes, sync: bool) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished")
+    prefix = f".{path.name[:40]}."  # a name may be as long as the disk takes
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".unfinished")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 import torch.fx
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sppnet.errors import GeometryError
@@ -48,8 +49,32 @@ class SpatialPyramidPooling(nn.Module):
             _check_sizes(features, cells, self.levels)
         return pyramid_pool(features, cells, self.levels, self.pooling)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` takes in place of the layer."""
+        if self.rule == "paper":
+            raise GeometryError('torch.jit.script takes rule="adaptive" only; torch.jit.trace takes both')
+        return ScriptedPooling(self.levels, self.pooling == "average")
+
     def extra_repr(self) -> str:
         return f"levels={self.levels}, rule={self.rule!r}, pooling={self.pooling!r}"
+
+
+class ScriptedPooling(nn.Module):
+    """The layer on whole maps in the operations that TorchScript knows."""
+
+    def __init__(self, levels: Sequence[int], average: bool) -> None:
+        super().__init__()
+        self.levels, self.average = list(levels), average
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(b, c, h, w) → (b, c × bins)"""
+        parts = []
+        for n in self.levels:
+            if self.average:
+                parts.append(F.adaptive_avg_pool2d(features, (n, n)).flatten(1))
+            else:
+                parts.append(F.adaptive_max_pool2d(features, (n, n)).flatten(1))
+        return torch.cat(parts, 1)
 
 
 @torch.fx.wrap  # when the traced network runs, since it looks at sizes

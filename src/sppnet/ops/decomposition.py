@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sppnet.errors import GeometryError
 from sppnet.ops.plan import filling_order, plan_levels
-from sppnet.ops.windows import bin_edges
+from sppnet.ops.windows import bin_edges, check_cells
 
 _kept: ContextVar[bool] = ContextVar("operator kept in ONNX exports", default=False)
 
@@ -105,11 +105,32 @@ def pool_tangent(features: Tensor, tangent: Tensor, cells: Tensor, levels: tuple
     return torch.stack(parts) if parts else _pool_levels(tangent, levels)[:0]
 
 
-def average_each(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """As `pool_each`, by averages: the sum over any rectangle is four reads of the integral image.
+def average_each(features: Tensor, cells: Tensor | None, levels: tuple[int, ...]) -> Tensor:
+    """As `pool_each`, by averages: those of `adaptive_avg_pool2d`, of windows up to rounding."""
+    graph = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    torch_has_it = features.is_floating_point() and (graph or features.shape[1] > 0)
+    # On a GPU its gradient is not the same on every run.
+    if cells is None and torch_has_it and (graph or features.device.type != "cuda"):
+        return _average_levels(features, levels)
+    windows = check_cells(features, cells)
+    branches = torch_has_it and not graph and not torch._C._are_functorch_transforms_active()
+    if not branches or features.isfinite().all():
+        return _average_by_sums(features, windows, levels)
+    parts = [  # an infinite sum would reach all windows beyond it
+        _average_levels(features[which : which + 1, :, y0:y1, x0:x1], levels)
+        for which, x0, y0, x1, y1 in windows.tolist()
+    ]
+    return torch.cat(parts) if parts else _average_levels(features, levels)[:0]
 
-    It is summed in float64 (float32 where the device has no float64): equal to `adaptive_avg_pool2d` up to
-    rounding.
+
+def _average_levels(features: Tensor, levels: tuple[int, ...]) -> Tensor:
+    return torch.cat([F.adaptive_avg_pool2d(features, n).flatten(1) for n in levels], 1)
+
+
+def _average_by_sums(features: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """The sum over any rectangle is four reads of the integral image.
+
+    It is summed in float64 (float32 where the device has no float64).
     """
     kind = torch.float32 if features.device.type == "mps" else torch.float64
     rows = features.permute(0, 2, 3, 1).to(kind)

@@ -32,7 +32,7 @@ def pyramid_pool(
 ) -> Tensor:
     """Pool windows of feature maps on n×n grids into vectors of one length.
 
-    features: (b, c, h, w), integers or floats of 16 bits or more, any memory format.
+    features: (b, c, h, w), integers or floats of 16 bits or more, dense, any memory format.
     cells: the windows, xyxy in feature cells, half-open, integers: None for each whole map; for one
         map (n, 4), tensor or array; b of those, one a map; or (n, 5) with the map's index first.
     levels: n of each grid; (1, 2, 3, 6) has 50 bins.
@@ -54,13 +54,18 @@ def pyramid_pool(
         raise GeometryError(f"features must have shape (b, c, h, w); got {tuple(features.shape)}")
     if features.is_complex() or (features.dtype.itemsize == 1 and features.is_floating_point()):
         raise GeometryError(f"features must be integers or floats of 16 bits or more; got {features.dtype}")
+    if features.layout != torch.strided or features.is_quantized:
+        raise GeometryError(
+            f"features must be a dense tensor of numbers; got {features.layout}, {features.dtype}. Call "
+            "to_dense() or dequantize() first"
+        )
     if pooling not in ("max", "average"):
         raise GeometryError(f'pooling must be "max" or "average"; got {pooling!r}')
     windows = list_windows(features, cells)
     if windows is None and decomposition.is_wanted():
         return decomposition.pool_whole(features, checked, pooling)
     if pooling == "average":
-        return decomposition.average_each(features, check_cells(features, windows), checked)
+        return decomposition.average_each(features, windows, checked)
     if torch._C._are_functorch_transforms_active() or _has_tangent(features):  # no rules of the op for these
         return decomposition.pool_each(features, windows, checked)
     if _is_plain(features):

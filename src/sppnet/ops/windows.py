@@ -26,7 +26,7 @@ def list_windows(features: Tensor, cells: RoICells) -> Tensor | None:
     """(n, 5) int64 on the features' device, or None for the whole maps."""
     if cells is None:
         return None
-    if not isinstance(cells, Tensor) and hasattr(cells, "__array__"):
+    if not isinstance(cells, Tensor) and (hasattr(cells, "__array__") or not hasattr(cells, "__iter__")):
         cells = _as_tensor(cells)
     if isinstance(cells, Tensor):
         if cells.ndim == 2 and cells.shape[1] == 5:
@@ -50,7 +50,11 @@ def list_windows(features: Tensor, cells: RoICells) -> Tensor | None:
 def _as_tensor(cells: Any) -> Tensor:
     """Of tables, lists and arrays, be they read-only, reversed or of another byte order."""
     if isinstance(cells, Tensor):
+        if cells.layout != torch.strided:
+            raise GeometryError(f"cells must be a dense tensor; got {cells.layout}. Call to_dense() first")
         return cells
+    if torch.compiler.is_dynamo_compiling() and isinstance(cells, np.ndarray):
+        return torch.as_tensor(cells)
     array = np.asarray(cells)
     if array.dtype.kind not in "iu":
         raise GeometryError(
@@ -66,6 +70,8 @@ def as_indices(cells: Any, features: Tensor) -> Tensor:
         raise GeometryError(
             f"cells must be integers; got {cells.dtype}. boxes_to_cells turns image boxes into cells"
         )
+    if cells.is_meta and not features.is_meta:
+        raise GeometryError("cells must be numbers; got a tensor without any, on the device meta")
     indices: Tensor = cells.to(device=features.device, dtype=torch.int64)
     return indices
 
@@ -84,7 +90,9 @@ def check_cells(features: Tensor, cells: Tensor | None) -> Tensor:
     which, x0, y0, x1, y1 = cells.unbind(1)
     fits = (which >= 0) & (which < batch) & (x0 >= 0) & (x0 < x1) & (x1 <= width)
     fits &= (y0 >= 0) & (y0 < y1) & (y1 <= height)
-    if not fits.all():
+    if torch.compiler.is_compiling():  # a graph has no branches on numbers
+        torch.ops.aten._assert_async.msg(fits.all(), "a window is empty or not inside its map")
+    elif not fits.all():
         index = int((~fits).nonzero()[0])
         raise GeometryError(
             f"window {index} (map, x0, y0, x1, y1) = {tuple(cells[index].tolist())} is empty or not inside "

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from jinja2 import Template
 from starlette.exceptions import HTTPException
 
@@ -18,6 +18,14 @@ from sppnet import __version__
 from sppnet.classify.classifier import Classifier
 from sppnet.detect.detector import Detector
 from sppnet.errors import ConfigError, ImageError
+from sppnet.serve.error_answers import (
+    in_senders_words,
+    own_fault,
+    refuse,
+    refuse_address,
+    refuse_image,
+    refuse_value,
+)
 from sppnet.serve.feature_cache import FeatureCache
 from sppnet.serve.limits import Limits, Refusal
 from sppnet.serve.metrics import Counts
@@ -103,10 +111,11 @@ def create_app(
     app.state.server = server
     reference = Template((PAGE / "reference.html").read_text("utf-8"), autoescape=True)
     app.middleware("http")(server.watch)
-    app.exception_handler(Refusal)(_refuse)
-    app.exception_handler(ImageError)(_refuse_image)
-    app.exception_handler(RequestValidationError)(_refuse_value)
-    app.exception_handler(HTTPException)(_refuse_address)
+    app.exception_handler(Refusal)(refuse)
+    app.exception_handler(ImageError)(refuse_image)
+    app.exception_handler(RequestValidationError)(refuse_value)
+    app.exception_handler(HTTPException)(refuse_address)
+    app.exception_handler(Exception)(own_fault)
     for path, name in FILES.items():
         _get(app, path, partial(_send_file, PAGE / name), include_in_schema=False)
     _get(app, "/docs", lambda: HTMLResponse(reference.render(app.openapi())), include_in_schema=False)
@@ -163,9 +172,12 @@ class Server:
 
     async def watch(self, request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
         """Counts a request, and gives its answer the headers that all have."""
-        response = await proceed(request)
-        route = request.scope.get("route")
-        self.counts.add_request(getattr(route, "path", "other"), response.status_code)
+        try:
+            response = await proceed(request)
+        except Exception:
+            self.counts.add_request(_path_of(request), 500)
+            raise  # to `own_fault`, and to the log
+        self.counts.add_request(_path_of(request), response.status_code)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
@@ -237,8 +249,15 @@ class Server:
         """A damaged image is no reason to lose the others."""
         try:
             return await self._look(content, question)
-        except (ImageError, Refusal) as error:
+        except ImageError as error:
+            return {"error": in_senders_words(error)}
+        except Refusal as error:
             return {"error": str(error)}
+
+
+def _path_of(request: Request) -> str:
+    """As it is counted: addresses that there are not are one."""
+    return str(getattr(request.scope.get("route"), "path", "other"))
 
 
 def _client(request: Request) -> str:
@@ -247,28 +266,3 @@ def _client(request: Request) -> str:
 
 async def _send_file(path: Path) -> FileResponse:
     return FileResponse(path)
-
-
-async def _refuse(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refusal)
-    headers = {} if error.retry_seconds is None else {"Retry-After": str(error.retry_seconds)}
-    return JSONResponse({"error": error.message}, error.status, headers)
-
-
-async def _refuse_image(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, 400)
-
-
-async def _refuse_value(request: Request, error: Exception) -> JSONResponse:
-    """A field of the address that FastAPI has refused."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}; got {first['input']!r}"}, 422)
-
-
-async def _refuse_address(request: Request, error: Exception) -> JSONResponse:
-    """An address that there is not, or that is asked in another way."""
-    assert isinstance(error, HTTPException)
-    path, taken = request.url.path, (error.headers or {}).get("Allow", "another method")
-    said = f"{path} takes {taken}; got {request.method}" if error.status_code == 405 else f"no {path} here"
-    return JSONResponse({"error": f"{said}; /docs lists the addresses"}, error.status_code, error.headers)

@@ -29,15 +29,23 @@ Fields = dict[str, str]
 
 async def read_images(request: Request, limits: Limits) -> tuple[list[bytes] | bytes, Fields]:
     """One image file as the body itself, or several as the parts of a form; its fields. Raises Refusal."""
-    is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
+    kind = media_type(request)
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise Refusal(415, f"a body is taken as it is; got one with Content-Encoding: {coding}")
     limited = bounded(request, limits)
     try:
         async with asyncio.timeout(limits.upload_seconds):
-            if is_form:
+            if kind == "multipart/form-data":
                 return await _read_form(limited, limits)
             return _not_empty(await limited.body()), {}
     except TimeoutError as error:
         raise Refusal(408, f"the body did not arrive within {limits.upload_seconds:g} seconds") from error
+
+
+def media_type(request: Request) -> str:
+    """What the body is said to be; "" where nothing is said."""
+    return str(request.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
 async def read_windows(request: Request, limits: Limits) -> tuple[str, Floats]:
