@@ -233,9 +233,9 @@ class Trainer:
     def _make_full(self, epoch: int, index: int) -> Tensor:
         rng = transforms.sample_rng(self.config.seed, epoch, index)
         image = self.cache.read(self.train.paths[index], self._full_scale(epoch))
-        if rng.random() < 0.5:
-            image = image[:, ::-1]
+        mirrored = rng.random() < 0.5
         image = transforms.alter_lighting(image, rng.normal(0.0, 1.0, 3) * transforms.LIGHTING_SIGMA)
+        image = transforms.mirror(image) if mirrored else image
         return transforms.to_tensor(image, self.network.trunk.mean, self.network.trunk.std)
 
     # --- stopping and going on -------------------------------------------------------------------
