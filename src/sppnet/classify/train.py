@@ -18,6 +18,7 @@ from sppnet.classify.sgd import Trainer
 from sppnet.classify.svm_head import train_svm
 from sppnet.data.files import Omission
 from sppnet.data.folder import ImageFolder, split_folder
+from sppnet.data.image import ImageArray
 from sppnet.data.loader import Damaged
 from sppnet.errors import ConfigError, DataError
 from sppnet.metrics.classification import ClassificationResult
@@ -126,7 +127,7 @@ def build_network(config: TrainingConfig, num_classes: int) -> SPPNet:
         head=config.head,
         hidden=config.hidden,
         dropout=config.dropout,
-        size=config.schedule_of_sizes().size(0) if config.levels is None else None,
+        size=config.schedule_of_sizes().test_size if config.levels is None else None,
     )
     return network.to(find_device(config.device))
 
@@ -140,7 +141,7 @@ def _train_linear(
     progress: Progress,
 ) -> None:
     cost = train_svm(network, images, config, damaged, progress)
-    testing = Testing(config.view, config.test_scale_px, config.schedule_of_sizes().size(0))
+    testing = Testing(config.view, config.test_scale_px, config.schedule_of_sizes().test_size)
     classifier = Classifier(network, images.classes, testing, _described(config, images, C=cost))
     classifier.save(folder.best)
     classifier.save(folder.last)
@@ -148,14 +149,18 @@ def _train_linear(
 
 def _train_layers(trainer: Trainer, val_images: ImageFolder, resume: bool, progress: Progress) -> None:
     config, folder = trainer.config, trainer.folder
-    size = config.schedule_of_sizes().size(0)
+    size = config.schedule_of_sizes().test_size
     shown = Testing("crop", config.test_scale_px, size)
     full = config.full_scale_px(size)
     testing = Testing("crop" if config.levels is None else "full", config.test_scale_px, size, full)
     classes = trainer.train.classes
 
+    def read(path: Path) -> ImageArray:
+        return trainer.cache.read(path, config.test_scale_px)  # scaled already, so that scaling leaves it
+
     def validate() -> tuple[float, float]:
-        result = evaluate(Classifier(trainer.network, classes, shown), val_images, progress)
+        classifier = Classifier(trainer.network, classes, shown)
+        result = evaluate(classifier, val_images, progress, read=read)
         return result.top1, result.top5
 
     def save(best: bool) -> None:
