@@ -227,8 +227,11 @@ def test_every_image_is_decoded_once_however_many_epochs(data, tmp_path, monkeyp
     decoded = []
     decode = loader.read_image
     monkeypatch.setattr(loader, "read_image", lambda path: decoded.append(path) or decode(path))
-    train(data, tmp_path / "run", replace(TINY, epochs=3, workers=0))
+    cache = loader.ImageCache(1 << 24)
+    train(data, tmp_path / "run", replace(TINY, epochs=3, workers=0), cache=cache)
     assert sorted(decoded) == sorted(data.rglob("*.png"))
+    train(data, tmp_path / "next", replace(TINY, epochs=1, workers=0), cache=cache)
+    assert len(decoded) == len(cache) == 24
 
 
 @pytest.mark.parametrize("workers", [0, 2])

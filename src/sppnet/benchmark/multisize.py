@@ -16,8 +16,10 @@ from sppnet.classify.classifier import Classifier
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.evaluate import evaluate
 from sppnet.classify.run_folder import RunFolder
+from sppnet.classify.sgd import CACHE_BYTES
 from sppnet.classify.train import train
 from sppnet.data.folder import split_folder
+from sppnet.data.loader import ImageCache
 from sppnet.errors import ConfigError
 from sppnet.nn.model_file import write_file
 from sppnet.progress import NullProgress, Progress
@@ -97,9 +99,9 @@ def run(
     width: Annotated[float, "Multiplies their channels."] = 0.125,
     seeds: Annotated[tuple[int, ...], "A run of every row for each."] = (0, 1, 2),
     sizes: Annotated[tuple[int, int], "The large and the small training size."] = (128, 104),
-    epochs: Annotated[int, "Passes over the images, in every row."] = 24,
+    epochs: Annotated[int, "Passes over the images, in every row."] = 30,
     batch_size: Annotated[int, "Images of a step."] = 16,
-    learning_rate: Annotated[float, "At the start; half a cosine to zero."] = 0.01,
+    learning_rate: Annotated[float, "At the start; half a cosine to zero."] = 0.003,
     dropout: Annotated[float, "Of fc6 and fc7."] = 0.2,
     columns: Annotated[Sequence[str], "What to test on: crop, small crop, full, 10, 96."] = COLUMNS,
     workers: Annotated[int, "Threads that read images."] = 2,
@@ -112,7 +114,7 @@ def run(
     _check(data, out, seeds, sizes, columns)
     assert data is not None
     assert out is not None
-    progress = progress or NullProgress()
+    progress, cache = progress or NullProgress(), ImageCache(CACHE_BYTES)
     recipe = {
         "width": width, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
         "dropout": dropout, "crop": "random", "schedule": "cosine", "workers": workers, "scale_px": SCALE_PX,
@@ -124,7 +126,7 @@ def run(
         for trunk in trunks
         for regime in regimes
     ]
-    found = {(one.trunk, one.regime.name, one.seed): one.measure(tests, progress) for one in runs}
+    found = {(one.trunk, one.regime.name, one.seed): one.measure(tests, cache, progress) for one in runs}
     train_images, val_images = split_folder(data, seed=seeds[0])
     rows = [
         _row(next(each for each in runs if (each.trunk, each.regime) == (trunk, regime)),
@@ -197,11 +199,13 @@ class _Run:
         """Beside the models: the configuration, and top-1 by column."""
         return self.folder.root / "top1.json"
 
-    def measure(self, tests: Mapping[str, dict[str, Any]], progress: Progress) -> dict[str, Any]:
+    def measure(
+        self, tests: Mapping[str, dict[str, Any]], cache: ImageCache, progress: Progress
+    ) -> dict[str, Any]:
         """{"top1": by column, "minutes": of training}; trains and tests what is missing, no more."""
         known = self._read()
         if known is None:
-            train(self.data, self.folder.root, self.config, resume=True, progress=progress)
+            train(self.data, self.folder.root, self.config, resume=True, progress=progress, cache=cache)
             known = self._write({}, self._minutes())
         top1 = dict(known["top1"])
         wanted = [name for name in tests if self.config.levels is not None or name in FIXED_COLUMNS]

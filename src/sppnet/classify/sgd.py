@@ -56,14 +56,20 @@ class Trainer:
     """One run of SGD on a network; `run` does the epochs that are left."""
 
     def __init__(
-        self, network: SPPNet, train: ImageFolder, config: TrainingConfig, folder: RunFolder, workers: Workers
+        self,
+        network: SPPNet,
+        train: ImageFolder,
+        config: TrainingConfig,
+        folder: RunFolder,
+        workers: Workers,
+        cache: ImageCache | None = None,
     ) -> None:
         self.network = network.to(memory_format=torch.channels_last)  # a quarter less time a step on a CPU
         self.train, self.config = train, config
         self.folder, self.workers = folder, workers
         self.device = next(network.parameters()).device
         self.sizes = config.schedule_of_sizes()
-        self.cache = ImageCache(CACHE_BYTES)
+        self.cache = ImageCache(CACHE_BYTES) if cache is None else cache
         self.damaged: list[Damaged] = []
         self.state = LoopState()
         self.learned = _learned_parameters(network, config.freeze_trunk)

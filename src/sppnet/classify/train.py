@@ -19,7 +19,7 @@ from sppnet.classify.svm_head import train_svm
 from sppnet.data.files import Omission
 from sppnet.data.folder import ImageFolder, split_folder
 from sppnet.data.image import ImageArray
-from sppnet.data.loader import Damaged
+from sppnet.data.loader import Damaged, ImageCache
 from sppnet.errors import ConfigError, DataError
 from sppnet.metrics.classification import ClassificationResult
 from sppnet.nn.device import find_device
@@ -58,10 +58,12 @@ def train(
     *,
     resume: bool = False,
     progress: Progress | None = None,
+    cache: ImageCache | None = None,
 ) -> TrainingResult | None:
     """Train a classifier on a folder of class folders; see `split_folder` for what is validated on.
 
     out: the run folder (see `RunFolder`), of one run at a time. resume: go on with the one begun there.
+    cache: decoded images, kept from one run on the same images to the next.
     Under torchrun every process calls this, and all but the first return None. A group that torchrun started
     again goes on where the one before it stood.
     """
@@ -87,7 +89,7 @@ def train(
                 raise ConfigError('the head "svm" trains in one process; start it without torchrun')
             _train_linear(network, train_images, config, folder, damaged, progress)
         else:
-            trainer = Trainer(network, train_images, config, folder, workers)
+            trainer = Trainer(network, train_images, config, folder, workers, cache)
             damaged = trainer.damaged
             _train_layers(trainer, val_images, resume, progress)
         if not workers.leads:
