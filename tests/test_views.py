@@ -252,7 +252,7 @@ def classifier() -> Classifier:
         pytest.param(
             {"views": "crop"}, {"views": "crop", "scale_px": 256, "size_px": 128}, id="crops as in training"
         ),
-        pytest.param({"views": "10"}, {"views": "10", "scale_px": 256}, id="ten views"),
+        pytest.param({"views": "10"}, {"views": "10", "scale_px": 256, "size_px": 128}, id="ten views"),
     ],
 )
 def test_a_classifier_of_small_views_sees_whole_images_small(asked, shown):
