@@ -87,8 +87,11 @@ def crop(image: ImageArray, box: tuple[int, int, int, int]) -> ImageArray:
 
 
 def mirror(image: ImageArray) -> ImageArray:
-    """The mirror image, contiguous; Pillow turns rows of pixels a tenth as long as numpy does."""
-    return np.array(Image.fromarray(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    """The mirror image, contiguous. A channel at a time: by pixels numpy copies three numbers at a time."""
+    mirrored = np.empty(image.shape, dtype=np.uint8)
+    for channel in range(3):
+        mirrored[:, :, channel] = image[:, ::-1, channel]
+    return mirrored
 
 
 def alter_lighting(image: ImageArray, weights: Reals) -> ImageArray:
