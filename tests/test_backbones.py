@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from sppnet.errors import ModelError
 from sppnet.geometry.grid import CellGrid
-from sppnet.nn.backbones import WithinChannelNorm, build_backbone
+from sppnet.nn.backbones import build_backbone
 from sppnet.nn.receptive_field import derive_grid
+from sppnet.nn.within_channel_norm import WithinChannelNorm, _normalise
 
 # Counts: kernel areas × channels of the paper's Table 1, plus biases, without groups.
 # Maps: Table 1 at 224, section 2.3 at 180 (10×10 for ZF-5).
@@ -84,6 +85,35 @@ def test_within_channel_norm_equals_a_loop(size: int) -> None:
             power = (window**2).sum(dim=(2, 3)) / size**2
             expected[:, :, y, x] = maps[:, :, y, x] / (1 + 5e-5 * power) ** 0.75
     torch.testing.assert_close(WithinChannelNorm(size)(maps), expected)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((3, 16, 62, 62), id="two chunks, the last of one image"),
+        pytest.param((1, 8, 1, 1), id="one cell"),
+        pytest.param((0, 8, 5, 4), id="no image"),
+    ],
+)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_training_through_the_norm_is_the_definition(shape, memory_format) -> None:
+    start = (torch.randn(shape, dtype=torch.float64) * 100).to(memory_format=memory_format)
+    upstream = torch.randn(shape, dtype=torch.float64)
+    results = []
+    for function in (WithinChannelNorm(3), lambda maps: _normalise(maps, 3, 5e-5, 0.75)):
+        maps = start.clone().requires_grad_()
+        normalised = function(maps)
+        normalised.backward(upstream)
+        results.append((normalised.detach(), maps.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1])
+
+
+def test_gradients_of_the_norm_and_of_its_gradient() -> None:
+    maps = (torch.randn(2, 2, 4, 3, dtype=torch.float64) * 3).requires_grad_()
+    norm = WithinChannelNorm(3, alpha=0.5)  # large, so that the second term of the gradient counts
+    assert torch.autograd.gradcheck(norm, maps)
+    assert torch.autograd.gradgradcheck(norm, maps)
 
 
 def test_norms_are_within_channels_for_zf5_only() -> None:

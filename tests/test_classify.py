@@ -21,6 +21,7 @@ from sppnet.classify.sgd import Trainer
 from sppnet.classify.tensorboard import NAMES as NAMES_ON_BOARD
 from sppnet.classify.tensorboard import Board
 from sppnet.classify.train import train
+from sppnet.data import loader
 from sppnet.data.folder import open_folder
 from sppnet.errors import ConfigError, DataError, ModelError, SppnetError
 from sppnet.nn.trunks import load_trunk
@@ -220,6 +221,17 @@ def test_metrics_are_those_of_the_last_model(run, data):
     last = Classifier.load(run / "last.safetensors")
     again = evaluate(last, open_folder(data, "val"), views="crop", size_px=64)
     assert again.top1 == pytest.approx(float(rows_of(run)[-1]["val_top1"]))
+
+
+def test_every_image_is_decoded_once_however_many_epochs(data, tmp_path, monkeypatch):
+    decoded = []
+    decode = loader.read_image
+    monkeypatch.setattr(loader, "read_image", lambda path: decoded.append(path) or decode(path))
+    cache = loader.ImageCache(1 << 24)
+    train(data, tmp_path / "run", replace(TINY, epochs=3, workers=0), cache=cache)
+    assert sorted(decoded) == sorted(data.rglob("*.png"))
+    train(data, tmp_path / "next", replace(TINY, epochs=1, workers=0), cache=cache)
+    assert len(decoded) == len(cache) == 24
 
 
 @pytest.mark.parametrize("workers", [0, 2])

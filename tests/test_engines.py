@@ -20,12 +20,12 @@ from sppnet.errors import ConfigError
 from sppnet.features.cache import recipe_of
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.nn import engines
-from sppnet.nn.backbones import WithinChannelNorm
 from sppnet.nn.engines import OnnxEngine, TorchEngine, make_engine
 from sppnet.nn.fusion import fuse_conv_bn
 from sppnet.nn.onnx_nodes import UntranslatableError
 from sppnet.nn.onnx_translation import translate_body
 from sppnet.nn.trunks import as_maps, load_trunk
+from sppnet.nn.within_channel_norm import WithinChannelNorm
 
 pytest.importorskip("onnxruntime")
 

@@ -9,8 +9,9 @@ from torchvision.ops import SqueezeExcitation
 
 from sppnet.errors import ModelError
 from sppnet.geometry.grid import CellGrid
-from sppnet.nn.backbones import BACKBONES, WithinChannelNorm, build_backbone
+from sppnet.nn.backbones import BACKBONES, build_backbone
 from sppnet.nn.receptive_field import derive_grid, follow_stages
+from sppnet.nn.within_channel_norm import WithinChannelNorm
 
 # What only scales a cell or acts on it alone; max pools become averages, which see every pixel.
 TRANSPARENT = (

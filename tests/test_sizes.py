@@ -75,3 +75,10 @@ def test_what_is_no_kind_or_size_is_refused(kind, values, message):
 def test_epochs_count_from_zero():
     with pytest.raises(ConfigError, match="count from 0"):
         SizeSchedule.single(224).size(-1)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("224", 224), ("224,180", 224), ("180,224", 180), ("180:224", 224)]
+)
+def test_what_to_test_at_does_not_depend_on_the_seed(text, size):
+    assert {SizeSchedule.parse(text, seed).test_size for seed in range(3)} == {size}

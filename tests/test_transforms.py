@@ -11,6 +11,7 @@ from sppnet.data.transforms import (
     LIGHTING_VECTORS,
     alter_lighting,
     crop,
+    mirror,
     resize_shorter,
     resize_to,
     sample_rng,
@@ -106,6 +107,12 @@ def test_lighting_adds_one_colour(weights, shift):
 def plain_view(image, rng, **options):
     """A training view without colour altering, at its own size."""
     return training_view(image, 20, rng, scale_px=30, view_px=20, lighting_sigma=0, **options)
+
+
+@pytest.mark.parametrize("size_hw", [(5, 4), (1, 1), (1, 3), (4, 1)], ids=str)
+def test_a_mirror_image_has_its_columns_from_right_to_left(size_hw):
+    image = noise(*size_hw)
+    np.testing.assert_array_equal(mirror(image), image[:, ::-1])
 
 
 def test_five_positions_and_their_flips_are_equally_likely():

@@ -99,6 +99,25 @@ def test_10_views_are_5_positions_and_their_mirror_images():
     assert len(torch.unique(head.inputs[0], dim=0)) == 10
 
 
+@pytest.mark.parametrize(
+    ("views", "sides", "positions"),
+    [("10", [146], [10]), ("96", [128, 146, 171, 205, 256, 320], [2, 18, 18, 18, 18, 18])],
+)
+def test_views_of_another_size_show_the_same_in_fewer_pixels(views, sides, positions):
+    net = network()
+    head, trunk = Spy(net.head), Spy(net.trunk)
+    scores(net, photograph(300, 300), views, size_px=128)
+    assert [shape[2:] for shape in trunk.shapes] == [(side, side) for side in sides]
+    assert [len(vectors) for vectors in head.inputs] == positions
+
+
+def test_many_views_have_the_size_that_a_model_was_trained_with():
+    classifier = Classifier(network(), CLASSES, Testing("10", size_px=128))
+    trunk = Spy(classifier.network.trunk)
+    classifier(photograph(300, 300))
+    assert trunk.shapes == [(2, 3, 146, 146)]
+
+
 def test_the_fixed_network_is_shown_crops_of_its_size():
     net = network(levels=None, size=112)
     trunk = Spy(net.trunk)
@@ -233,7 +252,7 @@ def classifier() -> Classifier:
         pytest.param(
             {"views": "crop"}, {"views": "crop", "scale_px": 256, "size_px": 128}, id="crops as in training"
         ),
-        pytest.param({"views": "10"}, {"views": "10", "scale_px": 256}, id="ten views"),
+        pytest.param({"views": "10"}, {"views": "10", "scale_px": 256, "size_px": 128}, id="ten views"),
     ],
 )
 def test_a_classifier_of_small_views_sees_whole_images_small(asked, shown):

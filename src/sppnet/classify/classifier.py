@@ -54,7 +54,7 @@ class Testing:
     scale_px: int = SCALE_PX
     """Shorter side before views are cut."""
     size_px: int = VIEW_PX
-    """Side that the views of "crop" and "warp" are resized to."""
+    """Side of a view: "crop" and "warp" are resized to it, "10" and "96" cut from images scaled for it."""
     scale_full_px: int = 0
     """Shorter side of whole images, at which objects are as large as in training; 0: scale_px."""
 
@@ -77,7 +77,7 @@ class Testing:
 
     def in_words(self) -> dict[str, Any]:
         """What decides how an image is shown, by name."""
-        size = {"size_px": self.size_px} if self.views in ("crop", "warp") else {}
+        size = {"size_px": self.size_px} if self.views != "full" else {}
         return {"views": self.views, "scale_px": self.shown_px, **size}
 
 

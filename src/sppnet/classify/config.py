@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from sppnet.data.sizes import SizeSchedule
 from sppnet.data.transforms import CropRule, ViewRule
 from sppnet.errors import ConfigError
-from sppnet.geometry.grid import VIEW_PX
+from sppnet.geometry.grid import VIEW_PX, scale_of_views
 from sppnet.nn.network import HeadKind
 
 Schedule = Literal["plateau", "cosine"]
@@ -111,7 +111,7 @@ class TrainingConfig:
 
     def full_scale_px(self, size_px: int) -> int:
         """Shorter side of whole images that show objects as large as a view of 224 made so small."""
-        return size_px * self.test_scale_px // VIEW_PX
+        return scale_of_views(self.test_scale_px, size_px)
 
     def to_json(self) -> dict[str, Any]:
         config = asdict(self)

@@ -1,6 +1,6 @@
 """How often a classifier is right."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -26,9 +26,16 @@ TOGETHER = 32  # images of one view size, convolved in one batch
 
 
 def evaluate(
-    classifier: Classifier, folder: ImageFolder, progress: Progress | None = None, **overrides: Any
+    classifier: Classifier,
+    folder: ImageFolder,
+    progress: Progress | None = None,
+    *,
+    read: Callable[[Path], ImageArray] = read_image,
+    **overrides: Any,
 ) -> ClassificationResult:
-    """Accuracy on a folder, whose classes must be the classifier's. how: fields of `Testing`.
+    """Accuracy on a folder, whose classes must be the classifier's. overrides: fields of `Testing`.
+
+    read: the image of a file; called on worker threads.
 
     Images that cannot be read are left out and named in the result.
     """
@@ -39,7 +46,7 @@ def evaluate(
     scores, known, paths, skipped = [], [], [], []
     classifier.network.eval()
     with torch.inference_mode():
-        for group in _batched(_read_ahead(folder), TOGETHER):
+        for group in _batched(_read_ahead(folder, read), TOGETHER):
             readable = [(index, image) for index, image in group if not isinstance(image, ImageError)]
             skipped += [str(image) for _, image in group if isinstance(image, ImageError)]
             if readable:
@@ -90,6 +97,8 @@ def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield group
 
 
-def _read_ahead(folder: ImageFolder) -> Iterator[tuple[int, ImageArray | ImageError]]:
+def _read_ahead(
+    folder: ImageFolder, read: Callable[[Path], ImageArray]
+) -> Iterator[tuple[int, ImageArray | ImageError]]:
     """Index and image of every file in order; the error in place of an image that cannot be read."""
-    return enumerate(ordered_attempts(read_image, folder.paths, ahead=AHEAD))
+    return enumerate(ordered_attempts(read, folder.paths, ahead=AHEAD))

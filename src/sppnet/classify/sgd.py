@@ -56,14 +56,20 @@ class Trainer:
     """One run of SGD on a network; `run` does the epochs that are left."""
 
     def __init__(
-        self, network: SPPNet, train: ImageFolder, config: TrainingConfig, folder: RunFolder, workers: Workers
+        self,
+        network: SPPNet,
+        train: ImageFolder,
+        config: TrainingConfig,
+        folder: RunFolder,
+        workers: Workers,
+        cache: ImageCache | None = None,
     ) -> None:
         self.network = network.to(memory_format=torch.channels_last)  # a quarter less time a step on a CPU
         self.train, self.config = train, config
         self.folder, self.workers = folder, workers
         self.device = next(network.parameters()).device
         self.sizes = config.schedule_of_sizes()
-        self.cache = ImageCache(CACHE_BYTES)
+        self.cache = ImageCache(CACHE_BYTES) if cache is None else cache
         self.damaged: list[Damaged] = []
         self.state = LoopState()
         self.learned = _learned_parameters(network, config.freeze_trunk)
@@ -233,9 +239,9 @@ class Trainer:
     def _make_full(self, epoch: int, index: int) -> Tensor:
         rng = transforms.sample_rng(self.config.seed, epoch, index)
         image = self.cache.read(self.train.paths[index], self._full_scale(epoch))
-        if rng.random() < 0.5:
-            image = image[:, ::-1]
+        mirrored = rng.random() < 0.5
         image = transforms.alter_lighting(image, rng.normal(0.0, 1.0, 3) * transforms.LIGHTING_SIGMA)
+        image = transforms.mirror(image) if mirrored else image
         return transforms.to_tensor(image, self.network.trunk.mean, self.network.trunk.std)
 
     # --- stopping and going on -------------------------------------------------------------------

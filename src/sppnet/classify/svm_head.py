@@ -93,7 +93,7 @@ def extract_vectors(
 
 def _make(network: SPPNet, folder: ImageFolder, config: TrainingConfig, index: int) -> Tensor:
     image = read_image(folder.paths[index])
-    size = config.schedule_of_sizes().size(0)
+    size = config.schedule_of_sizes().test_size
     view = transforms.test_view(image, config.view, scale_px=config.test_scale_px, size_px=size)
     return transforms.to_tensor(view, network.trunk.mean, network.trunk.std)
 

@@ -18,7 +18,8 @@ from sppnet.classify.sgd import Trainer
 from sppnet.classify.svm_head import train_svm
 from sppnet.data.files import Omission
 from sppnet.data.folder import ImageFolder, split_folder
-from sppnet.data.loader import Damaged
+from sppnet.data.image import ImageArray
+from sppnet.data.loader import Damaged, ImageCache
 from sppnet.destination import check_destination
 from sppnet.errors import ConfigError, DataError
 from sppnet.metrics.classification import ClassificationResult
@@ -58,10 +59,12 @@ def train(
     *,
     resume: bool = False,
     progress: Progress | None = None,
+    cache: ImageCache | None = None,
 ) -> TrainingResult | None:
     """Train a classifier on a folder of class folders; see `split_folder` for what is validated on.
 
     out: the run folder (see `RunFolder`), of one run at a time. resume: go on with the one begun there.
+    cache: decoded images, kept from one run on the same images to the next.
     Under torchrun every process calls this, and all but the first return None. A group that torchrun started
     again goes on where the one before it stood.
     """
@@ -88,7 +91,7 @@ def train(
                 raise ConfigError('the head "svm" trains in one process; start it without torchrun')
             _train_linear(network, train_images, config, folder, damaged, progress)
         else:
-            trainer = Trainer(network, train_images, config, folder, workers)
+            trainer = Trainer(network, train_images, config, folder, workers, cache)
             damaged = trainer.damaged
             _train_layers(trainer, val_images, resume, progress)
         if not workers.leads:
@@ -128,7 +131,7 @@ def build_network(config: TrainingConfig, num_classes: int) -> SPPNet:
         head=config.head,
         hidden=config.hidden,
         dropout=config.dropout,
-        size=config.schedule_of_sizes().size(0) if config.levels is None else None,
+        size=config.schedule_of_sizes().test_size if config.levels is None else None,
     )
     return network.to(find_device(config.device))
 
@@ -142,7 +145,7 @@ def _train_linear(
     progress: Progress,
 ) -> None:
     cost = train_svm(network, images, config, damaged, progress)
-    testing = Testing(config.view, config.test_scale_px, config.schedule_of_sizes().size(0))
+    testing = Testing(config.view, config.test_scale_px, config.schedule_of_sizes().test_size)
     classifier = Classifier(network, images.classes, testing, _described(config, images, C=cost))
     classifier.save(folder.best)
     classifier.save(folder.last)
@@ -150,14 +153,18 @@ def _train_linear(
 
 def _train_layers(trainer: Trainer, val_images: ImageFolder, resume: bool, progress: Progress) -> None:
     config, folder = trainer.config, trainer.folder
-    size = config.schedule_of_sizes().size(0)
+    size = config.schedule_of_sizes().test_size
     shown = Testing("crop", config.test_scale_px, size)
     full = config.full_scale_px(size)
     testing = Testing("crop" if config.levels is None else "full", config.test_scale_px, size, full)
     classes = trainer.train.classes
 
+    def read(path: Path) -> ImageArray:
+        return trainer.cache.read(path, config.test_scale_px)  # scaled already, so that scaling leaves it
+
     def validate() -> tuple[float, float]:
-        result = evaluate(Classifier(trainer.network, classes, shown), val_images, progress)
+        classifier = Classifier(trainer.network, classes, shown)
+        result = evaluate(classifier, val_images, progress, read=read)
         return result.top1, result.top5
 
     def save(best: bool) -> None:

@@ -10,13 +10,13 @@ from torch import Tensor
 from sppnet.data import transforms
 from sppnet.data.image import ImageArray
 from sppnet.errors import ConfigError
-from sppnet.geometry.grid import VIEW_PX, boxes_to_cells, view_boxes
+from sppnet.geometry.grid import VIEW_PX, boxes_to_cells, scale_of_views, view_boxes
 from sppnet.nn.network import SPPNet
 
 Views = Literal["crop", "full", "warp", "10", "96"]
 
 SCALES_96 = (224, 256, 300, 360, 448, 560)
-"""Shorter sides of the 96 views: 9 positions and their mirror images each, at 224 only 3 fit."""
+"""Shorter sides of the 96 views, of 224 pixels: 9 positions and their mirror images each, at 224 only 3."""
 
 
 def check_views(views: str) -> Views:
@@ -36,10 +36,11 @@ def score_images(
     """Images (h, w, 3) uint8 → (n, num_classes): means over the views of the softmax, or of the SVMs' scores.
 
     scale_px: shorter side for "crop", "full" and "10"; "96" has its own six.
-    size_px: side that the view of "crop" and "warp" is resized to.
+    size_px: side of a view. What it shows is that of 224 pixels at `scale_px`: "crop" is cut so and resized,
+        and for "10" and "96" the whole image is resized.
     """
     if views in ("10", "96"):
-        return torch.stack([_score_many_views(network, image, views, scale_px) for image in images])
+        return torch.stack([_score_many_views(network, image, views, scale_px, size_px) for image in images])
     one = cast(transforms.ViewRule, views)
     shown = [transforms.test_view(image, one, scale_px=scale_px, size_px=size_px) for image in images]
     if views == "full":  # each has its own size
@@ -47,11 +48,15 @@ def score_images(
     return probabilities(network, network(_as_batch(network, shown)))
 
 
-def _score_many_views(network: SPPNet, image: ImageArray, views: Views, scale_px: int) -> Tensor:
+def _score_many_views(
+    network: SPPNet, image: ImageArray, views: Views, scale_px: int, size_px: int
+) -> Tensor:
     scales, positions = ((scale_px,), 5) if views == "10" else (SCALES_96, 9)
-    score = _score_crops if network.fixed else _score_windows
-    scores = torch.cat([score(network, image, scale, positions) for scale in scales])
-    return probabilities(network, scores).mean(0)
+    if network.fixed:
+        scores = [_score_crops(network, image, scale, positions) for scale in scales]
+    else:
+        scores = [_score_windows(network, image, scale, positions, size_px) for scale in scales]
+    return probabilities(network, torch.cat(scores)).mean(0)
 
 
 def probabilities(network: SPPNet, scores: Tensor) -> Tensor:
@@ -59,11 +64,11 @@ def probabilities(network: SPPNet, scores: Tensor) -> Tensor:
     return scores.softmax(1) if network.head_kind == "fc" else scores
 
 
-def _score_windows(network: SPPNet, image: ImageArray, scale_px: int, positions: int) -> Tensor:
+def _score_windows(network: SPPNet, image: ImageArray, scale_px: int, positions: int, size_px: int) -> Tensor:
     """The scaled image and its mirror image are convolved once each, and every view pooled from the maps."""
-    scaled = transforms.resize_shorter(image, scale_px)
+    scaled = transforms.resize_shorter(image, scale_of_views(scale_px, size_px))
     features = network.trunk(_as_batch(network, [scaled, scaled[:, ::-1]]))
-    boxes = np.array(view_boxes(scaled.shape[:2], positions))
+    boxes = np.array(view_boxes(scaled.shape[:2], positions, size_px))
     height, width = features.shape[-2:]
     cells = torch.from_numpy(boxes_to_cells(boxes, network.trunk.grid, (height, width)))
     scores: Tensor = network.head(network.pyramid(features, [cells, cells]))

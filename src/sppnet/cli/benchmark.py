@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sppnet.benchmark.accuracy import AccuracyResult
+    from sppnet.benchmark.multisize import MultisizeResult
     from sppnet.benchmark.results import Row
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
@@ -95,6 +96,28 @@ def _add_accuracy() -> None:
 _add_accuracy()
 
 
+def _add_multisize() -> None:
+    module = "sppnet.benchmark.multisize"
+    purpose, parameters = read_parameters(module, "run")
+
+    @app.command("multisize", help=purpose)
+    @options_of(parameters, {"data": "data"})
+    def command(given: dict[str, Any], as_json: Json = False) -> None:
+        from importlib import import_module
+
+        from sppnet.cli.output import Bars, print_json
+
+        with Bars() as bars:
+            result = import_module(module).run(**given, progress=bars)
+        if as_json:
+            print_json(result.to_json())
+        else:
+            _print_multisize(result)
+
+
+_add_multisize()
+
+
 @app.command("all")
 def everything(as_json: Json = False) -> None:
     """Every benchmark with its defaults, a table each: a quarter of an hour, and 8 GB."""
@@ -167,6 +190,42 @@ def _print_accuracy(result: "AccuracyResult") -> None:
     for row in result.rows:
         if left_out := [name for name in result.classes if name not in row.classes]:
             typer.echo(f"{row.model}: mAP without {', '.join(left_out)}, which it does not know")
+
+
+def _print_multisize(result: "MultisizeResult") -> None:
+    from sppnet.benchmark.paired import spread_of
+    from sppnet.cli.output import print_table
+
+    def shown(values: "Sequence[float] | None") -> str:
+        if values is None:
+            return "–"
+        mean, deviation = spread_of(values)
+        return f"{100 * mean:.1f}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+
+    columns = list(result.test_commands)
+    table = [
+        [f"{row.trunk}: {row.training}", *(shown(row.top1.get(name)) for name in columns),
+         f"{sum(row.minutes) / len(row.minutes):.1f}"]
+        for row in result.rows
+    ]  # fmt: skip
+    first = result.rows[0]
+    what = f"{len(first.seeds)} seeds, {first.epochs} epochs of {result.images}, {first.updates} updates"
+    title = f"multisize: top-1 in % of {result.tested} images, mean ± standard deviation of {what}"
+    print_table(title, ["training", *columns, "minutes"], table)
+    differences = [
+        [f"{one.trunk}: {one.better}, less {one.than}", one.column, f"{100 * one.paired.mean:+.1f}",
+         " ".join(f"{100 * each:+.1f}" for each in one.paired.differences),
+         "" if one.paired.p is None else f"{one.paired.p:.2f}"]
+        for one in result.comparisons
+    ]  # fmt: skip
+    print_table(
+        "differences in points, p of a paired t-test",
+        ["rows", "views", "mean", "by seed", "p"], differences, words=("views",),
+    )  # fmt: skip
+    for row in result.rows:
+        typer.echo(row.command)
+    for line in result.test_commands.values():
+        typer.echo(line)
 
 
 def _gigabytes(size: int | None) -> str:

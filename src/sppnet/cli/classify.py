@@ -21,9 +21,7 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 Model = Annotated[Path, typer.Option("--model", help="Model file made by training.")]
 Scale = Annotated[int | None, typer.Option(help="Shorter side of images, pixels. Default: the model's.")]
-Size = Annotated[
-    int | None, typer.Option(help="Side that crop and warp are resized to. Default: the model's.")
-]
+Size = Annotated[int | None, typer.Option(help="Side of a view, pixels; not of full. Default: the model's.")]
 
 
 @app.command()

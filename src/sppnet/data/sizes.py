@@ -77,6 +77,11 @@ class SizeSchedule:
             return tuple(range(self.values[0], self.values[1] + 1))
         return tuple(dict.fromkeys(self.values))
 
+    @property
+    def test_size(self) -> int:
+        """The size to test at: the first, or the largest of a range, which does not depend on the seed."""
+        return self.values[1] if self.kind == "uniform" else self.values[0]
+
     def size(self, epoch: int) -> int:
         """The size of an epoch."""
         if epoch < 0:

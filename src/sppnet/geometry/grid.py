@@ -195,6 +195,11 @@ def scaled_size(size_hw: tuple[int, int], scale_px: int) -> tuple[int, int]:
     return height, width
 
 
+def scale_of_views(scale_px: int, size_px: int) -> int:
+    """Shorter side at which a view of `size_px` shows what one of 224 shows at `scale_px`; rounds down."""
+    return scale_px * size_px // VIEW_PX
+
+
 def choose_scales(
     boxes: Boxes, size_hw: tuple[int, int], scales: Sequence[int], rule: ScaleRule = "paper"
 ) -> Ints:

@@ -10,44 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from sppnet.errors import ModelError, did_you_mean
+from sppnet.nn.within_channel_norm import WithinChannelNorm
 
 Init = Literal["he", "paper"]
 
 CHANNEL_STEP = 8
 """Narrowed channel counts are rounded to a multiple of this, which vector units like."""
-
-
-class WithinChannelNorm(nn.Module):
-    """Local response normalisation over a size×size window of the same channel, as in ZF-5.
-
-    y = x / (1 + alpha · mean(x²))^beta, the mean over the window with zeros outside the map. This is
-    Caffe's WITHIN_CHANNEL region; torch.nn.LocalResponseNorm runs across channels.
-    """
-
-    def __init__(self, size: int = 3, alpha: float = 5e-5, beta: float = 0.75) -> None:
-        super().__init__()
-        if size % 2 == 0:
-            raise ModelError(f"the window of a within-channel norm needs an odd size, got {size}")
-        self.size, self.alpha, self.beta = size, alpha, beta
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """maps: (b, channels, h, w) → the same shape."""
-        shape = (maps.shape[1], 1, self.size, self.size)
-        # A convolution of each channel by itself: on a CPU four times as fast as avg_pool2d, both ways.
-        window = torch.full(shape, self.alpha / self.size**2, dtype=maps.dtype, device=maps.device)
-        scale = 1 + F.conv2d(maps * maps, window, padding=self.size // 2, groups=shape[0])
-        if self.beta != 0.75:
-            return maps / scale**self.beta
-        root = scale.sqrt()  # without pow a training step of a narrow ZF-5 takes a tenth less
-        return maps / (root * root.sqrt())
-
-    def extra_repr(self) -> str:
-        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}"
 
 
 # --- the table -----------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sppnet.nn.backbones import WithinChannelNorm
 from sppnet.nn.onnx_nodes import OnnxNodes, UntranslatableError
+from sppnet.nn.within_channel_norm import WithinChannelNorm
 
 # --- modules -------------------------------------------------------------------------------------
 
