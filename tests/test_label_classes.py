@@ -13,6 +13,7 @@ from PIL import Image
 
 from browser import needs_chromium, open_browser, until
 from labelling import COLOURS
+from sppnet.benchmark.label_classes import replay, stages_of, to_json
 from sppnet.data.folder import open_folder
 from sppnet.data.image import read_image
 from sppnet.errors import ConfigError, DataError
@@ -351,6 +352,21 @@ def test_an_earlier_session_goes_on(folder):
         until(lambda: session.learner.version == 1)
         assert ask(f"{url}/v1/session")[1]["done"] == 2
         assert ask(f"{url}/v1/photos/3")[1]["suggestions"][0]["label"] == "apple"
+
+
+def test_the_replay_labels_every_photograph_and_is_soon_right(tmp_path):
+    folder = tmp_path / "photos"
+    store = open_class_store(make_photos(folder, 24), "folders", NAMES)
+    for photo in range(24):
+        store.change(photo, NAMES[photo % 3])
+    images = open_folder(folder).take(np.random.default_rng(0).permutation(24))
+    steps = replay(images, VECTORS)
+    assert len(steps) == 24
+    assert all(step.suggested and step.right for step in steps[10:])
+    stages = stages_of(steps)
+    assert [(one.first, one.last) for one in stages] == [(0, 1), (1, 3), (3, 10), (10, 20), (20, 24)]
+    assert (stages[0].suggested, stages[-1].right) == (0, 1)
+    assert to_json(stages)["rows"][0]["last"] == 1
 
 
 # --- the page -------------------------------------------------------------------------------------

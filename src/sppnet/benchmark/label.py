@@ -31,6 +31,7 @@ from sppnet.label.server import open_label_server
 from sppnet.label.session import Session
 from sppnet.label.store import open_store
 from sppnet.label.trunk import open_trunk
+from sppnet.label.whole.class_session import ClassSession
 from sppnet.progress import NullProgress, Progress
 from sppnet.structures import GroundTruth
 
@@ -95,12 +96,13 @@ def replay(images: AnnotatedImages, trunk: Trunk, progress: Progress | None = No
         for number, path in enumerate(images.paths):
             shutil.copyfile(path, root / f"{number:05d}{path.suffix.lower()}")
         session = Session(open_store(root, "voc", images.classes), trunk)
-        with _serving(session) as url:
+        with serving(session) as url:
             return list(_replay(Client(url), images, progress))
 
 
 @contextmanager
-def _serving(session: Session) -> Iterator[str]:
+def serving(session: Session | ClassSession) -> Iterator[str]:
+    """The URL of a page in a thread."""
     server, place = open_label_server(session, "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
     thread.start()

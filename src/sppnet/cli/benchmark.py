@@ -72,6 +72,38 @@ def _add_label() -> None:
 _add_label()
 
 
+def _add_label_classes() -> None:
+    module = "sppnet.benchmark.label_classes"
+    purpose, parameters = read_parameters(module, "run")
+
+    @app.command("label-classes", help=purpose)
+    @options_of(parameters, {"data": "data"})
+    def command(given: dict[str, Any], as_json: Json = False) -> None:
+        from importlib import import_module
+
+        from sppnet.cli.output import Bars, print_json, print_table
+
+        replay = import_module(module)
+        with Bars() as bars:
+            stages = replay.run(**given, progress=bars)
+        if as_json:
+            print_json(replay.to_json(stages))
+            return
+        table = [
+            [f"{one.first + 1}–{one.last}", f"{one.suggested:.0%}", f"{one.right:.0%}",
+             f"{one.median_s:.2f}", f"{one.p95_s:.2f}"]
+            for one in stages
+        ]  # fmt: skip
+        print_table(
+            "label-classes: suggestions before each photograph was labelled; seconds from label to new ones",
+            ["photographs", "suggested", "right", "median s", "95 % s"],
+            table,
+        )
+
+
+_add_label_classes()
+
+
 def _add_accuracy() -> None:
     module = "sppnet.benchmark.accuracy"
     purpose, parameters = read_parameters(module, "run")
