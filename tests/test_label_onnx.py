@@ -11,7 +11,7 @@ from sppnet.benchmark.label import replay
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.known_classes import LOGIT_SHARE, find_known_classes
-from sppnet.errors import DataError
+from sppnet.errors import ConfigError, DataError
 from sppnet.label.model import LabelModel
 from sppnet.label.suggesting import Candidates
 from sppnet.label.trunk import open_trunk, trunk_of_detector
@@ -53,6 +53,18 @@ def test_a_session_learns_from_every_photograph(trunk, images):
     steps = replay(images, trunk)
     assert [step.boxes for step in steps] == [len(truth) for truth in images.truths]
     assert trunk.name == "tiny.onnx"
+
+
+def test_an_onnx_file_gets_the_pixels_that_it_is_said_to_expect(tmp_path, images):
+    file, photos = str(write_detector(tmp_path / "tiny.onnx")), images.paths[:2]
+    plain, other = (
+        open_trunk(file, cache=tmp_path / str(name), photos=photos, trunk_input=name)
+        for name in (None, "yolo")
+    )
+    first, second = (np.asarray(one.open_photo(photos[0]).maps.head.vectors) for one in (plain, other))
+    assert first.shape != second.shape or np.abs(first - second).max() > 1e-3
+    with pytest.raises(ConfigError, match="trunk_input is for ONNX files"):
+        open_trunk("mobilenet_v2:14+18", "imagenet", trunk_input="yolo")
 
 
 def test_photographs_that_cannot_be_read_are_no_measure(tmp_path, images):

@@ -34,6 +34,9 @@ def label(
     ] = None,
     trunk: Annotated[str, typer.Option(help="Trunk, as for detect train.")] = "auto",
     weights: Annotated[str | None, typer.Option(help="Weights of the trunk, as for detect train.")] = None,
+    trunk_input: Annotated[
+        str | None, typer.Option(help="What an ONNX file expects of its pixels, as for detect train.")
+    ] = None,
     host: Annotated[
         str,
         typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in, who can change the files."),
@@ -62,7 +65,7 @@ def label(
     for reason in store.omitted:
         notes.print(reason, markup=False)
     if model is None:
-        taken = open_trunk(trunk, weights, device, photos=store.paths)
+        taken = open_trunk(trunk, weights, device, photos=store.paths, trunk_input=trunk_input)
     else:
         taken = trunk_of_detector(model, device, photos=store.paths)
     run_label_server(Session(store, taken), host, port, lambda url: notes.print(f"listening at {url}"))

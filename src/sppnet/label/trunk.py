@@ -37,13 +37,15 @@ def open_trunk(
     device: str = "auto",
     cache: Path | None = None,
     photos: Sequence[Path] = (),
+    trunk_input: str | None = None,
 ) -> Trunk:
     """An ImageNet trunk with selective search before it, or a detector's network with its own boxes.
 
     cache: folder of feature maps. photos: that will be labelled; a detector's vectors are standardised on
-    some of them. Raises ConfigError where no weights are at hand.
+    some of them. trunk_input: what an ONNX file expects of its pixels, as `DetectorConfig.trunk_input`.
+    Raises ConfigError where no weights are at hand.
     """
-    config = DetectorConfig(trunk=trunk, weights=weights, device=device)
+    config = DetectorConfig(trunk=trunk, weights=weights, device=device, trunk_input=trunk_input)
     if is_detector(config.trunk):
         return _detector_trunk(config, cache, photos)
     if config.weights is None:
