@@ -115,7 +115,6 @@ OVER_INPUTS = {
     "detect parquet": f"detect predict photos {DETECTOR} --parquet detector.safetensors",
     "detect evaluate": f"detect evaluate voc {DETECTOR} --report detector.safetensors",
     "detect compress": f"detect compress {DETECTOR} --out detector.safetensors",
-    "pyramid": f"visualize pyramid photos/0.png {CLASSIFIER} --out classifier.safetensors",
     "export": f"export onnx {CLASSIFIER} --out classifier.safetensors",
 }
 
@@ -171,6 +170,49 @@ def test_a_run_that_is_there_is_told_before_the_trunk_is_chosen(run, monkeypatch
         code, _, said = run(*words.split())
         assert code == 1
         assert "run holds a run already; resume it (--resume) or choose another --out" in said
+
+
+@pytest.mark.parametrize(
+    ("out", "refused"),
+    [
+        ("classes/run", True),
+        ("classes/runs/1", True),
+        ("classes/.run", False),
+        ("classes/cat/run", False),
+        ("classes", False),
+        ("run", False),
+    ],
+)
+def test_a_run_folder_that_would_be_a_class_is_refused(run, out, refused):
+    words = f"classify train classes --out {out} --head svm --weights none.pth --scale 64"
+    code, _, said = run(*words.split())
+    assert code == 1
+    assert ("lies beside the class folders of classes, where run" in said) == refused
+    assert refused or "none.pth" in said  # which is looked for after
+    assert sorted(os.listdir("classes")) == ["cat", "dog"]
+
+
+# --- pictures --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["bins", f"pyramid photos/0.png {CLASSIFIER}"])
+def test_a_picture_is_a_png_by_its_name_too(run, words):
+    code, _, said = run("visualize", *words.split(), "--out", "new/picture.jpg")
+    assert code == 1
+    assert "--out is written as PNG; got new/picture.jpg. Name it picture.png" in said
+    assert not Path("new").exists()
+    for name in ("picture.png", "picture"):
+        assert run("visualize", *words.split(), "--out", f"new/{name}")[0] == 0
+        with Image.open(Path("new", name)) as picture:
+            assert picture.format == "PNG"
+
+
+def test_a_picture_is_written_whole_or_not_at_all(run, monkeypatch):
+    Path("bins.png").write_bytes(b"before")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("visualize", "bins", "--out", "bins.png")[0] == 130
+    assert Path("bins.png").read_bytes() == b"before"
+    assert not list(Path().glob(".*unfinished"))
 
 
 # --- converting ------------------------------------------------------------------------------------

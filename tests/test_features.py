@@ -193,6 +193,27 @@ def test_images_come_in_columns_tables_and_alone(model, photos):
         np.testing.assert_array_equal(extractor.transform(image), expected[:1])
 
 
+@pytest.mark.parametrize("empty", [None, np.nan, pandas.NA], ids=str)
+def test_a_row_without_an_image_is_told(model, photos, empty):
+    paths = [str(photos[0]), empty]
+    for images in (
+        paths,
+        pandas.Series(paths),
+        pandas.DataFrame({"path": paths}),
+        [[path] for path in paths],
+    ):
+        with pytest.raises(ConfigError, match=r"expected in every row; got one with .*as table\.dropna\(\)"):
+            SPPFeatures(model=model).fit_transform(images)
+
+
+@pytest.mark.parametrize("levels", [np.array([1, 3]), [np.int64(1), 3], torch.tensor([1, 3])], ids=str)
+def test_levels_are_integers_of_any_kind(model, photos, levels):
+    extractor = SPPFeatures(model=model, levels=levels)
+    expected = SPPFeatures(model=model, levels=(1, 3)).fit_transform(photos[:1])
+    np.testing.assert_array_equal(extractor.fit_transform(photos[:1]), expected)
+    assert clone(extractor).fit().levels_ == (1, 3)
+
+
 def test_a_table_of_several_columns_is_refused(model, photos):
     table = pandas.DataFrame({"path": photos[:2], "label": ["a", "b"]})
     with pytest.raises(ConfigError, match=r"table of 2 columns \(path, label\)\. Choose .*table\['path'\]"):

@@ -80,7 +80,7 @@ class SPPFeatures:
         self.scale_px_ = self.scale_px if self.scale_px is not None else scale_px
         if self.scale_px_ < 1:
             raise ConfigError(f"scale_px must be 1 pixel or more; got {self.scale_px_}")
-        pyramid = SpatialPyramidPooling(self.levels or levels or LEVELS)
+        pyramid = SpatialPyramidPooling(self.levels if self.levels is not None else levels or LEVELS)
         self.levels_ = pyramid.levels
         self.n_features_out_ = trunk.channels * pyramid.bins
         device = find_device(self.device)
@@ -261,15 +261,18 @@ def _is_one_array(images: Any) -> bool:
 
 
 def _only(image: Any) -> Any:
-    """The one cell of a row of a table; anything else as it is."""
-    strings = isinstance(image, np.ndarray) and image.dtype.kind in "OUST"
-    if not strings and not isinstance(image, (list, tuple)):
-        return image
-    if len(image) != 1:
+    """The one cell of a row of a table; anything else as it is. Raises ConfigError for an empty cell."""
+    row = isinstance(image, np.ndarray) and image.dtype.kind in "OUST"
+    cells = image if row or isinstance(image, (list, tuple)) else [image]
+    if len(cells) != 1:
         raise ConfigError(
-            f"a column of images was expected; got a row of {len(image)} cells: {list(image)!r}"
+            f"a column of images was expected; got a row of {len(cells)} cells: {list(cells)!r}"
         )
-    return image[0]
+    if cells[0] is None or isinstance(cells[0], float) or type(cells[0]).__name__ == "NAType":
+        raise ConfigError(
+            f"an image was expected in every row; got one with {cells[0]}. Drop it before, as table.dropna()"
+        )
+    return cells[0]
 
 
 def _wanted_output(config: dict[str, str]) -> str:

@@ -16,7 +16,7 @@ from sppnet.classify.evaluate import evaluate
 from sppnet.classify.run_folder import RunFolder
 from sppnet.classify.sgd import Trainer
 from sppnet.classify.svm_head import train_svm
-from sppnet.data.files import Omission
+from sppnet.data.files import Omission, is_hidden
 from sppnet.data.folder import ImageFolder, split_folder
 from sppnet.data.image import ImageArray
 from sppnet.data.loader import Damaged, ImageCache
@@ -73,6 +73,7 @@ def train(
     check_destination(folder.root, "--out")
     train_images, val_images = split_folder(data, seed=config.seed)
     _check_classes(train_images)
+    _check_beside(folder.root, train_images)
     with Workers() as workers, ExitStack() as opened:
         resume = resume or workers.starts > 0
         progress = progress if workers.leads else NullProgress()
@@ -115,6 +116,20 @@ def _check_classes(images: ImageFolder) -> None:
         raise DataError(
             f"{images.root} has images of one class alone, {images.classes[0]}; a classifier needs two "
             "classes or more: make a folder for each, ROOT/class/image.jpg"
+        )
+
+
+def _check_beside(out: Path, images: ImageFolder) -> None:
+    """Raises ConfigError for a run folder that would be read as a class the next time."""
+    root, place = images.root.resolve(), out.resolve()
+    if place == root or not place.is_relative_to(root):
+        return
+    name = place.relative_to(root).parts[0]
+    by_folders = any((root / label).is_dir() for label in images.classes)
+    if by_folders and name not in images.classes and not is_hidden(name):
+        raise ConfigError(
+            f"--out {out} lies beside the class folders of {images.root}, where {name} would be a class "
+            "the next time; choose a folder elsewhere"
         )
 
 

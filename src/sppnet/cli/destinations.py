@@ -4,10 +4,13 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sppnet.destination import check_destination, check_name
 from sppnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> None:
@@ -35,6 +38,13 @@ def check_file(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> N
         check_destination(Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent, option)
 
 
+def check_picture(path: Path | None, option: str, inputs: Iterable[Path] = ()) -> None:
+    """As `check_file`, for a PNG; raises ConfigError for the suffix of another format too."""
+    if path is not None and path.suffix.lower() not in ("", ".png"):
+        raise ConfigError(f"{option} is written as PNG; got {path}. Name it {path.with_suffix('.png').name}")
+    check_file(path, option, inputs)
+
+
 def check_folder(path: Path | None, option: str) -> None:
     """Make a folder that will be written to; raises ConfigError where that cannot be."""
     if path is not None:
@@ -54,6 +64,17 @@ def drawing_files(images: Iterable[Path], folder: Path) -> dict[Path, Path]:
         taken.add(chosen)
         files[image] = folder / chosen.name
     return files
+
+
+def write_picture(picture: "Image.Image", path: Path) -> None:
+    """As PNG, in one step."""
+    import io
+
+    from sppnet.nn.model_file import write_file
+
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    write_file(path, content.getvalue())
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sppnet.cli.destinations import check_file
+from sppnet.cli.destinations import check_picture, write_picture
 from sppnet.cli.options import Json
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def trunk(
     if draw is not None:
         if photo is None:
             raise typer.BadParameter("--draw needs a photograph: give --photo")
-        check_file(draw, "--draw", [photo, file])
+        check_picture(draw, "--draw", [photo, file])
     if str(file) in YOLOX_NAMES:
         file = released_file(str(file), "coco")
     found = _trunk_of_model(file) if file.suffix == ".safetensors" else OnnxTrunk.from_file(file, trunk_input)
@@ -152,4 +152,4 @@ def _draw(trunk: "OnnxTrunk", photo: Path, out: Path, min_score: float) -> None:
     from sppnet.features.detector_extractor import DetectorExtractor
 
     image = read_image(photo)
-    detect_known(DetectorExtractor(trunk)(image), trunk, min_score).draw(image).save(out, "PNG")
+    write_picture(detect_known(DetectorExtractor(trunk)(image), trunk, min_score).draw(image), out)

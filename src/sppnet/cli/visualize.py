@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sppnet.cli.destinations import check_file, check_folder
+from sppnet.cli.destinations import check_folder, check_picture, write_picture
 from sppnet.cli.images import tell_left_out
 from sppnet.cli.options import Device, parse_integers, parse_numbers
 
@@ -76,7 +76,7 @@ def pyramid(
     from sppnet.data.image import read_image
     from sppnet.report.pyramid import draw_pyramid
 
-    check_file(out, "--out", [image, model])
+    check_picture(out, "--out", [image, model])
     corners = None
     if box is not None:
         corners = parse_numbers("--box", box, "four numbers such as 100,50,300,200", 4)
@@ -95,7 +95,7 @@ def bins(
     """Draw the bins of the paper's training rule beside the exact ones."""
     from sppnet.report.bins import draw_bins
 
-    check_file(out, "--out")
+    check_picture(out, "--out")
     _save(draw_bins(size, level), out)
 
 
@@ -124,6 +124,5 @@ def _open(
 
 
 def _save(picture: "Image.Image", out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(out, "PNG")
+    write_picture(picture, out)
     typer.echo(out)
