@@ -136,7 +136,7 @@ def run(
     return MultisizeResult(
         data=str(data), images=len(train_images), tested=len(val_images), rows=tuple(rows),
         comparisons=tuple(_comparisons(rows, columns)),
-        test_commands={name: _test_command(data, how) for name, how in tests.items()},
+        test_commands={name: _test_command(data, overrides) for name, overrides in tests.items()},
     )  # fmt: skip
 
 
@@ -253,8 +253,8 @@ class _Run:
         return " ".join(words)
 
 
-def _test_command(data: Path, how: Mapping[str, Any]) -> str:
-    options = " ".join(f"--{name.removesuffix('_px')} {value}" for name, value in how.items())
+def _test_command(data: Path, overrides: Mapping[str, Any]) -> str:
+    options = " ".join(f"--{name.removesuffix('_px')} {value}" for name, value in overrides.items())
     return f"sppnet classify evaluate {data} --model RUN/last.safetensors {options}"
 
 
