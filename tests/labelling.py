@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,10 @@ from sppnet.label.learner import Trunk
 from sppnet.label.server import open_label_server
 from sppnet.label.session import Session
 from sppnet.label.store import Store, open_store
+from sppnet.label.whole.class_session import ClassSession
 from sppnet.structures import GroundTruth, Proposals
+
+S = TypeVar("S", Session, ClassSession)
 
 SIZE = (120, 90)
 COLOURS = {"apple": (200, 30, 30), "berry": (40, 40, 210), "lemon": (220, 210, 40)}
@@ -83,7 +87,13 @@ def make_trunk() -> Trunk:
 @contextmanager
 def labelling(folder: Path, **options) -> Iterator[tuple[str, Session]]:
     """The URL of a label page in a thread, and its session."""
-    session = Session(open_store(folder, **options), make_trunk())
+    with serving(Session(open_store(folder, **options), make_trunk())) as served:
+        yield served
+
+
+@contextmanager
+def serving(session: S) -> Iterator[tuple[str, S]]:
+    """The URL of the page of a session, in a thread."""
     server, place = open_label_server(session, "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
     thread.start()

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import threading
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -12,12 +11,11 @@ import pytest
 from PIL import Image
 
 from browser import needs_chromium, open_browser, until
-from labelling import COLOURS
+from labelling import COLOURS, serving
 from sppnet.benchmark.label_classes import replay, stages_of, to_json
 from sppnet.data.folder import open_folder
 from sppnet.data.image import read_image
 from sppnet.errors import ConfigError, DataError
-from sppnet.label.server import open_label_server
 from sppnet.label.sheets import ConflictError, StoreError
 from sppnet.label.whole.class_learner import ClassLearner
 from sppnet.label.whole.class_session import ClassSession
@@ -246,17 +244,8 @@ def test_installed_weights_make_vectors_of_whole_photographs(folder):
 @contextmanager
 def labelling(folder, **options):
     """The URL of a page in a thread, and its session."""
-    session = ClassSession(open_class_store(folder, **options), VECTORS)
-    server, place = open_label_server(session, "127.0.0.1", 0)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
-    thread.start()
-    try:
-        until(lambda: server.started)
-        yield f"http://127.0.0.1:{place.getsockname()[1]}", session
-    finally:
-        server.should_exit = True
-        thread.join()
-        place.close()
+    with serving(ClassSession(open_class_store(folder, **options), VECTORS)) as served:
+        yield served
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """sppnet benchmark …"""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -41,11 +42,12 @@ for _name in EVERY:
     _add_command(_name)
 
 
-def _add_label() -> None:
-    module = "sppnet.benchmark.label"
+def _add_replay(name: str, title: str, columns: dict[str, Callable[[Any], str]]) -> None:
+    """A command that replays labelling; columns: what stands in each, of a stage."""
+    module = f"sppnet.benchmark.{name.replace('-', '_')}"
     purpose, parameters = read_parameters(module, "run")
 
-    @app.command("label", help=purpose)
+    @app.command(name, help=purpose)
     @options_of(parameters, {"data": "data"})
     def command(given: dict[str, Any], as_json: Json = False) -> None:
         from importlib import import_module
@@ -58,50 +60,40 @@ def _add_label() -> None:
         if as_json:
             print_json(replay.to_json(stages))
             return
-        columns = ["photographs", "boxes", "taken", "moved", "drawn", "refused a taken", "median s", "95 % s"]
-        table = [
-            [f"{one.first + 1}–{one.last}", str(one.boxes), f"{one.taken:.0%}", f"{one.moved:.0%}",
-             f"{one.drawn:.0%}", f"{one.refused_per_taken:.2f}", f"{one.median_s:.2f}", f"{one.p95_s:.2f}"]
-            for one in stages
-        ]  # fmt: skip
         print_table(
-            "label: against drawing every box; seconds from confirmation to new suggestions", columns, table
+            f"{name}: {title}", list(columns), [[show(one) for show in columns.values()] for one in stages]
         )
 
 
-_add_label()
+_STAGE: dict[str, Callable[[Any], str]] = {"photographs": lambda one: f"{one.first + 1}–{one.last}"}
+_SECONDS: dict[str, Callable[[Any], str]] = {
+    "median s": lambda one: f"{one.median_s:.2f}",
+    "95 % s": lambda one: f"{one.p95_s:.2f}",
+}
 
-
-def _add_label_classes() -> None:
-    module = "sppnet.benchmark.label_classes"
-    purpose, parameters = read_parameters(module, "run")
-
-    @app.command("label-classes", help=purpose)
-    @options_of(parameters, {"data": "data"})
-    def command(given: dict[str, Any], as_json: Json = False) -> None:
-        from importlib import import_module
-
-        from sppnet.cli.output import Bars, print_json, print_table
-
-        replay = import_module(module)
-        with Bars() as bars:
-            stages = replay.run(**given, progress=bars)
-        if as_json:
-            print_json(replay.to_json(stages))
-            return
-        table = [
-            [f"{one.first + 1}–{one.last}", f"{one.suggested:.0%}", f"{one.right:.0%}",
-             f"{one.median_s:.2f}", f"{one.p95_s:.2f}"]
-            for one in stages
-        ]  # fmt: skip
-        print_table(
-            "label-classes: suggestions before each photograph was labelled; seconds from label to new ones",
-            ["photographs", "suggested", "right", "median s", "95 % s"],
-            table,
-        )
-
-
-_add_label_classes()
+_add_replay(
+    "label",
+    "against drawing every box; seconds from confirmation to new suggestions",
+    {
+        **_STAGE,
+        "boxes": lambda one: str(one.boxes),
+        "taken": lambda one: f"{one.taken:.0%}",
+        "moved": lambda one: f"{one.moved:.0%}",
+        "drawn": lambda one: f"{one.drawn:.0%}",
+        "refused a taken": lambda one: f"{one.refused_per_taken:.2f}",
+        **_SECONDS,
+    },
+)
+_add_replay(
+    "label-classes",
+    "suggestions before each photograph was labelled; seconds from label to new ones",
+    {
+        **_STAGE,
+        "suggested": lambda one: f"{one.suggested:.0%}",
+        "right": lambda one: f"{one.right:.0%}",
+        **_SECONDS,
+    },
+)
 
 
 def _add_accuracy() -> None:

@@ -1,7 +1,6 @@
 """One folder that is labelled: its annotations, what is learned from them, and who is told of changes."""
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from sppnet.boxes import box_iou
 from sppnet.label.figures import Figures
 from sppnet.label.learner import AHEAD, Learner, Suggestions, Trunk
 from sppnet.label.model import LabelConfig
+from sppnet.label.news import News
 from sppnet.label.sheets import LabelledBox, Order, Sheet
 from sppnet.label.store import Store
 
@@ -22,19 +22,15 @@ KNOWN_IOU = 0.5
 """A suggestion that overlaps a box of its class, or one that was refused, by as much is not made."""
 
 
-class Session:
+class Session(News):
     """For any thread; files are written by whoever calls."""
 
     def __init__(self, store: Store, trunk: Trunk, config: LabelConfig | None = None) -> None:
+        super().__init__()
         self.store, self.figures = store, Figures()
-        self.learner = Learner(store.paths, trunk, config, self._learner_changed)
-        self.sequence = 0
-        self.changed: dict[int, int] = {}
-        """The number of the last change of each photograph."""
-        self.listeners: list[Callable[[], None]] = []
+        self.learner = Learner(store.paths, trunk, config, self._tell)
         self._refused: dict[int, Floats] = {}
         self._judged: set[int] = set()
-        self._lock = threading.RLock()
 
     def start(self) -> None:
         done = self.store.done()
@@ -168,22 +164,6 @@ class Session:
             },
             "figures": self.figures.to_json(),
         }  # fmt: skip
-
-    # --- who is told -----------------------------------------------------------------------------
-
-    def changes_since(self, sequence: int) -> list[int]:
-        return sorted(photo for photo, when in list(self.changed.items()) if when > sequence)
-
-    def _learner_changed(self, photo: int | None) -> None:
-        self._tell(photo)
-
-    def _tell(self, photo: int | None) -> None:
-        with self._lock:
-            self.sequence += 1
-            if photo is not None:
-                self.changed[photo] = self.sequence
-        for listener in list(self.listeners):
-            listener()
 
     def state_of(self, photo: int) -> str:
         """For the strip: open, started, done, suggested or unreadable."""

@@ -1,14 +1,13 @@
 """One folder whose photographs get a class each: what is learned from them, and who is told of changes."""
 
 import shlex
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sppnet.label.figures import PAUSE_S, RECENT
+from sppnet.label.news import News
 from sppnet.label.sheets import Order
 from sppnet.label.whole.class_learner import AHEAD, ClassLearner, ClassSuggestion
 from sppnet.label.whole.class_store import ClassSheet, ClassStore
@@ -47,20 +46,14 @@ class ClassFigures:
         }
 
 
-class ClassSession:
+class ClassSession(News):
     """For any thread; files are written by whoever calls."""
 
     def __init__(self, store: ClassStore, vectors: PhotoVectors) -> None:
+        super().__init__()
         self.store, self.vectors, self.figures = store, vectors, ClassFigures()
-        self.learner = ClassLearner(
-            len(store), lambda photo: vectors.make(store.paths[photo]), self._learner_changed
-        )
-        self.sequence = 0
-        self.changed: dict[int, int] = {}
-        """The number of the last change of each photograph."""
-        self.listeners: list[Callable[[], None]] = []
+        self.learner = ClassLearner(len(store), lambda photo: vectors.make(store.paths[photo]), self._tell)
         self._judged: set[int] = set()
-        self._lock = threading.RLock()
 
     def start(self) -> None:
         self.learner.learn(self.store.labelled())
@@ -169,22 +162,6 @@ class ClassSession:
         out = root.with_name(f"{root.name}-classifier")
         words = f"{shlex.quote(str(root))} --out {shlex.quote(str(out))} --head svm {self.vectors.options}"
         return f"sppnet classify train {words}"
-
-    # --- who is told -----------------------------------------------------------------------------
-
-    def changes_since(self, sequence: int) -> list[int]:
-        return sorted(photo for photo, when in list(self.changed.items()) if when > sequence)
-
-    def _learner_changed(self, photo: int | None) -> None:
-        self._tell(photo)
-
-    def _tell(self, photo: int | None) -> None:
-        with self._lock:
-            self.sequence += 1
-            if photo is not None:
-                self.changed[photo] = self.sequence
-        for listener in list(self.listeners):
-            listener()
 
 
 def _share(flags: list[bool]) -> float:
