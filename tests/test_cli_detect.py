@@ -247,6 +247,26 @@ def test_a_detector_given_twice_is_the_detector(command, model, data):
 # --- predict -------------------------------------------------------------------------------------
 
 
+def test_with_mirror_images_an_image_and_its_mirror_image_are_alike(command, model, data, tmp_path):
+    with Image.open(data / "test" / "0.png") as image:
+        image.save(tmp_path / "image.png")
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirror.png")
+        width = image.width
+
+    def boxes_found(name: str, *options: str):
+        arguments = [tmp_path / name, "--model", model, "--min-score", -1.5, "--json", *options]
+        (found,) = json.loads(command("detect", "predict", *arguments)[1])["predictions"]
+        assert all(one["probability"] is not None for one in found["detections"])
+        return sorted(one["box"] for one in found["detections"])
+
+    alone = boxes_found("image.png")
+    boxes = boxes_found("image.png", "--mirror")
+    mirrored = [[width - x1, y0, width - x0, y1] for x0, y0, x1, y1 in boxes_found("mirror.png", "--mirror")]
+    assert len(boxes)
+    np.testing.assert_allclose(boxes, sorted(mirrored), atol=0.02)
+    assert boxes != alone
+
+
 def test_predict_goes_on_past_damaged_images(command, model, data, tmp_path):
     (tmp_path / "empty.jpg").touch()
     out = tmp_path / "drawn"

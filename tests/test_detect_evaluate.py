@@ -200,6 +200,30 @@ def test_windows_of_both_are_suppressed_together(first, second, expected):
     assert [(tuple(box), label) for box, label in pairs] == expected
 
 
+@dataclass
+class MirrorScoring(Scoring):
+    """Finds the windows in the image, and others in its mirror image."""
+
+    in_mirror: list[tuple[tuple[int, ...], int, float]] = field(default_factory=list)
+
+    def candidates(self, photo, min_score) -> ScoredBoxes:
+        return Scoring(self.in_mirror if photo.mirrored else self.windows).candidates(photo, min_score)
+
+    def add_probabilities(self, found: Detections) -> Detections:
+        return replace(found, probabilities=np.full(len(found), 0.5))
+
+
+def test_windows_of_the_mirror_image_are_joined_where_they_lie_in_the_image():
+    image = np.zeros((56, 64, 3), np.uint8)
+    cat_in_mirror, dog_in_mirror = (34, 2, 62, 20), (4, 8, 24, 50)
+    detector = MirrorScoring([(CAT, 0, 1.0)], in_mirror=[(cat_in_mirror, 0, 0.5), (dog_in_mirror, 1, 2.0)])
+    alone = Ensemble((detector,))(image)
+    both = Ensemble((detector,), mirrored=True)(image)
+    assert [tuple(box) for box in alone.boxes.tolist()] == [CAT]
+    assert [tuple(box) for box in both.boxes.tolist()] == [DOG, CAT]
+    assert both.probabilities.tolist() == [0.5, 0.5]  # one detector's scores have probabilities still
+
+
 def test_an_ensemble_is_evaluated_as_one_detector(images):
     cats, dogs = Scoring([(CAT, 0, -1.0)]), Scoring([(DOG, 1, 1.0)])
     result = evaluate_detector(Ensemble((cats, dogs)), images, "voc")

@@ -149,6 +149,11 @@ def test_what_ray_cannot_do_is_told_before_the_work(parquet, drawings, message):
         check_executor("ray", parquet, drawings)
 
 
+def test_ray_looks_at_no_mirror_images():
+    with pytest.raises(ConfigError, match="takes no --mirror; leave it out"):
+        check_executor("ray", Path("a"), None, mirror=True)
+
+
 def test_vectors_of_ray_are_parquet():
     with pytest.raises(
         ConfigError, match=r"a folder of Parquet files, as vectors.parquet; got 'v.safetensors'"

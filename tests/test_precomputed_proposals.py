@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sppnet.errors import ConfigError, DataError
+from sppnet.features.lazy_image import LazyImage
 from sppnet.proposals.precomputed import read_boxes, write_boxes
+from sppnet.proposals.proposers import make_proposer
 
 BOXES = {
     "a/one.jpg": [[0, 0, 10, 20], [5.5, 0.25, 9, 3]],
@@ -31,6 +34,16 @@ def test_what_is_written_is_read(tmp_path, suffix):
     assert all(array.shape[1] == 4 and array.dtype == np.float32 for array in given.boxes.values())
     assert "5.5" in file.read_text(encoding="utf-8")
     assert "10.0" not in file.read_text(encoding="utf-8")
+
+
+def test_the_mirror_image_has_the_boxes_mirrored(tmp_path):
+    photo = tmp_path / "one.png"
+    Image.new("RGB", (64, 40)).save(photo)
+    file = tmp_path / "boxes.json"
+    write_boxes(file, {"one.png": np.array([[0, 0, 10, 20], [30, 5, 60, 40]], np.float32)})
+    propose = make_proposer(str(file), max_proposals=10)
+    found = [propose(LazyImage(photo, None, mirrored=mirrored)).boxes.tolist() for mirrored in (False, True)]
+    assert found == [[[0, 0, 10, 20], [30, 5, 60, 40]], [[54, 0, 64, 20], [4, 5, 34, 40]]]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,11 @@ QUICK = 1
 
 
 def check_executor(
-    executor: Executor, parquet: Path | None, drawings: Path | None, proposals: str | None = None
+    executor: Executor,
+    parquet: Path | None,
+    drawings: Path | None,
+    proposals: str | None = None,
+    mirror: bool = False,
 ) -> None:
     """Before the work: ConfigError for what an executor cannot do, MissingExtraError without pyarrow."""
     from sppnet.engine.tables import import_pyarrow
@@ -33,6 +37,8 @@ def check_executor(
         raise ConfigError("--executor ray draws nothing; leave out --out, or use --executor local")
     if executor == "ray" and proposals:
         raise ConfigError("--executor ray takes no --proposals; leave it out, or use --executor local")
+    if executor == "ray" and mirror:
+        raise ConfigError("--executor ray takes no --mirror; leave it out, or use --executor local")
     if parquet:
         import_pyarrow()
 

@@ -1,9 +1,12 @@
-"""Several detectors as one: suppression on the union of their scored windows (paper section 4.4)."""
+"""Several detectors as one, or one that sees mirror images too: NMS on the union of the scored windows
+(paper section 4.4)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from sppnet.boxes import mirror_boxes
 from sppnet.data.image import ImageSource
 from sppnet.detect.detector import Detector
+from sppnet.detect.postprocess import ScoredBoxes
 from sppnet.errors import ConfigError
 from sppnet.features.lazy_image import LazyImage
 from sppnet.structures import Detections
@@ -18,6 +21,8 @@ class Ensemble:
     """
 
     detectors: tuple[Detector, ...]
+    mirrored: bool = False
+    """Whether each looks at the mirror image of an image too, which doubles its time."""
 
     def __post_init__(self) -> None:
         if not self.detectors:
@@ -40,13 +45,21 @@ class Ensemble:
 
     @own_defaults()
     def __call__(self, image: ImageSource, *, min_score: float = 0.0) -> Detections:
-        """Objects in an image, the surest first, without probabilities; as `Detector.__call__`.
+        """Objects in an image, the surest first; as `Detector.__call__`, but of several detectors without
+        probabilities.
 
         Raises ImageError.
         """
-        photos = [LazyImage(image, detector.extractor) for detector in self.detectors]
-        scored = [
-            detector.candidates(photo, min_score)
-            for detector, photo in zip(self.detectors, photos, strict=True)
-        ]
-        return self.detectors[0].postprocess(scored, min_score=min_score)
+        several = [one for detector in self.detectors for one in self._look(detector, image, min_score)]
+        found = self.detectors[0].postprocess(several, min_score=min_score)
+        return found if len(self.detectors) > 1 else self.detectors[0].add_probabilities(found)
+
+    def _look(self, detector: Detector, image: ImageSource, min_score: float) -> list[ScoredBoxes]:
+        """The scored windows of the image, and of its mirror image where they lie in the image."""
+        photo = LazyImage(image, detector.extractor)
+        seen = [detector.candidates(photo, min_score)]
+        if self.mirrored:
+            mirror = LazyImage(image, detector.extractor, mirrored=True)
+            found = detector.candidates(mirror, min_score)
+            seen.append(replace(found, boxes=mirror_boxes(found.boxes, photo.size_hw[1])))
+        return seen

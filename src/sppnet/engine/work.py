@@ -83,11 +83,13 @@ def attempt(
 
 
 @lru_cache(maxsize=1)
-def load_detector(models: tuple[str, ...], device: str, proposals: str | None = None) -> Detector | Ensemble:
-    """One detector, or several as one; proposals: as for `Detector.load`."""
+def load_detector(
+    models: tuple[str, ...], device: str, proposals: str | None = None, mirror: bool = False
+) -> Detector | Ensemble:
+    """One detector, or several as one; proposals: as for `Detector.load`, mirror: see `Ensemble.mirrored`."""
     where = str(find_device(device))
     detectors = tuple(Detector.load(path, where, proposals=proposals) for path in models)
-    return detectors[0] if len(detectors) == 1 else Ensemble(detectors)
+    return detectors[0] if len(detectors) == 1 and not mirror else Ensemble(detectors, mirror)
 
 
 @lru_cache(maxsize=1)

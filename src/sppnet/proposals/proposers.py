@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from sppnet.boxes import mirror_boxes
 from sppnet.errors import ConfigError
 from sppnet.features.lazy_image import LazyImage
 from sppnet.proposals.opencv import opencv_search
@@ -90,7 +91,8 @@ class PrecomputedProposer:
     max_proposals: int
 
     def __call__(self, photo: LazyImage) -> Proposals:
-        return Proposals.of(self.given.of(photo.path or "")[: self.max_proposals])
+        boxes = self.given.of(photo.path or "")[: self.max_proposals]
+        return Proposals.of(mirror_boxes(boxes, photo.size_hw[1]) if photo.mirrored else boxes)
 
 
 class NoProposer:
