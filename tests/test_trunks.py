@@ -16,6 +16,7 @@ from torchvision import models
 
 from sppnet.errors import MissingExtraError, ModelError
 from sppnet.nn.backbones import build_backbone
+from sppnet.nn.receptive_field import derive_grid
 from sppnet.nn.trunks import IMAGENET_MEAN, PAPER_MEAN, Trunk, empty_trunk, load_trunk
 
 # By their papers: attention over windows or the whole image.
@@ -253,12 +254,35 @@ def test_timm_networks_are_trunks() -> None:
     again.load_state_dict(trunk.state_dict(), assign=True)
 
 
+@pytest.mark.parametrize("model", ["test_vit", "eva02_tiny_patch14_224"])
+def test_vision_transformers_of_timm_are_trunks_for_images_of_any_size(model: str) -> None:
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    whole = timm.create_model(model, dynamic_img_size=True, dynamic_img_pad=True).eval()
+    trunk = load_trunk(f"timm:{model}", weights=whole.state_dict()).eval()
+    patches, channels = derive_grid(whole.patch_embed.proj)
+    assert (trunk.grid, trunk.channels) == (patches, channels)
+    images, side = torch.randn(1, 3, 90, 150), patches.stride
+    rows, columns = -(-90 // side), -(-150 // side)
+    pads = (0, columns * side - 150, 0, rows * side - 90)
+    with torch.no_grad():
+        maps = trunk(images)
+        expected = whole.forward_intermediates(images, intermediates_only=True)[-1]
+        padded = trunk(torch.nn.functional.pad(images, pads))
+    assert maps.shape == (1, channels, rows, columns)
+    torch.testing.assert_close(maps, expected)
+    torch.testing.assert_close(maps, padded)
+    again = empty_trunk(**trunk.spec)
+    again.load_state_dict(trunk.state_dict(), assign=True)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(images), maps)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("timm:resnet19", {}, "timm has no network 'resnet19'; did you mean"),
         ("timm:resnet18", {"stride": 64}, "no stage of stride 64; it has 2, 4, 8, 16, 32"),
-        ("timm:vit_tiny_patch16_224", {}, "cannot be a trunk"),
+        ("timm:swin_tiny_patch4_window7_224", {}, "cannot be a trunk"),
         ("timm:tf_efficientnet_b0", {}, "pads that depend on the image size"),
         ("timm:resnet18", {"width": 2.0}, "width must be 1"),
     ],

@@ -1,8 +1,8 @@
 """Any convolutional network as a trunk: the paper's, torchvision's, EfficientNet-Lites, or timm's.
 
-Published weights of the whole network fit the part that is kept. Everything else about a trunk (strides,
-centres of the first cells, receptive fields, channels) is read off the cut network; nothing is kept in
-tables.
+timm's vision transformers are trunks too, a cell a patch. Published weights of the whole network fit the
+part that is kept. Everything else about a trunk (strides, centres of the first cells, receptive fields,
+channels) is read off the cut network; nothing is kept in tables.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -64,13 +64,15 @@ class Trunk(nn.Module):
     def __init__(self, name: str, body: nn.Module, *, mean: Rgb, std: Rgb, width: float = 1.0) -> None:
         """body: maps images (b, 3, h, w) to features, or to a tuple of them at several strides.
 
-        Raises ModelError if that is not convolutional.
+        Its attribute `grids`, if it has one, says where the cells of each map lie, and its channels. Raises
+        ModelError for a body without that which is not convolutional.
         """
         super().__init__()
         self.name = name
         self.body = body
         with _refusal_of(name):
-            self.taps = tuple(Tap(grid, channels) for grid, channels in derive_grids(body))
+            grids = getattr(body, "grids", None) or derive_grids(body)
+            self.taps = tuple(Tap(grid, channels) for grid, channels in grids)
         self.mean, self.std = mean, std
         """What to subtract from RGB in 0..1, and then to divide by."""
         self.width = width
@@ -143,9 +145,9 @@ def load_trunk(
     """A trunk by name.
 
     name: a backbone of the paper (zf5, convnet5, overfeat5, overfeat7), a classification network of
-    torchvision, an EfficientNet-Lite (efficientnet_lite0 to 2), or timm:<name>. An ending :N keeps the first
-    N stages: mobilenet_v2:18. An ending :M+N gives the maps of both stages: if they have one stride, one
-    behind the other in the channels, else each at its own.
+    torchvision, an EfficientNet-Lite (efficientnet_lite0 to 2), or timm:<name>, a vision transformer too.
+    An ending :N keeps the first N stages: mobilenet_v2:18. An ending :M+N gives the maps of both: if they
+    have one stride, one behind the other in the channels, else each at its own.
     stride: image pixels a cell; the network is cut after its last stage of that stride. None: not cut.
     With :N it is not cut but dilated (`dilate_stages`): mobilenet_v2:18 has stride 32, or 16 if asked for.
     width: multiplies the channels of the paper's backbones; the others have names for their widths.
