@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sppnet.errors import ConfigError, DataError
-from sppnet.svm import mining
+from sppnet.svm import mining, vector_store
 from sppnet.svm.cross_validation import deal_folds, first_folds
 from sppnet.svm.linear_svm import fit_svm
 from sppnet.svm.mining import mine_svms
@@ -292,6 +292,21 @@ def test_only_easy_negatives_leave(watched):
             scores = svm.scores(vectors_of(windows)[row : row + 1] * store.scale)[0].numpy()
             assert not (windows.signs[row] > 0).any()
             assert (scores[windows.signs[row] < 0] <= config.margin).all()
+
+
+def test_rows_that_stay_keep_their_vectors_however_many_move_at_once(watched, monkeypatch):
+    monkeypatch.setattr(vector_store, "ROWS_AT_ONCE", 7)
+    config = MiningConfig(
+        C=0.01, max_hard_negatives=40, max_bytes=600 * NUMBERS * 4, rounds=6, min_new_share=0.0
+    )
+    mine_svms(watched, IMAGES, NAMES, config)
+    (store,) = watched.stores
+    assert any(gone for _, gone in store.left)
+    for row, (image, window) in enumerate(store.origin[: len(store)]):
+        windows = windows_of(int(image))
+        expected = vectors_of(windows)[window] * store.scale
+        torch.testing.assert_close(torch.from_numpy(store.vectors[row]), expected, rtol=1e-5, atol=1e-6)
+        assert store.signs[row].tolist() == windows.signs[window].tolist()
 
 
 def test_positives_stay_whatever_leaves(watched):

@@ -12,9 +12,16 @@ from sppnet.errors import ConfigError, DataError
 from sppnet.features.maps import FeatureMaps, TapMaps
 from sppnet.geometry.grid import CellGrid, boxes_to_cells, count_bins
 from sppnet.ops.pooling import pyramid_pool
+from sppnet.proposals import head_training
 from sppnet.proposals.coarse_scores import CellScores
 from sppnet.proposals.dense_windows import GEOMETRY, WindowConfig, dense_windows, describe, windows_to_boxes
-from sppnet.proposals.head_training import draw_cells, draw_windows, find_components, train_head
+from sppnet.proposals.head_training import (
+    draw_cells,
+    draw_windows,
+    find_components,
+    train_head,
+    windows_per_image,
+)
 from sppnet.proposals.proposal_head import ProposalHead, current_names, reduce_channels, take_cells
 from sppnet.structures import GroundTruth
 
@@ -165,19 +172,21 @@ def test_cells_of_coarse_taps_join_the_fine_ones_they_lie_under():
     assert torch.equal(joined[4:], coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :4, :5])
     expected = torch.einsum("kc,chw->khw", components, joined)
     torch.testing.assert_close(reduce_channels(maps, components), expected)
-    assert draw_cells(maps, 0, 0).shape == (20, 7)
+    assert draw_cells(maps, 0, 0, 1).shape == (20, 7)
 
 
 def test_cells_are_drawn_by_seed_and_index():
     maps, _ = make_maps(0)
-    cells = draw_cells(maps, 0, 0)
+    cells = draw_cells(maps, 0, 0, 1)
     every = {tuple(row) for row in maps.maps[0].flatten(1).T.float().tolist()}
     assert cells.shape == (100, 4)
     assert {tuple(row) for row in cells.tolist()} <= every
-    assert torch.equal(cells, draw_cells(maps, 0, 0))
-    assert not torch.equal(cells, draw_cells(maps, 0, 1))
+    assert torch.equal(cells, draw_cells(maps, 0, 0, 1))
+    assert not torch.equal(cells, draw_cells(maps, 0, 1, 1))
+    few = draw_cells(maps, 0, 0, head_training.MAX_CELLS // 7)  # of many images some each
+    assert torch.equal(few, cells[:7])
     tiny = FeatureMaps.of_one_tap((1, 1), ((16, 16),), (torch.ones(4, 1, 1),), CENTRED)
-    assert draw_cells(tiny, 0, 0).tolist() == [[1.0] * 4]
+    assert draw_cells(tiny, 0, 0, 1).tolist() == [[1.0] * 4]
 
 
 # --- windows to learn from -----------------------------------------------------------------------
@@ -209,6 +218,15 @@ def test_a_sample_holds_both_kinds_and_moves_to_the_objects():
     assert 2 <= sample.positive.sum() <= SMALL.per_image // 2
     assert len(sample.positive) <= SMALL.per_image
     assert np.abs(sample.deltas[sample.positive]).max() < 5
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"), [(1, SMALL.per_image), (head_training.MAX_WINDOWS // 10, 10), (10**9, 2)]
+)
+def test_of_many_images_fewer_windows_each_are_drawn(images, expected):
+    config = windows_per_image(SMALL, images)
+    assert config == replace(SMALL, per_image=expected)
+    assert len(draw_windows(*make_maps(0), EVERY, config, 0).positive) <= expected
 
 
 def test_samples_depend_on_seed_and_index_alone():
@@ -269,7 +287,7 @@ def test_the_head_finds_objects_it_has_not_seen(head):
 
 def test_a_head_on_fewer_channels_finds_them_too():
     config = replace(SMALL, channels=3)
-    components = find_components([draw_cells(make_maps(index)[0], 0, index) for index in range(30)], 3)
+    components = find_components([draw_cells(make_maps(index)[0], 0, index, 30) for index in range(30)], 3)
     samples = [draw_windows(*make_maps(index), components, config, index) for index in range(30)]
     assert samples[0].pooled.shape[1] == 3 * count_bins((1, 3))
     head = train_head(samples, components, config)

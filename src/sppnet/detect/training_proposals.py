@@ -9,7 +9,14 @@ from sppnet.errors import ImageError
 from sppnet.metrics.recall import recall_curve
 from sppnet.progress import Progress, track
 from sppnet.proposals.dense_windows import WindowConfig
-from sppnet.proposals.head_training import WindowSample, draw_cells, draw_windows, find_components, train_head
+from sppnet.proposals.head_training import (
+    WindowSample,
+    draw_cells,
+    draw_windows,
+    find_components,
+    train_head,
+    windows_per_image,
+)
 from sppnet.proposals.proposal_head import ProposalHead
 from sppnet.proposals.proposers import TrunkProposer, learned_proposer, make_proposer
 from sppnet.threads import ordered_attempts, ordered_map
@@ -28,7 +35,7 @@ def convolve_images(
     """
 
     def draw(index: int) -> Tensor:
-        return draw_cells(photos.photo(index).maps, seed, index)
+        return draw_cells(photos.photo(index).maps, seed, index, len(photos))
 
     cells, skipped = [], {}
     drawings = ordered_attempts(draw, range(len(photos)))
@@ -46,9 +53,10 @@ def learn_windows(
 ) -> ProposalHead:
     """The head of the learned windows; cells: of the photographs' maps."""
     components = find_components(cells, config.channels)
+    drawing = windows_per_image(config, len(photos))
 
     def draw(index: int) -> WindowSample:
-        return draw_windows(photos.photo(index).maps, photos.truth(index), components, config, index)
+        return draw_windows(photos.photo(index).maps, photos.truth(index), components, drawing, index)
 
     samples = list(track(ordered_map(draw, range(len(photos))), "drawing windows", len(photos), progress))
     return train_head(samples, components, config, progress)

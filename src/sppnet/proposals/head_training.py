@@ -1,7 +1,7 @@
 """How the head of the learned windows learns: windows drawn from the training images, and the descent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,7 +25,11 @@ from sppnet.proposals.proposal_head import DELTA_UNIT, ProposalHead, reduce_chan
 from sppnet.rng import Stream, generator
 from sppnet.structures import GroundTruth
 
-CELLS_PER_IMAGE = 100
+CELLS_PER_IMAGE, MAX_CELLS = 100, 60_000
+"""Cells that the components are found from, of an image and in all."""
+
+MAX_WINDOWS = 120_000
+"""Windows that a head learns from at most: of more images fewer each, so that time and memory are bounded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +50,11 @@ class WindowSample:
     """(n, 4) to the object each overlaps most; meaningless for negatives."""
 
 
-def draw_cells(maps: FeatureMaps, seed: int, index: int) -> Tensor:
-    """(m, channels) float32: the features of some cells at an image's first scale."""
+def draw_cells(maps: FeatureMaps, seed: int, index: int, images: int) -> Tensor:
+    """(m, channels) float32: the features of some cells at the first scale of one of so many images."""
     height, width = maps.maps[0].shape[1:]
-    chosen = generator(seed, Stream.CELLS, index).permutation(height * width)[:CELLS_PER_IMAGE]
+    count = min(CELLS_PER_IMAGE, max(1, MAX_CELLS // images))
+    chosen = generator(seed, Stream.CELLS, index).permutation(height * width)[:count]
     return take_cells(maps, torch.from_numpy(chosen)).float()
 
 
@@ -71,6 +76,11 @@ def _eigenvectors(symmetric: Tensor) -> Tensor:
     except RuntimeError:  # torch's LAPACK gives up on some with many dead channels, numpy's does not
         vectors = torch.from_numpy(np.linalg.eigh(symmetric.cpu().numpy()).eigenvectors)
     return vectors.to(symmetric.device)
+
+
+def windows_per_image(config: WindowConfig, images: int) -> WindowConfig:
+    """The configuration to draw windows of so many images by."""
+    return replace(config, per_image=min(config.per_image, max(2, MAX_WINDOWS // images)))
 
 
 def draw_windows(

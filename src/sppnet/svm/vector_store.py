@@ -15,6 +15,9 @@ from sppnet.svm.objective import Loss
 NORM = 20.0
 """Vectors are scaled so that their mean length is this (paper's code, after R-CNN)."""
 
+ROWS_AT_ONCE = 4096
+"""Moved within the store at once, which needs their memory a second time."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledVectors:
@@ -210,7 +213,9 @@ class VectorStore:
         kept = np.sort(np.argsort(-hardness, kind="stable")[:room])
         gone = np.delete(self.origin[: self.count], kept, axis=0)
         self.known.difference_update((int(image), int(row)) for image, row in gone)
-        for array in (self.vectors, self.signs, self.origin):
-            array[: len(kept)] = array[kept]
+        for first in range(0, len(kept), ROWS_AT_ONCE):  # rows only move forward, so none is lost
+            rows = kept[first : first + ROWS_AT_ONCE]
+            for array in (self.vectors, self.signs, self.origin):
+                array[first : first + len(rows)] = array[rows]
         assert self.dual is not None
         self.dual, self.count = self.dual[kept], len(kept)
