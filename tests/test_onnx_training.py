@@ -178,9 +178,14 @@ def test_a_server_answers_as_the_detector(trained, data, name):
     assert len(served.windows(maps, boxes).roi_of_box) == 3
 
 
-def test_what_cannot_be_done_with_such_a_detector_is_said(trained, tmp_path):
-    with pytest.raises(ModelError, match="not exported yet"):
-        export_model(trained["new"].detector, tmp_path / "out.onnx")
+@pytest.mark.parametrize("name", ["new", "one", "both"])
+def test_such_a_detector_is_exported(trained, name, tmp_path):
+    """The check against the package is inside; tests/test_export_trunk.py has more."""
+    export_model(trained[name].detector, tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").is_file()
+
+
+def test_what_cannot_be_done_with_such_a_detector_is_said(trained):
     with pytest.raises(ConfigError, match="gives no vectors of whole images"):
         SPPFeatures(model=trained["new"].model).fit()
 

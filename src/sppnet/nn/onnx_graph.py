@@ -70,6 +70,10 @@ class HeadLevel:
             return (self.map,)
         return (self.map, self.class_features, self.box_features, self.logits, self.boxes, self.objectness)
 
+    def prefixed(self, prefix: str) -> "HeadLevel":
+        """The same tensors where the network is a part of another graph, which names them so."""
+        return HeadLevel(self.stride, *(prefix + name for name in self.tensors))
+
 
 @dataclass(frozen=True)
 class DetectorGraph:
