@@ -21,12 +21,12 @@ from sppnet.detect.probabilities import LOGIT_SHARE, ScoreProbabilities
 from sppnet.errors import ModelError
 from sppnet.export import onnx as onnx_file
 from sppnet.export import parity
-from sppnet.export.graph_writer import GraphWriter, TensorInfo
 from sppnet.export.trunk_graphs import write_cells
 from sppnet.features.head_boxes import LOG_SHARE
 from sppnet.features.lazy_image import LazyImage
 from sppnet.geometry.grid import CellGrid, boxes_to_cells
 from sppnet.heads.ridge import BoxRegressor
+from sppnet.nn.graph_writer import GraphWriter, TensorInfo
 from sppnet.nn.onnx_trunk import OnnxTrunk
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead

@@ -25,12 +25,19 @@ def _of_onnx(trunk: "OnnxTrunk") -> dict[str, Any]:
     head = _head(trunk) if trunk.has_head else {"refusal": trunk.refusal}
     return {
         **head,
-        "proposals": "cells of the head" if trunk.has_head else None,
+        "family": trunk.graph.family if trunk.has_head else None,
+        "proposals": _source(trunk) if trunk.has_head else None,
         "size_px": trunk.size_px,
         "any_size": trunk.graph.dynamic,
         "input": {"name": trunk.convention_name, **asdict(trunk.convention)},
         "licence": trunk.licence,
     }
+
+
+def _source(trunk: "OnnxTrunk") -> str:
+    levels, maps = len(trunk.graph.levels), len(trunk.taps)
+    kind = "cells of the head" if levels == maps else f"{levels // maps} anchors a cell"
+    return f"{kind}, decoded as {trunk.graph.family}'s"
 
 
 def _of_torchvision(trunk: Any) -> dict[str, Any]:
@@ -99,7 +106,7 @@ def _comparison_in_words(facts: dict[str, Any]) -> str:
             f"and {compared['probability']:.1g} of probability{others}"
         )
     if difference is None:
-        return "not possible: the file's own output is not that of YOLOX"
+        return "not possible: the file's own output is not that of its kind of head"
     return f"differs from the file's own output by {difference:.1g} at most"
 
 

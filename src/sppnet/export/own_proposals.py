@@ -15,7 +15,6 @@ from sppnet.detect.detector import Detector
 from sppnet.detect.postprocess import MAX_PER_CLASS, VOTE_MARGIN, VOTE_SHARPNESS
 from sppnet.detect.probabilities import LOGIT_SHARE, MIN_KEPT_PROBABILITY
 from sppnet.detect.roi_features import HeadRoIFeatureExtractor
-from sppnet.export.graph_writer import GraphWriter, TensorInfo, Value, at_opset, chain
 from sppnet.export.trunk_graphs import (
     halves_of,
     size_of,
@@ -25,6 +24,7 @@ from sppnet.export.trunk_graphs import (
     write_pyramid,
 )
 from sppnet.features.head_boxes import OWN_NMS_IOU
+from sppnet.nn.graph_writer import GraphWriter, TensorInfo, Value, at_opset, chain
 from sppnet.nn.onnx_trunk import OnnxTrunk
 
 OPSET = 18
@@ -175,12 +175,12 @@ def _wanted(op: GraphWriter, detector: Detector, vectors: Value) -> Value:
 
 def _moved(op: GraphWriter, boxes: Value, deltas: Value) -> Value:
     """`decode_boxes` and `clip_boxes`: boxes (1, n, 4), deltas (k, n, 4) → (k, n, 4)."""
-    most, half = math.log(MAX_LOG_SCALE), op.constant(0.5)
+    limit, half = math.log(MAX_LOG_SCALE), op.constant(0.5)
     low, high = halves_of(op, boxes)
     shift, grow = halves_of(op, deltas)
     sides = op.Sub(high, low)
     centres = op.Add(op.Mul(op.Add(low, high), half), op.Mul(shift, sides))
-    grown = op.Exp(op.Clip(grow, op.constant(-most), op.constant(most)))
+    grown = op.Exp(op.Clip(grow, op.constant(-limit), op.constant(limit)))
     halves = op.Mul(op.Mul(sides, half), grown)
     return write_clipped(op, op.Concat(op.Sub(centres, halves), op.Add(centres, halves), axis=-1), "size")
 

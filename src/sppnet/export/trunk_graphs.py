@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sppnet.export.graph_writer import GraphWriter, Value
 from sppnet.export.pooling import write_pool
 from sppnet.features.head_boxes import COPY_IOU, LARGEST, MAX_BOXES, MAX_CANDIDATES
 from sppnet.geometry.grid import RELEASED_SLACK_PX, SUBPIXELS, BoxMapping, CellGrid
+from sppnet.nn.graph_writer import GraphWriter, Value
 from sppnet.nn.head_output import LOG_SHARE, LOGIT_LIMIT
 from sppnet.nn.onnx_graph import HeadLevel
 from sppnet.nn.onnx_trunk import OnnxTrunk
@@ -56,8 +56,8 @@ def write_own_boxes(op: GraphWriter, trunk: OnnxTrunk, size: Value, prefix: str)
     levels = [level.prefixed(prefix) for level in trunk.graph.levels]
     decoded = op.Concat(*(_decoded(op, trunk, level) for level in levels), axis=0)
     objectness = op.Concat(*(_flat(op, level.objectness, -1) for level in levels), axis=0)
-    most = op.Min(op.Shape(objectness), op.ints(MAX_CANDIDATES))
-    scores, order = op.two("TopK", objectness, most, axis=0)
+    count = op.Min(op.Shape(objectness), op.ints(MAX_CANDIDATES))
+    scores, order = op.two("TopK", objectness, count, axis=0)
     boxes = write_clipped(op, op.Gather(decoded, order, axis=0), size)
     kept = op.NonMaxSuppression(
         op.Unsqueeze(boxes, op.ints(0)), op.Unsqueeze(scores, op.ints(0, 1)), op.ints(MAX_BOXES),
@@ -65,9 +65,7 @@ def write_own_boxes(op: GraphWriter, trunk: OnnxTrunk, size: Value, prefix: str)
     )  # fmt: skip
     kept = op.Gather(kept, op.constant(2, np.int64), axis=1)
     cells = op.Gather(order, kept)
-    features = op.Concat(
-        *(_columns(op, level, index, len(levels)) for index, level in enumerate(levels)), axis=1
-    )
+    features = op.Concat(*(_columns(op, trunk, level, index) for index, level in enumerate(levels)), axis=1)
     vectors = op.Transpose(op.Gather(features, cells, axis=1), perm=[1, 0])
     sizes = _log_sizes(op, op.Gather(decoded, cells, axis=0))
     return op.Gather(boxes, kept, axis=0), write_rounded(op, op.Concat(vectors, sizes, axis=1))
@@ -86,25 +84,35 @@ def _decoded(op: GraphWriter, trunk: OnnxTrunk, level: HeadLevel) -> Value:
     corner = [op.Unsqueeze(side, op.ints(0)) for side in (op.Mod(cells, width), op.Div(cells, width))]
     numbers = _flat(op, level.boxes, 4, -1)
     offset, size = (op.Slice(numbers, op.ints(2 * i), op.ints(2 * i + 2), op.ints(0)) for i in (0, 1))
-    centres = op.Add(op.Cast(op.Concat(*corner, axis=0), to=FLOAT), offset)
-    halves = op.Exp(op.Clip(size, op.constant(-10), op.constant(8)))
-    halves = op.Mul(halves, op.constant(0.5))
-    both = op.Concat(op.Sub(centres, halves), op.Add(centres, halves), axis=0)
+    cell = op.Cast(op.Concat(*corner, axis=0), to=FLOAT)
+    if trunk.graph.family == "yolox":
+        centres = op.Add(cell, offset)
+        halves = op.Mul(op.Exp(op.Clip(size, op.constant(-10), op.constant(8))), op.constant(0.5))
+        both = op.Concat(op.Sub(centres, halves), op.Add(centres, halves), axis=0)
+    else:
+        point = op.Add(cell, op.constant(trunk.graph.centre))
+        both = op.Concat(op.Sub(point, offset), op.Add(point, size), axis=0)
     return op.Transpose(op.Mul(both, op.constant(level.stride)), perm=[1, 0])
 
 
-def _columns(op: GraphWriter, level: HeadLevel, index: int, levels: int) -> Value:
+def _columns(op: GraphWriter, trunk: OnnxTrunk, level: HeadLevel, index: int) -> Value:
     """What vectors hold of every cell but its box: (d − 2, h·w)."""
-    logits = op.Concat(level.logits, level.objectness, axis=1)
-    limited = op.Clip(logits, op.constant(-LOGIT_LIMIT), op.constant(LOGIT_LIMIT))
-    log = op.Mul(op.Softplus(op.Neg(limited)), op.constant(-LOG_SHARE))
-    tensors = level.class_features, level.box_features, log
-    rows = [_rows(op, one) for one in tensors]
-    count = op.Shape(rows[0], start=1, end=2)
-    at_level = op.Expand(
-        op.constant(np.eye(levels)[index][:, None]), op.Concat(op.ints(levels), count, axis=0)
+    logits, objectness = (
+        op.Mul(op.Softplus(op.Neg(_limited(op, one, LOGIT_LIMIT))), op.constant(-LOG_SHARE))
+        for one in (level.logits, level.objectness)
     )
+    if not trunk.graph.has_objectness:
+        logits = op.Sub(logits, objectness)
+    tensors = level.class_features, level.box_features, logits, objectness
+    rows, levels = [_rows(op, one) for one in tensors if one], len(trunk.graph.levels)
+    count = op.Shape(rows[0], start=1, end=2)
+    which = op.constant(np.eye(levels)[index][:, None])
+    at_level = op.Expand(which, op.Concat(op.ints(levels), count, axis=0))
     return op.Concat(*rows, at_level, axis=0)
+
+
+def _limited(op: GraphWriter, numbers: Value, limit: float) -> Value:
+    return op.Clip(numbers, op.constant(-limit), op.constant(limit))
 
 
 def _rows(op: GraphWriter, tensor: Value) -> Value:
@@ -137,8 +145,7 @@ def write_clipped(op: GraphWriter, boxes: Value, size: Value) -> Value:
 
 def write_rounded(op: GraphWriter, numbers: Value) -> Value:
     """Rounded to half precision, as the package keeps maps and vectors."""
-    limited = op.Clip(numbers, op.constant(-LARGEST), op.constant(LARGEST))
-    return op.Cast(op.Cast(limited, to=FLOAT16), to=FLOAT)
+    return op.Cast(op.Cast(_limited(op, numbers, LARGEST), to=FLOAT16), to=FLOAT)
 
 
 # --- the pyramid -----------------------------------------------------------------------------------
@@ -149,7 +156,7 @@ def write_pyramid(
 ) -> Value:
     """boxes (n, 4) → (n, c × bins) pooled from the maps of all taps."""
     pooled = []
-    for level, tap in zip(trunk.graph.levels, trunk.taps, strict=True):
+    for (_, level), tap in zip(trunk.map_levels, trunk.taps, strict=True):
         features = write_rounded(op, prefix + level.map)
         map_wh = op.Gather(op.Shape(features), op.ints(3, 2))
         pooled.append(write_pool(op, features, write_cells(op, boxes, tap.grid, map_wh, rule), levels))
