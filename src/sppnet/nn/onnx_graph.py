@@ -206,7 +206,12 @@ class OnnxGraph:
 
     def channels_of(self, node: Any) -> int:
         """Numbers that a convolution gives for each cell; 0 where its weights are no constants."""
-        return int(self.weights.get(node.input[1], (0,))[0])
+        return int((self.weight_shape(node) or (0,))[0])
+
+    def weight_shape(self, node: Any) -> tuple[int, ...]:
+        """Of a convolution; () where its weights are no constants, or are missing."""
+        shape: tuple[int, ...] = self.weights.get(node.input[1], ()) if len(node.input) > 1 else ()
+        return shape
 
     def last_convolutions(self) -> list[Any]:
         """From which the outputs are reached without another convolution, in the file's order."""

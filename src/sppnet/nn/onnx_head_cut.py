@@ -124,7 +124,7 @@ def _before_in_chain(graph: OnnxGraph, name: str) -> str | None:
         return None
     before: str = inputs[0]
     if node.op_type == "Conv":
-        shape = graph.weights.get(node.input[1], ())
+        shape = graph.weight_shape(node)
         attributes = {one.name: one for one in node.attribute}
         group = attributes["group"].i if "group" in attributes else 1
         strides = list(attributes["strides"].ints) if "strides" in attributes else []

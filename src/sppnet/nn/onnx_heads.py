@@ -104,10 +104,17 @@ def read_head(model: Any, name: str) -> HeadReading:
         raise UnknownHeadError(f"{name} as a whole is not run: {error}") from error
     named = dict(zip(dict.fromkeys([*tensors, *given]), values, strict=True))
     strides = _by_stride({one: named[one] for one in tensors}, size_px, name)
-    outputs = [named[one] for one in given]
-    for reading in (*_read_anchors(strides, outputs), *_read_distributions(strides, outputs)):
-        return reading
+    with np.errstate(all="ignore"):  # what is not finite is not close
+        found = next(_readings(strides, [named[one] for one in given]), None)
+    if found is not None:
+        return found
     raise UnknownHeadError(f"the output of {name} is that of no head that is known: {', '.join(FAMILIES)}")
+
+
+def _readings(strides: Sequence[_Stride], outputs: Sequence[Array]) -> Iterator[HeadReading]:
+    """Those that give the file's outputs."""
+    yield from _read_anchors(strides, outputs)
+    yield from _read_distributions(strides, outputs)
 
 
 def independent(graph: OnnxGraph, nodes: Sequence[Any]) -> list[Any]:
@@ -161,8 +168,7 @@ def _anchored(stride: int, tensor: str, at: int, numbers: Array, rows: Array) ->
     if len(rows) != numbers[0].size:
         return None
     twice = 2 * sigmoid(numbers[2:4].reshape(2, -1).astype(np.float64))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sizes = np.median(rows[:, 2:4].T / twice**2, axis=1)
+    sizes = np.median(rows[:, 2:4].T / twice**2, axis=1)
     if not np.isfinite(sizes).all() or not (sizes > 0).all():
         return None
     anchor = float(sizes[0]), float(sizes[1])
