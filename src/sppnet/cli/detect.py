@@ -235,6 +235,7 @@ def _tell_training(result: "DetectorTraining") -> None:
     tell_problems(result.problems)
     tell_left_out(result.images, result.skipped)
     _tell_trials(result)
+    _tell_vectors(result)
     _tell_joint(result)
     _tell_times(result.seconds, result.images)
     tell_report(result.report)
@@ -249,6 +250,17 @@ def _tell_trials(result: "DetectorTraining") -> None:
         taken = " (taken)" if trial.trunk == result.detector.config.trunk else ""
         reached = f"mAP {trial.map:.1%} on {trial.images} photographs held out"
         notes.print(f"{trial.trunk}: {reached}, {trial.seconds} s{taken}", markup=False, soft_wrap=True)
+
+
+def _tell_vectors(result: "DetectorTraining") -> None:
+    """A line of the vectors that were tried."""
+    from sppnet.cli.output import notes
+
+    if result.vector_trials:
+        each = ", ".join(f"{one['vectors']} {one['map']:.1%}" for one in result.vector_trials)
+        where = f"on {result.vector_trials[0]['images']} photographs held out"
+        taken = result.detector.config.vectors
+        notes.print(f"vectors: {taken}; mAP {where}: {each}", markup=False, soft_wrap=True)
 
 
 def _tell_joint(result: "DetectorTraining") -> None:

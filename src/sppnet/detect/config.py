@@ -103,7 +103,7 @@ class DetectorConfig:
     vectors: VectorKind = "auto"
     """What stands for a window: pyramid, what is pooled from the maps; head, what a detector's network says
     of its own box there; both; auto is pyramid; for a detector's
-    network both, or head where it knows all classes."""
+    network head where it knows all classes, else both, unless cross-validation finds one alone better."""
     known_classes: bool = True
     """Begin classes that a detector's network knows by name, such as COCO's, from its own score."""
     keep: tuple[str, ...] = ()
