@@ -73,7 +73,7 @@ def try_vectors(
     if len(held_out) < MIN_IMAGES or len(kinds) < 2 or not objects:
         return []
 
-    def judge(index: int) -> tuple[list[Detections], GroundTruth]:
+    def find(index: int) -> tuple[list[Detections], GroundTruth]:
         boxes = proposals[index]
         vectors = roi_extractor(photos.photo(index), boxes)
         found = []
@@ -83,7 +83,7 @@ def try_vectors(
             found.append(_select(boxes, scores, photos.classes, config))
         return found, photos.truth(index)
 
-    judged = list(track(ordered_map(judge, held_out), "trying vectors", len(held_out), progress))
+    judged = list(track(ordered_map(find, held_out), "trying vectors", len(held_out), progress))
     learned = [name for label, name in enumerate(photos.classes) if label not in left_out]
     trials = []
     for number, (kind, _, _) in enumerate(kinds):
