@@ -1,6 +1,7 @@
 """Networks made bad: ONNX files with bytes, nodes, attributes, weights and shapes changed at random.
 
-python tests/onnx_mutants.py --minutes 10 tries them in a process of its own and prints what fails.
+python tests/onnx_mutants.py --minutes 10 tries them in a process of its own and prints what fails; half of
+them are made of networks with other heads than YOLOX's.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import onnx
 from onnx import TensorProto
 
 from onnx_detectors import make_detector
+from onnx_families import NanoDet, NanoDetPlus, PicoDet, Yolov5, Yolov8, make_family, write_family
 from sppnet.errors import SppnetError
 from sppnet.features.detector_extractor import DetectorExtractor
 from sppnet.nn.any_trunk import restore_trunk
@@ -31,9 +34,17 @@ KINDS = (
 )  # fmt: skip
 
 
-def mutant(rng: np.random.Generator) -> bytes:
-    """A file with one to four things changed."""
-    model = make_detector(int(rng.integers(3)), names=str(rng.choice(["", '["a"]', '{"0": "x"}', "[", "7"])))
+NAMES = "", '["a"]', '{"0": "x"}', "[", "7", "{0: 'a', 1: 'b'}", "{" * 999, "((1,),)", "b'a'", "{1}"
+
+
+def mutant(rng: np.random.Generator, others: Sequence[bytes] = ()) -> bytes:
+    """A file with one to four things changed. others: files to begin with in half of the cases."""
+    if others and rng.random() < 0.5:
+        model = onnx.ModelProto.FromString(_pick(others, rng))
+        entry = model.metadata_props.add()
+        entry.key, entry.value = "names", str(rng.choice(NAMES))
+    else:
+        model = make_detector(int(rng.integers(3)), names=str(rng.choice(NAMES)))
     for _ in range(rng.integers(0, 4)):
         rng.choice(CHANGES)(model, rng)
     content = model.SerializeToString()
@@ -194,13 +205,14 @@ def attempt(content: bytes, folder: Path) -> str:
 
 
 def _work(seed: int, deadline: float, folder: Path, found: "multiprocessing.Queue") -> None:
+    others = [path.read_bytes() for path in sorted((folder / "families").glob("*.onnx"))]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     results: Counter[str] = Counter()
     while time.time() < deadline and sum(results.values()) < 400:
         (folder / "seed").write_text(str(seed))
         began = time.time()
         try:
-            results[attempt(mutant(np.random.default_rng(seed)), folder)] += 1
+            results[attempt(mutant(np.random.default_rng(seed), others), folder)] += 1
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             found.put((f"{type(error).__name__} {last.filename}:{last.lineno}", seed, str(error)[:300]))
@@ -216,11 +228,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    deadline, seed = time.time() + 60 * given.minutes, given.seed
+    seed = given.seed
     totals: Counter[str] = Counter()
     places: dict[str, tuple[int, str]] = {}
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "families").mkdir()
+        for network in (NanoDetPlus, NanoDet, PicoDet, Yolov8, Yolov5):
+            write_family(make_family(network), Path(folder, "families", f"{network.__name__}.onnx"), 64)
+        deadline = time.time() + 60 * given.minutes
         while time.time() < deadline:
             found = context.Queue()
             worker = context.Process(target=_work, args=(seed, deadline, Path(folder), found))

@@ -11,6 +11,7 @@ from onnx_detectors import write_detector
 from sppnet.boxes import box_iou
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.image import read_image
+from sppnet.detect import vector_choice
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
 from sppnet.detect.ensemble import Ensemble
@@ -30,6 +31,8 @@ from sppnet.heads.standardisation import Standardisation
 from sppnet.image_vectors import SPPFeatures
 from sppnet.nn.model_file import load_model, read_header, save_model
 from sppnet.serve.predictor import Question, ServedDetector, Stopwatch
+from sppnet.svm.mining import mine_svms
+from sppnet.svm.vector_store import LabelledVectors, MiningConfig
 from test_detect_train import write_scenes
 
 KNOWN = json.dumps(["RED", "b", "c", "d", "e"])
@@ -178,9 +181,14 @@ def test_a_server_answers_as_the_detector(trained, data, name):
     assert len(served.windows(maps, boxes).roi_of_box) == 3
 
 
-def test_what_cannot_be_done_with_such_a_detector_is_said(trained, tmp_path):
-    with pytest.raises(ModelError, match="not exported yet"):
-        export_model(trained["new"].detector, tmp_path / "out.onnx")
+@pytest.mark.parametrize("name", ["new", "one", "both"])
+def test_such_a_detector_is_exported(trained, name, tmp_path):
+    """The check against the package is inside; tests/test_export_trunk.py has more."""
+    export_model(trained[name].detector, tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").is_file()
+
+
+def test_what_cannot_be_done_with_such_a_detector_is_said(trained):
     with pytest.raises(ConfigError, match="gives no vectors of whole images"):
         SPPFeatures(model=trained["new"].model).fit()
 
@@ -250,3 +258,88 @@ def test_a_class_that_the_network_does_not_know_cannot_be_kept(data, trained, tm
     with pytest.raises(ConfigError, match=r"one\.onnx knows no raccoon; it knows 5 classes"):
         train_detector(data, tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
+
+
+# --- which vectors ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Enough photographs to choose on."""
+    return write_scenes(tmp_path_factory.mktemp("many"), 24)
+
+
+def train_choosing(many, root, monkeypatch, gains, **options):
+    """A run in which cross-validation finds these gains over both parts: trials as they came, and the run."""
+    seen = []
+    honest = vector_choice.choose_vectors
+
+    def choose(trials):
+        seen.extend(trials)
+        both = trials[0].map
+        return honest([replace(one, map=both + gains.get(one.vectors, 0)) for one in trials])
+
+    monkeypatch.setattr(vector_choice, "choose_vectors", choose)
+    trunk = write_detector(root / "net.onnx", names=options.pop("names", None))
+    config = DetectorConfig(trunk=str(trunk), positive_iou=0.4, **options)
+    return seen, train_detector(many, root / "run", config, cache=root / "maps")
+
+
+@pytest.mark.parametrize(
+    ("gains", "taken"),
+    [({"head": 0.005}, "both"), ({"head": 0.02}, "head"), ({"pyramid": 0.05, "head": 0.02}, "pyramid")],
+)
+def test_vectors_are_taken_that_do_better_on_photographs_held_out(many, tmp_path, monkeypatch, gains, taken):
+    seen, run = train_choosing(many, tmp_path, monkeypatch, gains)
+    assert [one.vectors for one in seen] == ["both", "head", "pyramid"]
+    assert all(one.images == 24 and 0 < one.map < 1 for one in seen)
+    assert run.detector.config.vectors == taken
+    loaded = Detector.load(run.model)
+    assert loaded.config.vectors == taken
+    assert same(run.detector, loaded, many / "00.png")
+    assert [one["vectors"] for one in run.vector_trials] == ["both", "head", "pyramid"]
+    monkeypatch.undo()
+    for stage in ("scores", "boxes"):  # stopped before
+        (run.model.parent / "stages" / f"{stage}.safetensors").unlink()
+    before = tensors_of(run.model)
+    config = DetectorConfig(trunk=str(tmp_path / "net.onnx"), positive_iou=0.4)
+    again = train_detector(many, tmp_path / "run", config, resume=True, cache=tmp_path / "maps")
+    after = tensors_of(again.model)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_known_and_kept_classes_need_the_head(many, tmp_path, monkeypatch):
+    seen, run = train_choosing(many, tmp_path, monkeypatch, {"pyramid": 0.5, "head": 0.1}, names=KNOWN)
+    assert [one.vectors for one in seen] == ["both", "head"]
+    assert run.detector.config.vectors == "head"
+    parts = run.detector.parts
+    (known,) = find_known_classes(parts.classes, parts.trunk)
+    assert parts.svm.weight[known.label, known.column] != 0
+
+
+def test_few_photographs_take_both(trained):
+    assert trained["new"].vector_trials == ()
+    assert trained["new"].detector.config.vectors == "both"
+
+
+def test_svms_of_a_part_are_those_that_are_trained_on_it_alone():
+    rng = np.random.default_rng(0)
+    vectors = torch.from_numpy(rng.normal(0, 1, (60, 7)).astype(np.float32))
+    signs = np.where(rng.random((60, 1)) < 0.3, 1, -1).astype(np.int8)
+    vectors[:, 0] += torch.from_numpy(2.0 * signs[:, 0])
+
+    def source_of(block):
+        def source(index):
+            rows = slice(10 * index, 10 * index + 10)
+            return LabelledVectors.of(vectors[rows, block], signs[rows])
+
+        return source
+
+    config = MiningConfig(rounds=1, random_negatives=9, folds=3, tolerance=1e-5)
+    block = slice(0, 3)
+    whole = mine_svms(source_of(slice(None)), 6, ("a",), config, blocks=(block,))
+    alone = mine_svms(source_of(block), 6, ("a",), config)
+    (part,) = whole.of_blocks
+    assert part.svm.weight.numpy() == pytest.approx(alone.svm.weight.numpy(), abs=1e-3)
+    for one, other in zip(part.folds, alone.folds, strict=True):
+        assert one.weight.numpy() == pytest.approx(other.weight.numpy(), abs=1e-3)

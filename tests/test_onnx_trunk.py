@@ -160,6 +160,18 @@ def test_weights_that_are_no_numbers_are_refused():
     assert f"tiny.onnx is damaged: {weight.name} cannot be read" in refusal(model)
 
 
+@pytest.mark.parametrize("way", ["a number for weights", "no weights"])
+def test_a_convolution_without_weights_is_refused(way):
+    model = make_detector()
+    node = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    if way == "no weights":
+        del node.input[1:]
+    else:
+        weight = next(one for one in model.graph.initializer if one.name == node.input[1])
+        weight.CopyFrom(onnx.numpy_helper.from_array(np.float32(0), weight.name))
+    assert "onnxruntime does not take the network" in refusal(model)
+
+
 def test_operations_of_others_and_enormous_constants_are_refused():
     model = make_detector()
     model.graph.node[5].domain = "com.example"

@@ -1,6 +1,7 @@
 """torchvision's detection networks as trunks, weights at random: what is read off them, and whole runs."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from sppnet.nn.any_trunk import open_trunk, restore_trunk
 from sppnet.nn.coco_classes import COCO_CLASSES
 from sppnet.nn.detector_names import TORCHVISION_DETECTORS
 from sppnet.nn.head_output import LOG_SHARE
+from sppnet.nn.torchvision_check import compare_with_torchvision
 from sppnet.nn.torchvision_detectors import TorchvisionDetector
 from test_detect_train import draw_scene, write_scenes
 
@@ -129,6 +131,26 @@ def test_boxes_and_scores_are_the_networks_own(pair):
         assert np.abs(scores[near, column] - score).min() < 1e-3
         compared += 1
     assert compared > 10
+
+
+def test_the_comparison_finds_what_torchvision_finds(pair):
+    network, trunk = pair
+    image = photograph(320, 320) if trunk.name == SSD else photograph(96, 128)
+    compared = compare_with_torchvision(trunk, image)
+    assert compared.same > 10
+    assert compared.same == compared.boxes or trunk.name == FASTER  # whose weights make all classes likely
+    assert compared.pixels < 0.05
+    assert compared.probability < 1e-3
+    expected = own_detections(network, image)
+    assert compared.boxes == sum(label in trunk.columns for label in expected["labels"])
+
+
+def test_other_boxes_are_noticed(monkeypatch):
+    trunk, image = TorchvisionDetector.load(SSD, make_network(SSD).state_dict()), photograph(320, 320)
+    output = trunk.look(image)
+    monkeypatch.setattr(trunk, "look", lambda image: replace(output, boxes=output.boxes + 3))
+    with pytest.raises(ModelError, match=r"0 of torchvision's .* boxes were found again"):
+        compare_with_torchvision(trunk, image)
 
 
 def test_maps_lie_at_their_strides(pair):

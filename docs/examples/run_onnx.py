@@ -88,10 +88,36 @@ def detect(session, meta, image, min_score=0.0):
     return sorted(found, key=lambda one: -one[1])
 
 
+def resize_longer(image, scale_px):
+    """The longer side at scale_px."""
+    return image.resize(
+        [max(1, side * scale_px // max(image.size)) for side in image.size], Image.Resampling.BILINEAR
+    )
+
+
+def detect_whole(session, meta, image, min_score=0.0):
+    """The same of a detector that proposes its boxes itself, and suppresses neighbours."""
+    scale = json.loads(meta["scales_px"])[0]
+    if meta["resized_side"] == "longer":
+        shown = resize_longer(image, scale)
+    else:
+        shown = image.resize((scale, scale), Image.Resampling.BILINEAR)
+    given = {"pixels": np.asarray(shown)}
+    if "windows" in meta:  # more proposals, for what the network does not see by itself
+        given["windows"] = dense_boxes(*shown.size)
+    boxes, scores, labels, _ = session.run(None, given)
+    back = np.array([image.width / shown.width, image.height / shown.height] * 2, np.float32)
+    names, rows = json.loads(meta["classes"]), zip(labels, scores, (boxes * back).round(1), strict=True)
+    return [(names[label], float(score), box.tolist()) for label, score, box in rows if score >= min_score]
+
+
+KINDS = {"classifier": classify, "detector": detect, "whole detector": detect_whole}
+
+
 def main(model, path):
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     meta = session.get_modelmeta().custom_metadata_map
-    results = (detect if meta["kind"] == "detector" else classify)(session, meta, read(path))
+    results = KINDS[meta["kind"]](session, meta, read(path))
     for name, score, *box in results:
         print(f"{score:7.3f}  {name}", *box)
 

@@ -169,7 +169,7 @@ def _tell_detector(result: DetectorTraining, command: str) -> str:
         name_of(run.root), command, _config(run.config), result.objects, result.recall, result.images,
         _rows(run, "tuning", "rows"), _rows(run, "trunk", "rows"), _rows(run, "svm", "rounds"),
         result.seconds, result.skipped, result.problems, _f1_of(run),
-        [asdict(one) for one in result.trials], result.joint,
+        [asdict(one) for one in result.trials], result.joint, result.vector_trials,
     )  # fmt: skip
 
 

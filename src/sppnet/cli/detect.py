@@ -11,6 +11,7 @@ from sppnet.cli.downloads import check_detector_downloads
 from sppnet.cli.images import skipped_in_words, tell_left_out, tell_problems, tell_skipped
 from sppnet.cli.options import ExecutorOption, FormerEngine, Json, NoReport, Report, parse_integers
 from sppnet.cli.reports import command, report_evaluation, tell_report
+from sppnet.cli.training_notes import tell_joint, tell_times, tell_trials, tell_vectors
 from sppnet.progress import Timed
 
 if TYPE_CHECKING:
@@ -234,40 +235,12 @@ def _in_words(found: "Detections") -> str:
 def _tell_training(result: "DetectorTraining") -> None:
     tell_problems(result.problems)
     tell_left_out(result.images, result.skipped)
-    _tell_trials(result)
-    _tell_joint(result)
-    _tell_times(result.seconds, result.images)
+    tell_trials(result)
+    tell_vectors(result)
+    tell_joint(result)
+    tell_times(result.seconds, result.images)
     tell_report(result.report)
     typer.echo(result.model)
-
-
-def _tell_trials(result: "DetectorTraining") -> None:
-    """A line a trunk that was tried, the one that was taken marked."""
-    from sppnet.cli.output import notes
-
-    for trial in result.trials:
-        taken = " (taken)" if trial.trunk == result.detector.config.trunk else ""
-        reached = f"mAP {trial.map:.1%} on {trial.images} photographs held out"
-        notes.print(f"{trial.trunk}: {reached}, {trial.seconds} s{taken}", markup=False, soft_wrap=True)
-
-
-def _tell_joint(result: "DetectorTraining") -> None:
-    """What joint training gained on photographs that were held out."""
-    from sppnet.cli.output import notes
-
-    if "joint_map" in (joint := result.joint):
-        reached = f"mAP {joint['joint_map']:.1%}, frozen {joint['frozen_map']:.1%}"
-        where = f"on {joint['held_out']} photographs held out"
-        notes.print(f"joint training: {reached} {where}", markup=False, soft_wrap=True)
-
-
-def _tell_times(seconds: dict[str, float], images: int) -> None:
-    """A line a stage; stages that an earlier run ended are not among them."""
-    from sppnet.cli.output import notes
-
-    notes.print(f"trained on {images} images", markup=False)
-    for stage, spent in {**seconds, "in all": sum(seconds.values())}.items():
-        notes.print(f"{stage:<12}{spent:>8.1f} s", markup=False)
 
 
 def _print_result(result: "DetectionResult | CocoResult", metric: Metric) -> None:

@@ -1,10 +1,11 @@
 """Box regression of a detector: which windows learn, and towards which object (paper section 4.1)."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from sppnet.arrays import Floats, Ints
 from sppnet.detect.config import DetectorConfig
@@ -150,3 +151,21 @@ def draw_regression_samples(
     vectors = roi_extractor(photos.photo(index), boxes).take_pooled(np.arange(len(boxes)))
     counts = np.bincount(labels, minlength=len(limits)).clip(max=MAX_OF_IMAGE)
     return RegressionSamples(vectors.numpy(), boxes, truth.boxes[objects], truth.labels[objects], counts)
+
+
+def regressor_tensors(regressor: BoxRegressor, judged: BoxRegressor) -> dict[str, Tensor]:
+    """What a file holds of the two of `learn_boxes`."""
+    tensors = {"weight": regressor.weight, "bias": regressor.bias}
+    if judged is not regressor:
+        tensors |= {"judged.weight": judged.weight, "judged.bias": judged.bias}
+    return tensors
+
+
+def read_regressors(
+    tensors: Mapping[str, Tensor], classes: tuple[str, ...]
+) -> tuple[BoxRegressor, BoxRegressor]:
+    """The inverse of `regressor_tensors`."""
+    regressor = BoxRegressor(tensors["weight"], tensors["bias"], classes)
+    if "judged.weight" not in tensors:
+        return regressor, regressor
+    return regressor, BoxRegressor(tensors["judged.weight"], tensors["judged.bias"], classes)

@@ -49,7 +49,7 @@ class DetectorConfig:
     trunk: str = "auto"
     """The convolutional network: efficientnet_lite0 to 2, a torchvision name, zf5 and others of the paper,
     timm:<name>; name:M+N takes the maps after stages M and N. Or a detector's: the ONNX file of one like
-    YOLOX, or a torchvision name such as fasterrcnn_mobilenet_v3_large_320_fpn.
+    YOLOX, NanoDet or YOLOv8, or a torchvision name such as fasterrcnn_mobilenet_v3_large_320_fpn.
     auto: efficientnet_lite1:6+8 with its ImageNet weights where the weights extra is installed, else
     mobilenet_v2:14+18; and released YOLOX files that were downloaded before. Of several, as of a list a,b,
     each is tried on some of the photographs, and the best one is taken."""
@@ -63,7 +63,7 @@ class DetectorConfig:
     once; for a detector's network of torchvision "coco"."""
     trunk_input: str | None = None
     """What an ONNX file expects of its pixels: yolox, yolox-legacy, yolo, nanodet, picodet or imagenet.
-    By default yolox, and imagenet for a network whose head is not understood."""
+    By default that of its head's family, and imagenet for a network whose head is not understood."""
     scales: tuple[int, ...] = ()
     """Shorter sides at which an image is convolved; proposals are made on the first. By default 688,400,230;
     the paper's are 480,576,688,864,1200. Of an ONNX file the longer sides. By default a
@@ -103,7 +103,7 @@ class DetectorConfig:
     vectors: VectorKind = "auto"
     """What stands for a window: pyramid, what is pooled from the maps; head, what a detector's network says
     of its own box there; both; auto is pyramid; for a detector's
-    network both, or head where it knows all classes."""
+    network head where it knows all classes, else both, unless cross-validation finds one alone better."""
     known_classes: bool = True
     """Begin classes that a detector's network knows by name, such as COCO's, from its own score."""
     keep: tuple[str, ...] = ()

@@ -4,10 +4,12 @@ Where SVMs stand on pooled vectors, a fold costs one more fit of them. Fine-tune
 photograph, so there a fold needs layers of its own, learned in fewer steps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sppnet.arrays import Floats, Ints
 from sppnet.detect.components import DetectorComponents
@@ -18,6 +20,7 @@ from sppnet.detect.label_assignment import TrainingImages, assign_distinct_label
 from sppnet.detect.roi_features import RoIFeatureExtractor
 from sppnet.progress import Progress
 from sppnet.svm.cross_validation import deal_folds, first_folds
+from sppnet.svm.linear_svm import LinearSVM
 from sppnet.svm.mining import MinedSVMs, MiningRound, mine_svms
 from sppnet.svm.vector_store import LabelledVectors, MiningConfig
 
@@ -111,6 +114,7 @@ def mine_detector_svms(
     progress: Progress,
     folds: int = 0,
     callback: Callable[[MiningRound], None] | None = None,
+    blocks: Sequence[slice] = (),
 ) -> MinedSVMs:
     """SVMs of the photographs' objects against their other windows; see `mine_svms`."""
 
@@ -126,4 +130,25 @@ def mine_detector_svms(
         rounds=config.rounds, folds=folds, held_out=MAX_IMAGES, seed=config.seed,
         max_positives=MAX_POSITIVES if config.positive_iou < 1 else None,
     )  # fmt: skip
-    return mine_svms(source, photos.photograph_of, photos.classes, mining, progress, callback)
+    return mine_svms(source, photos.photograph_of, photos.classes, mining, progress, callback, blocks)
+
+
+def mined_tensors(mined: MinedSVMs) -> dict[str, Tensor]:
+    """What a file holds of them."""
+    every = [mined.svm, *mined.folds]
+    return {
+        "weight": mined.svm.weight,
+        "bias": mined.svm.bias,
+        "fold_weights": torch.stack([svm.weight for svm in every])[1:],
+        "fold_biases": torch.stack([svm.bias for svm in every])[1:],
+    }
+
+
+def read_mined(tensors: Mapping[str, Tensor], classes: tuple[str, ...], fold_of: Ints) -> MinedSVMs:
+    """The inverse of `mined_tensors`."""
+    folds = zip(tensors["fold_weights"], tensors["fold_biases"], strict=True)
+    return MinedSVMs(
+        LinearSVM(tensors["weight"], tensors["bias"], classes),
+        tuple(LinearSVM(weight, bias, classes) for weight, bias in folds),
+        fold_of,
+    )

@@ -1,21 +1,28 @@
 """The stages of a detector's training; each is read from the run folder if it ended before."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sppnet.arrays import Floats, Ints
 from sppnet.data.detection_dataset import AnnotatedImages
-from sppnet.detect.box_regression import learn_boxes
+from sppnet.detect.box_regression import learn_boxes, read_regressors, regressor_tensors
 from sppnet.detect.calibration import choose_thresholds
-from sppnet.detect.components import DetectorComponents, tensors_of, vector_length
-from sppnet.detect.config import JOINT, DetectorConfig
-from sppnet.detect.cross_validation import Fold, count_svm_folds, layer_folds, mine_detector_svms, svm_folds
+from sppnet.detect.components import DetectorComponents, vector_length
+from sppnet.detect.config import JOINT, DetectorConfig, VectorKind
+from sppnet.detect.cross_validation import (
+    Fold,
+    count_svm_folds,
+    layer_folds,
+    mine_detector_svms,
+    mined_tensors,
+    read_mined,
+    svm_folds,
+)
 from sppnet.detect.detector import Detector, make_roi_extractor
+from sppnet.detect.frozen_trunk import frozen_trunk
 from sppnet.detect.joint.held_out import hold_out
 from sppnet.detect.joint.stage import train_jointly
 from sppnet.detect.joint.training import JointStart
@@ -30,18 +37,17 @@ from sppnet.detect.roi_features import (
     StandardisedRoIFeatureExtractor,
 )
 from sppnet.detect.run_folder import DetectorRun, StageStore
-from sppnet.detect.standardise import sample_vectors
+from sppnet.detect.standardise import measure_spread
 from sppnet.detect.time_plan import plan_stage
 from sppnet.detect.training_proposals import choose_proposals, convolve_images, learn_windows, propose_windows
 from sppnet.detect.tuning_stages import TuningStages
-from sppnet.errors import ConfigError, DataError
+from sppnet.detect.vector_choice import VectorTrial, narrowed, take_best, try_vectors, vector_blocks
+from sppnet.errors import DataError
 from sppnet.features.cache import MapCache, recipe_of
 from sppnet.features.detector_extractor import AnyExtractor, make_extractor
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.heads.standardisation import Standardisation
-from sppnet.nn.any_trunk import AnyTrunk, is_detector, open_trunk
 from sppnet.nn.detector_trunk import DetectorTrunk
-from sppnet.nn.device import find_device
 from sppnet.progress import Progress
 from sppnet.proposals.dense_windows import WindowConfig
 from sppnet.proposals.proposal_head import ProposalHead
@@ -65,14 +71,17 @@ class TrainingStages:
     ) -> None:
         """base: a detector whose trunk, proposals and fc layers are used as they are, for other classes."""
         self.run, self.progress, self.cache, self.base = run, progress, cache, base
-        self.trunk = _frozen_trunk(config) if base is None else base.trunk
+        self.trunk = frozen_trunk(config) if base is None else base.trunk
         check_kept(config.keep, self.trunk)
         extractor = make_extractor(self.trunk, config.scales, config.engine)
         self.known = known_to_rescore(config, images.classes, self.trunk)
         self.config = replace(config, scales=extractor.scales)
+        self.choose_vectors = False
+        """Whether cross-validation says which vectors are taken."""
         if config.vectors == "auto":
             every = len(self.known) == len(images.classes)
             self.config = replace(self.config, vectors="head" if every else "both")
+            self.choose_vectors = not every and base is None
         maps = MapCache(recipe_of(extractor), cache)
         self.photos = TrainingImages(images, extractor, maps, config.mirror)
         self.skipped: tuple[str, ...] = ()
@@ -82,6 +91,17 @@ class TrainingStages:
     def _frozen(self) -> bool:
         """Whether the vectors are not learned from these photographs."""
         return self.base is not None or self.config.finetune == "none"
+
+    @property
+    def _head_length(self) -> int:
+        """Numbers of a vector of the trunk's head."""
+        assert isinstance(self.trunk, DetectorTrunk)
+        return self.trunk.layout.length
+
+    @property
+    def _needs_head(self) -> bool:
+        """Whether scores of the trunk's own network are used, which stand in its head's vectors."""
+        return bool(self.known or self.config.keep)
 
     @property
     def _joint(self) -> bool:
@@ -112,6 +132,10 @@ class TrainingStages:
             standard = self._standardise(roi_extractor, proposals)
             roi_extractor = StandardisedRoIFeatureExtractor(roi_extractor, standard)
         mined = self._train_svms(roi_extractor, proposals, standard)
+        if standard is not None and mined.svm.weight.shape[1] < len(standard.mean):  # a part was chosen
+            standard = narrowed(standard, self.config.vectors, self._head_length)
+            roi_extractor = make_roi_extractor(self.config, self.photos.extractor, None)
+            roi_extractor = StandardisedRoIFeatureExtractor(roi_extractor, standard)
         held_out = hold_out(mined, self.photos, self.config.seed) if self._joint else np.empty(0, np.int64)
         regressor, judged = self._regress_boxes(roi_extractor, proposals, held_out)
         parts = DetectorComponents(
@@ -176,10 +200,8 @@ class TrainingStages:
         stage = self.store.ended("vectors")
         if stage is not None:
             return Standardisation(stage.tensors["mean"], stage.tensors["factor"])
-        sample = sample_vectors(self.photos, roi_extractor, proposals, self.config.seed, self.progress)
-        assert isinstance(self.trunk, DetectorTrunk)
-        length = self.trunk.layout.length
-        standard = Standardisation.of(sample, [one for one in (length, sample.shape[1] - length) if one])
+        head, seed = self._head_length, self.config.seed
+        standard = measure_spread(self.photos, roi_extractor, proposals, head, seed, self.progress)
         self.store.keep("vectors", {}, {"mean": standard.mean, "factor": standard.factor})
         return standard
 
@@ -193,28 +215,30 @@ class TrainingStages:
         folds = count_svm_folds(images) if self._frozen else 0
         stage = self.store.ended("svm")
         if stage is not None:
-            weights, biases = stage.tensors["fold_weights"], stage.tensors["fold_biases"]
-            return MinedSVMs(
-                LinearSVM(stage.tensors["weight"], stage.tensors["bias"], classes),
-                tuple(LinearSVM(w, b, classes) for w, b in zip(weights, biases, strict=True)),
-                deal_folds(images, folds, self.config.seed),
-            )
-        rounds: list[MiningRound] = []
+            self.config = replace(self.config, vectors=stage.header.get("vectors", self.config.vectors))
+            return read_mined(stage.tensors, classes, deal_folds(images, folds, self.config.seed))
+        rounds, trials = list[MiningRound](), list[VectorTrial]()
         if standard is None or len(self.known) < len(classes):
+            blocks: dict[VectorKind, slice] = {}
+            if standard is not None and self.choose_vectors:
+                blocks = vector_blocks(self._head_length, len(standard.mean), self._needs_head)
             mined = mine_detector_svms(
-                self.photos, roi_extractor, proposals, self.config, self.progress, folds, rounds.append
-            )
+                self.photos, roi_extractor, proposals, self.config, self.progress, folds, rounds.append,
+                tuple(blocks.values()),
+            )  # fmt: skip
+            if blocks:
+                labels = np.array([one.label for one in self.known], np.int64)
+                trials = try_vectors(
+                    self.photos, roi_extractor, proposals, mined, blocks, labels, self.config, self.progress
+                )
+                mined, chosen = take_best(mined, blocks, trials)
+                self.config = replace(self.config, vectors=chosen)
         else:
             mined = empty_svms(self.photos, len(standard.mean), folds, self.config.seed)
         if standard is not None and self.known:
             mined = rescore_known(self.photos, self.known, standard, mined, self.progress)
-        tensors = {
-            "weight": mined.svm.weight,
-            "bias": mined.svm.bias,
-            "fold_weights": torch.stack([mined.svm.weight, *(svm.weight for svm in mined.folds)])[1:],
-            "fold_biases": torch.stack([mined.svm.bias, *(svm.bias for svm in mined.folds)])[1:],
-        }
-        self.store.keep("svm", {"rounds": [asdict(one) for one in rounds]}, tensors)
+        header = {"rounds": list(map(asdict, rounds)), "vectors": self.config.vectors}
+        self.store.keep("svm", header | {"tried": list(map(asdict, trials))}, mined_tensors(mined))
         return mined
 
     def _regress_boxes(
@@ -223,9 +247,7 @@ class TrainingStages:
         """Box regression, and the one that did not see the photographs held out, if there are any."""
         stage = self.store.ended("boxes")
         if stage is not None:
-            regressor = _regressor(stage.tensors, self.photos.classes)
-            others = tensors_of(stage.tensors, "judged")
-            return regressor, _regressor(others, self.photos.classes) if others else regressor
+            return read_regressors(stage.tensors, self.photos.classes)
         if len(self.known) < len(self.photos.classes):
             regressor, judged = learn_boxes(
                 self.photos, proposals, roi_extractor, self.config, self.progress, held_out
@@ -237,10 +259,7 @@ class TrainingStages:
             )
         for one in self.known:  # the network was trained for their boxes on more photographs than these
             regressor.weight[one.label], regressor.bias[one.label] = 0, 0
-        tensors = {"weight": regressor.weight, "bias": regressor.bias}
-        if judged is not regressor:
-            tensors |= {"judged.weight": judged.weight, "judged.bias": judged.bias}
-        self.store.keep("boxes", {}, tensors)
+        self.store.keep("boxes", {}, regressor_tensors(regressor, judged))
         return regressor, judged
 
     def _calibrate(
@@ -279,22 +298,3 @@ class TrainingStages:
         if not good:
             raise DataError("none of the images could be read")
         self.photos = self.photos.take(good)
-
-
-def _regressor(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -> BoxRegressor:
-    return BoxRegressor(tensors["weight"], tensors["bias"], classes)
-
-
-def _frozen_trunk(config: DetectorConfig) -> AnyTrunk:
-    if config.weights is None and not is_detector(config.trunk) and config.finetune != "all":
-        raise ConfigError(
-            "a trunk that stays as it is needs trained weights: give --weights imagenet (downloads them) or "
-            "a file, such as a classifier's best.safetensors; or train it (--finetune all)"
-        )
-    trunk = open_trunk(
-        config.trunk, stride=config.stride, width=config.width, weights=config.weights,
-        convention=config.trunk_input,
-    )  # fmt: skip
-    if isinstance(trunk, DetectorTrunk) and (config.proposals != "learned" or config.vectors != "pyramid"):
-        _ = trunk.layout  # raises where it has none
-    return trunk.to(find_device(config.device)).eval()

@@ -9,6 +9,7 @@ from torch import Tensor
 from sppnet.arrays import Floats
 from sppnet.detect.label_assignment import TrainingImages
 from sppnet.detect.roi_features import RoIFeatureExtractor
+from sppnet.heads.standardisation import Standardisation
 from sppnet.progress import Progress, track
 from sppnet.rng import Stream, generator
 from sppnet.threads import ordered_map
@@ -34,3 +35,16 @@ def sample_vectors(
 
     every = track(ordered_map(draw, chosen.tolist()), "measuring vectors", len(chosen), progress)
     return torch.cat(list(every))
+
+
+def measure_spread(
+    photos: TrainingImages,
+    roi_extractor: RoIFeatureExtractor,
+    proposals: Sequence[Floats],
+    head: int,
+    seed: int,
+    progress: Progress,
+) -> Standardisation:
+    """What brings the numbers of vectors to the same spread; the first `head` weigh like the others."""
+    sample = sample_vectors(photos, roi_extractor, proposals, seed, progress)
+    return Standardisation.of(sample, [one for one in (head, sample.shape[1] - head) if one])

@@ -48,6 +48,8 @@ class DetectorTraining:
     """What was odd in the annotations, a sentence each."""
     trials: tuple[TrunkTrial, ...] = ()
     """Of the trunks that were tried, if there was a choice."""
+    vector_trials: tuple[Mapping[str, Any], ...] = ()
+    """Of vectors that were tried by cross-validation, if there was a choice: vectors, map, images."""
     joint: Mapping[str, Any] = field(default_factory=dict)
     """Of joint training, if any: steps, done; on held_out photographs frozen_map and joint_map."""
 
@@ -146,10 +148,11 @@ def _finish(stages: TrainingStages, base: DetectorComponents | None) -> Detector
     count = parts.config.max_proposals
     recall = recall_curve(proposals[: len(images)], images.truths, (count,), (0.5,)).at(count, 0.5)
     objects = images.counts(plain=True)
-    joint = run.load_stage("joint")
+    joint, svm = run.load_stage("joint"), run.load_stage("svm")
+    tried = () if svm is None else tuple(svm[0].get("tried", ()))
     return DetectorTraining(
         run.model, detector, len(images), stages.skipped, seconds, objects, recall, problems=images.problems,
-        joint={} if joint is None else joint[0],
+        vector_trials=tried, joint={} if joint is None else joint[0],
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ The file takes images as Pillow gives them, so nobody has to normalise; resizing
 ONNX operator resizes as Pillow does. What a user of the file has to know stands in its metadata.
 """
 
+import functools
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,10 +22,11 @@ from sppnet.data.transforms import MAX_ASPECT
 from sppnet.detect.detector import Detector
 from sppnet.errors import ModelError
 from sppnet.export.networks import PixelClassifier, PixelDetector
-from sppnet.export.parity import Run, check_classifier, check_detector
+from sppnet.export.parity import Run, check_classifier, check_detector, check_whole_detector
 from sppnet.nn.model_file import write_file
 from sppnet.nn.onnx_session import first_line, import_extra
 from sppnet.nn.onnx_session import open_session as open_onnx
+from sppnet.nn.onnx_trunk import OnnxTrunk
 from sppnet.nn.trunks import Trunk
 from sppnet.ops.decomposition import operator_kept
 from sppnet.progress import NullProgress, Progress
@@ -63,11 +65,15 @@ def export_model(model: Classifier | Detector, path: str | Path, progress: Progr
     for package in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(package)
     progress = progress or NullProgress()
-    recipe = classifier_recipe(model) if isinstance(model, Classifier) else detector_recipe(model)
     progress.begin("exporting", 2)
-    content = convert(recipe)
+    if isinstance(model, Detector) and isinstance(model.parts.trunk, OnnxTrunk):
+        content = around_network(model, model.parts.trunk)
+        check: Callable[[Run], None] = functools.partial(check_whole_detector, model)
+    else:
+        recipe = classifier_recipe(model) if isinstance(model, Classifier) else detector_recipe(model)
+        content, check = convert(recipe), recipe.check
     progress.advance(note="compared with PyTorch")
-    recipe.check(open_session(content))
+    check(open_session(content))
     progress.advance()
     write_file(path, content)
 
@@ -153,7 +159,8 @@ def detector_recipe(detector: Detector) -> Recipe:
     config, trunk = detector.config, detector.parts.trunk
     if not isinstance(trunk, Trunk):
         raise ModelError(
-            f"this detector stands on {trunk.name}, a detector's network, and is not exported yet"
+            f"this detector stands on {trunk.name}, a detector's network of torchvision, and is not exported "
+            "yet; one on the ONNX file of a detector is"
         )
     boxes = torch.tensor([[0.0, 0, 90, 90], [30, 40, 131, 120], [3, 4, 5, 6]])
     return Recipe(
@@ -168,6 +175,7 @@ def detector_recipe(detector: Detector) -> Recipe:
             "scores": "margins of SVMs: above 0 for the class",
             "corrected": "(n, classes, 4) each box moved to an object of each class, in the same pixels",
             "scales_px": json.dumps(config.scales),
+            "resized_side": "shorter",
             "nms": str(config.nms_iou),
             **_known(trunk, detector.classes, config.levels),
         },
@@ -175,8 +183,46 @@ def detector_recipe(detector: Detector) -> Recipe:
     )
 
 
-def _known(trunk: Trunk, classes: tuple[str, ...], levels: tuple[int, ...]) -> dict[str, str]:
-    """What both kinds say; anything but plain text and numbers is JSON."""
+def around_network(detector: Detector, trunk: OnnxTrunk) -> bytes:
+    """The file of a detector that stands on an ONNX file, whose network and licence are in it, unchecked.
+
+    Raises ModelError for what cannot be put into one graph.
+    """
+    from sppnet.export.own_proposals import make_graph, takes_windows  # needs the extra
+
+    config, scales = detector.config, detector.extractor.scales
+    if len(scales) > 1:
+        raise ModelError(
+            f"this detector looks at photographs at {len(scales)} scales; one graph has one: train with one "
+            "--scales"
+        )
+    if config.proposals not in ("trunk", "joined", "learned"):
+        raise ModelError(f"proposals {config.proposals} cannot be put into a graph: train with others")
+    given = {"windows": "(n, 4) float32 x0, y0, x1, y1 of more proposals, in the same pixels; n may be 0"}
+    licence = {} if trunk.licence is None else {"trunk_licence": trunk.licence["text"]}
+    sides = "both" if trunk.convention.stretch else "longer"
+    return _described(
+        make_graph(detector, trunk),
+        {
+            "kind": "whole detector",
+            "pixels": f"(height, width, 3) uint8 RGB, {sides} side{'s' * (sides == 'both')} at scales_px",
+            **(given if takes_windows(detector) else {}),
+            "boxes": "(n, 4) float32 x0, y0, x1, y1 in the same pixels, half-open, the surest first",
+            "scores": "(n,) margins: above 0 for the class",
+            "labels": "(n,) int64, places in classes",
+            "probabilities": "(n,) that each is right; NaN where they are not known",
+            "scales_px": json.dumps(scales),
+            "resized_side": sides,
+            "nms": str(config.nms_iou),
+            **_known(trunk, detector.classes, config.levels),
+            "resize": "Pillow's bilinear",
+            **licence,
+        },
+    )
+
+
+def _known(trunk: Trunk | OnnxTrunk, classes: tuple[str, ...], levels: tuple[int, ...]) -> dict[str, str]:
+    """What all kinds say; anything but plain text and numbers is JSON."""
     return {
         "sppnet": __version__,
         "classes": json.dumps(classes, ensure_ascii=False),

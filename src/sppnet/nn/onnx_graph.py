@@ -5,17 +5,14 @@ where the box lies, whether anything is there and what it is. They are found by 
 outputs, and told apart by how many numbers they give; nothing depends on names in the file.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from sppnet.errors import ModelError
-from sppnet.nn.onnx_session import import_extra, open_session, run_session
-from sppnet.nn.onnx_shapes import infer_shapes
+from sppnet.nn.onnx_probe import probe_shapes, takes_any_size
+from sppnet.nn.onnx_session import import_extra
 
 
 class UnknownHeadError(ModelError):
@@ -24,9 +21,6 @@ class UnknownHeadError(ModelError):
 
 MAX_PX = 4096
 """A side of the input of a file."""
-
-MAX_NUMBERS = 1 << 29
-"""Of one tensor: more are a damaged file, or an attack on the memory."""
 
 DEFAULT_PX = 416
 """Side of the input of a file that leaves it open."""
@@ -66,9 +60,14 @@ class HeadLevel:
 
     @property
     def tensors(self) -> tuple[str, ...]:
+        """In the order in which a trunk gives them; "" for box features that are the class features."""
         if not self.has_head:
             return (self.map,)
         return (self.map, self.class_features, self.box_features, self.logits, self.boxes, self.objectness)
+
+    def prefixed(self, prefix: str) -> "HeadLevel":
+        """The same tensors where the network is a part of another graph, which names them so."""
+        return HeadLevel(self.stride, *(prefix + name if name else "" for name in self.tensors))
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,15 @@ class DetectorGraph:
     """Whether it takes images of other sizes too."""
     channels: tuple[tuple[int, ...], ...]
     """Of each level's tensors."""
+    family: str = "yolox"
+    """Of the head: yolox, or one of `onnx_heads`."""
+    centre: float = 0.0
+    """Where the point of a cell lies in it, from which distances to the sides of its box count."""
+
+    @property
+    def has_objectness(self) -> bool:
+        """Whether the network says so apart from classes; else it is the probability of the likeliest one."""
+        return self.family in ("yolox", "yolov5")
 
     @property
     def has_head(self) -> bool:
@@ -99,7 +107,9 @@ class DetectorGraph:
     def from_described(content: bytes, described: dict[str, Any]) -> "DetectorGraph":
         levels = tuple(HeadLevel(**level) for level in described["levels"])
         channels = tuple(tuple(map(int, counts)) for counts in described["channels"])
-        return DetectorGraph(content, levels, int(described["size_px"]), bool(described["dynamic"]), channels)
+        size_px, dynamic = int(described["size_px"]), bool(described["dynamic"])
+        family, centre = str(described.get("family", "yolox")), float(described.get("centre", 0.0))
+        return DetectorGraph(content, levels, size_px, dynamic, channels, family, centre)
 
 
 def cut_detector(model: Any, name: str) -> DetectorGraph:
@@ -196,7 +206,12 @@ class OnnxGraph:
 
     def channels_of(self, node: Any) -> int:
         """Numbers that a convolution gives for each cell; 0 where its weights are no constants."""
-        return int(self.weights.get(node.input[1], (0,))[0])
+        return int((self.weight_shape(node) or (0,))[0])
+
+    def weight_shape(self, node: Any) -> tuple[int, ...]:
+        """Of a convolution; () where its weights are no constants, or are missing."""
+        shape: tuple[int, ...] = self.weights.get(node.input[1], ()) if len(node.input) > 1 else ()
+        return shape
 
     def last_convolutions(self) -> list[Any]:
         """From which the outputs are reached without another convolution, in the file's order."""
@@ -261,30 +276,3 @@ class OnnxGraph:
         model.ir_version = min(self.model.ir_version or 8, 10)
         content: bytes = model.SerializeToString(deterministic=True)
         return content
-
-
-# --- running ---------------------------------------------------------------------------------------
-
-
-def probe_shapes(content: bytes, size_px: int, name: str) -> list[tuple[int, ...]]:
-    """Shapes (1, c, h, w) of the outputs, for a grey square."""
-    for tensor, shape in infer_shapes(content, size_px).items():
-        if math.prod(shape) > MAX_NUMBERS:
-            raise ModelError(
-                f"{name}: the tensor {tensor} would have the shape {shape}, too large to compute"
-            )
-    outputs = run_session(open_session(content), np.full((1, 3, size_px, size_px), 114, np.float32))
-    wrong = [one.shape for one in outputs if one.ndim != 4]
-    if wrong:
-        raise ModelError(f"{name}: feature maps (1, channels, height, width) were expected; got {wrong[0]}")
-    return [one.shape for one in outputs]
-
-
-def takes_any_size(content: bytes, size_px: int) -> bool:
-    """Whether a higher and narrower image gives maps of its own shape."""
-    height, width = size_px + 64, max(64, size_px - 64)
-    try:
-        outputs = run_session(open_session(content), np.zeros((1, 3, height, width), np.float32))
-    except ModelError:
-        return False
-    return all(one.shape[2] * width == one.shape[3] * height for one in outputs)

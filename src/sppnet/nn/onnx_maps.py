@@ -3,13 +3,8 @@
 from typing import Any
 
 from sppnet.errors import ModelError
-from sppnet.nn.onnx_graph import (
-    DetectorGraph,
-    HeadLevel,
-    OnnxGraph,
-    probe_shapes,
-    takes_any_size,
-)
+from sppnet.nn.onnx_graph import DetectorGraph, HeadLevel, OnnxGraph
+from sppnet.nn.onnx_probe import probe_shapes, takes_any_size
 from sppnet.nn.onnx_shapes import infer_shapes
 
 STRIDES = 8, 16, 32

@@ -1,6 +1,8 @@
 """A detector's frozen network as a trunk: maps at its strides, and what its head says of each cell."""
 
+import ast
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,16 +18,21 @@ from sppnet.nn.detector_trunk import DetectorTrunk, longer_size
 from sppnet.nn.head_output import HeadOutput, VectorLayout
 from sppnet.nn.input_convention import find_convention
 from sppnet.nn.licence_text import find_licence
-from sppnet.nn.onnx_cells import cell_vectors, decode_boxes
+from sppnet.nn.onnx_cells import cell_vectors, decode_boxes, decode_distances
 from sppnet.nn.onnx_file import parse_model, read_bytes
-from sppnet.nn.onnx_graph import (
-    DetectorGraph,
-    UnknownHeadError,
-    cut_detector,
-)
+from sppnet.nn.onnx_graph import DetectorGraph, HeadLevel, UnknownHeadError, cut_detector
+from sppnet.nn.onnx_head_cut import cut_head
 from sppnet.nn.onnx_maps import cut_maps
 from sppnet.nn.onnx_session import SharedSession
 from sppnet.nn.trunks import Tap
+
+MAX_NAMES = 1 << 20
+"""Characters of the names of classes."""
+
+CONVENTION_OF = {
+    "yolox": "yolox", "nanodet": "nanodet", "picodet": "picodet", "yolov8": "yolo", "yolov5": "yolo",
+}  # fmt: skip
+"""What networks expect of their pixels unless it is said, by the family of their head."""
 
 
 class OnnxTrunk(DetectorTrunk):
@@ -40,13 +47,13 @@ class OnnxTrunk(DetectorTrunk):
         licence: dict[str, str] | None = None,
     ) -> None:
         """classes: what the network knows; by default COCO's 80, or class 0, class 1, …
-        convention: one of `CONVENTIONS`; by default yolox, or imagenet of a network without a head.
+        convention: one of `CONVENTIONS`; by default that of the head's family, or imagenet without a head.
         licence: name and text of its file.
 
         Raises ModelError or ConfigError for what does not fit.
         """
         super().__init__()
-        convention = convention or ("yolox" if graph.has_head else "imagenet")
+        convention = convention or (CONVENTION_OF[graph.family] if graph.has_head else "imagenet")
         self.name, self.graph, self.convention_name, self.licence = name, graph, convention, licence
         self.size_px = graph.size_px
         self.convention = find_convention(convention)
@@ -54,9 +61,9 @@ class OnnxTrunk(DetectorTrunk):
         self.taps = tuple(
             Tap(
                 CellGrid(stride=level.stride, center0=(level.stride - 1) / 2, receptive_field=graph.size_px),
-                counts[0],
+                graph.channels[index][0],
             )
-            for level, counts in zip(graph.levels, graph.channels, strict=True)
+            for index, level in self.map_levels
         )
         content = torch.frombuffer(bytearray(graph.content), dtype=torch.uint8)
         self.register_buffer("content", content)
@@ -77,11 +84,12 @@ class OnnxTrunk(DetectorTrunk):
         names = {one.key: one.value for one in model.metadata_props}.get("names")
         licence = find_licence(path)
         try:
-            return cls(path.name, cut_detector(model, str(path)), _parse_names(names), convention, licence)
+            graph, refusal = _cut(model, str(path)), ""
         except UnknownHeadError as error:
-            trunk = cls(path.name, cut_maps(model, str(path)), None, convention, licence)
-            trunk.refusal = str(error)
-            return trunk
+            graph, refusal, names = cut_maps(model, str(path)), str(error), None
+        trunk = cls(path.name, graph, _parse_names(names), convention, licence)
+        trunk.refusal = refusal
+        return trunk
 
     @classmethod
     def restore(cls, spec: dict[str, Any], content: Tensor) -> Self:
@@ -100,13 +108,19 @@ class OnnxTrunk(DetectorTrunk):
         return self.graph.has_head
 
     @property
+    def map_levels(self) -> list[tuple[int, HeadLevel]]:
+        """The levels of the head that have a map of their own, with their numbers: anchors share theirs."""
+        first = {level.map: index for index, level in reversed(list(enumerate(self.graph.levels)))}
+        return [(index, self.graph.levels[index]) for index in sorted(first.values())]
+
+    @property
     def layout(self) -> VectorLayout:
         if not self.has_head:
             raise ConfigError(
                 f"{self.name} gives maps alone: give --proposals learned --vectors pyramid. {self.refusal}"
             )
         _, class_features, box_features, classes, *_ = self.graph.channels[0]
-        return VectorLayout(class_features, box_features, classes, len(self.taps))
+        return VectorLayout(class_features, box_features, classes, len(self.graph.levels))
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -143,16 +157,23 @@ class OnnxTrunk(DetectorTrunk):
 
     def look(self, image: Array) -> HeadOutput:
         levels = self.run(self.prepare(image))
-        maps = tuple(torch.from_numpy(level[0]) for level in levels)
+        maps = tuple(torch.from_numpy(levels[index][0]) for index, _ in self.map_levels)
         if not self.has_head:
             return HeadOutput(maps)
-        boxes = decode_boxes(levels, self.strides)
+        boxes = self.decode(levels)
         return HeadOutput(
             maps,
             boxes,
             np.concatenate([level[5].ravel() for level in levels]),
-            lambda cells: cell_vectors(levels, cells, boxes[cells]),
+            lambda cells: cell_vectors(levels, cells, boxes[cells], self.graph.has_objectness),
         )
+
+    def decode(self, levels: Sequence[tuple[Array, ...]]) -> Array:
+        """What `run` gives → (n, 4) xyxy of all cells, in the network's pixels."""
+        strides = [level.stride for level in self.graph.levels]
+        if self.graph.family == "yolox":
+            return decode_boxes(levels, strides)
+        return decode_distances(levels, strides, self.graph.centre)
 
     def prepare(self, image: Array) -> Array:
         """(h, w, 3) uint8 RGB → (1, 3, h', w') float32: padded on the right and at the bottom."""
@@ -175,11 +196,26 @@ class OnnxTrunk(DetectorTrunk):
     def run(self, images: Array) -> list[tuple[Array, ...]]:
         """images as `prepare` gives them → for each level (c, h, w) of `HeadLevel.tensors`."""
         named = self._session.run(images)
-        levels = [tuple(named[name][0] for name in level.tensors) for level in self.graph.levels]
+        levels = []
+        for level_names in self.graph.levels:
+            some = tuple(named[name][0] if name else None for name in level_names.tensors)
+            nothing = np.empty((0, *named[level_names.map].shape[2:]), np.float32)
+            levels.append(tuple(nothing if one is None else one for one in some))
         for level in levels:
             if len({one.shape[1:] for one in level}) > 1:
                 raise ModelError(f"{self.name} gives maps of several sizes at one stride for {images.shape}")
         return levels
+
+
+def _cut(model: Any, name: str) -> DetectorGraph:
+    """With its head; raises UnknownHeadError where that is none that is known."""
+    try:
+        return cut_detector(model, name)
+    except UnknownHeadError as error:
+        try:
+            return cut_head(model, name)
+        except UnknownHeadError as other:
+            raise UnknownHeadError(f"{error}. Of other heads: {other}") from error
 
 
 def _class_names(graph: DetectorGraph, classes: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -195,11 +231,14 @@ def _class_names(graph: DetectorGraph, classes: tuple[str, ...] | None) -> tuple
 
 def _parse_names(text: str | None) -> tuple[str, ...] | None:
     """Class names as exporters write them into the file: a JSON or Python list, or one by number."""
-    if not text:
+    if not text or len(text) > MAX_NAMES:
         return None
     try:
         names = json.loads(text)
     except ValueError:
-        return None
+        try:
+            names = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None
     values = names.values() if isinstance(names, dict) else names
-    return tuple(map(str, values)) if values and not isinstance(values, str | int | float) else None
+    return tuple(map(str, values)) if values and not isinstance(values, str | bytes | int | float) else None

@@ -17,7 +17,7 @@ from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.nn.fusion import fuse_conv_bn
 from sppnet.nn.head_output import HeadOutput, VectorLayout
 from sppnet.nn.networks import ParametersOnMeta
-from sppnet.nn.pretrained import published_weights
+from sppnet.nn.pretrained import published_file, published_weights
 from sppnet.nn.receptive_field import derive_grids
 from sppnet.nn.torchvision_heads import head_layout, read_head
 from sppnet.nn.trunks import Rgb, Tap, Weights
@@ -87,6 +87,15 @@ class TorchvisionDetector(DetectorTrunk):
     @property
     def layout(self) -> VectorLayout:
         return self._layout
+
+    @property
+    def proposals_source(self) -> str:
+        """Where the boxes of its own come from, in words."""
+        if hasattr(self.network, "roi_heads"):
+            return "of the region proposal network, each moved as its likeliest class asks"
+        locations: Any = self.network.anchor_generator
+        counts = ",".join(map(str, dict.fromkeys(locations.num_anchors_per_location())))
+        return f"anchors of the head, {counts} a cell, decoded"
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -171,6 +180,11 @@ def _all_names(name: str) -> set[str]:
 
 def _published(name: str) -> Any:
     return models.get_model_weights(name).DEFAULT
+
+
+def weights_file(name: str, weights: str | Path) -> Path:
+    """The file of published weights in torch's cache, or the file given."""
+    return published_file(_published(name).url) if weights == COCO else Path(weights)
 
 
 def _state(name: str, weights: Weights) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ def training_page(
     f1: Mapping[str, float] | None = None,
     trials: Sequence[Mapping[str, Any]] = (),
     joint: Mapping[str, Any] | None = None,
+    vector_trials: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page of a training.
 
@@ -50,7 +51,7 @@ def training_page(
     mining: rows of `svm.mining.MiningRound`. seconds: of every stage. skipped: why images were left out.
     problems: what was odd in the annotations. f1: of every class at the default threshold, on photographs
     held out; None or empty where none were. trials: `TrunkTrial`s as JSON. joint: what joint training
-    recorded; None or without maps where there was none.
+    recorded; None or without maps where there was none. vector_trials: `VectorTrial`s as JSON.
     """
     most = max(objects.values(), default=0)
     columns = {"round": "round", "positives": "positives", "negatives": "negatives", "joined": "new"}
@@ -78,6 +79,7 @@ def training_page(
             [one["trunk"], page.share(one["map"]), one["images"], page.duration(one["seconds"])]
             for one in trials
         ],
+        vector_trials=[[one["vectors"], page.share(one["map"]), one["images"]] for one in vector_trials],
         recall=recall,
         tuning=_curves(tuning),
         trunk_tuning=_curves(trunk_tuning),

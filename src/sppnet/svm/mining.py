@@ -22,6 +22,9 @@ from sppnet.svm.linear_svm import LinearSVM
 from sppnet.svm.vector_store import ChosenVectors, LabelledVectors, MiningConfig, VectorStore
 from sppnet.threads import ordered_map
 
+MAX_BLOCK_BYTES = 1 << 29
+"""Stored vectors of which parts are copied, to fit SVMs of these alone."""
+
 VectorSource = Callable[[int], LabelledVectors]
 
 
@@ -49,6 +52,8 @@ class MinedSVMs:
     """A class without positives outside the fold has a bias of −inf there: it cannot be judged."""
     fold_of: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     """(images,) the fold that each image belongs to; empty without folds."""
+    of_blocks: "tuple[MinedSVMs, ...]" = ()
+    """Of the blocks of `mine_svms`, each of vectors of that length; none where vectors are too many."""
 
 
 def mine_svms(
@@ -58,12 +63,14 @@ def mine_svms(
     config: MiningConfig | None = None,
     progress: Progress | None = None,
     callback: Callable[[MiningRound], None] | None = None,
+    blocks: Sequence[slice] = (),
 ) -> MinedSVMs:
     """One SVM a class, against the windows of all images.
 
     source: gives the windows of image 0 … images − 1; called once an image and round, on two threads.
     images: how many, or (n,) the photograph that each shows: those of one photograph are in one fold.
-    callback: called after each round.
+    callback: called after each round. blocks: SVMs of these numbers of the vectors alone are fitted too, to
+        the windows that were mined.
     The weights are for vectors as they come: the scaling to a mean length of 20 is folded into them.
     Raises DataError for a class without positives, and for more positives than max_bytes holds.
     """
@@ -94,7 +101,14 @@ def mine_svms(
     chosen = first_folds(dealt, config.held_out)
     fold_of = dealt[groups] if len(dealt) else dealt
     folds = _fit_folds(store, fold_of, chosen, classes, config, progress)
-    return MinedSVMs(store.unscaled(svm), folds, fold_of)
+    of_blocks = []
+    for block in blocks if store.vectors[: len(store)].nbytes <= MAX_BLOCK_BYTES else ():
+        part = store.of_numbers(block)
+        alone = part.unscaled(part.fit(classes, config))
+        of_blocks.append(
+            MinedSVMs(alone, _fit_folds(part, fold_of, chosen, classes, config, progress), fold_of)
+        )
+    return MinedSVMs(store.unscaled(svm), folds, fold_of, tuple(of_blocks))
 
 
 def _fit_folds(

@@ -152,6 +152,16 @@ class VectorStore:
         self.scale = NORM / mean if mean > 0 else 1.0
         rows *= np.float32(self.scale)
 
+    def of_numbers(self, block: slice) -> "VectorStore":
+        """The same vectors with some of their numbers alone, again of a mean length of NORM; no fit yet."""
+        other = VectorStore(len(range(*block.indices(self.vectors.shape[1]))), self.signs.shape[1], 1)
+        other.vectors = np.ascontiguousarray(self.vectors[: self.count, block])
+        other.signs, other.origin = self.signs[: self.count].copy(), self.origin[: self.count].copy()
+        other.limit = other.count = self.count
+        other.fix_scale()
+        other.scale *= self.scale
+        return other
+
     def fit(self, classes: Sequence[str], config: MiningConfig) -> LinearSVM:
         """SVMs of all vectors, starting from the last fit; every class needs both sides."""
         svm = self._fit(self.signs[: self.count], classes, config)
