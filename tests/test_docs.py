@@ -12,7 +12,7 @@ Replaced: the published weights of mobilenet_v2 are random ones in torch's cache
 before its C++ compiler; smaller models of the same kinds are exported; what `make demo` leaves is smaller.
 Not run: `pip install` (its extras must be there) and `make` (it must have the target). What needs a Ray is
 run by tests/test_ray.py.
-The figures' own pages (results, performance, reliability) hold commands that take hours.
+The figures' own pages (results, performance, reliability, the log) hold commands that take hours.
 """
 
 import json
@@ -55,6 +55,7 @@ FIGURES = [
     "docs/performance.md",
     "docs/reliability.md",
     "docs/results.md",
+    *sorted(f"docs/log/{path.name}" for path in (DOCS / "log").glob("*.md")),
 ]
 TRANSLATED = ["README.zh-CN.md"]  # its blocks are those of README.md: tests/test_readme.py
 
@@ -288,5 +289,5 @@ def test_commands_are_of_known_programs() -> None:
 
 
 def test_every_page_is_one_of_these() -> None:
-    there = {str(path.relative_to(ROOT)) for path in [*ROOT.glob("README*.md"), *DOCS.glob("*.md")]}
+    there = {str(path.relative_to(ROOT)) for path in [*ROOT.glob("README*.md"), *DOCS.rglob("*.md")]}
     assert there == {*PAGES, *FIGURES, *TRANSLATED}
