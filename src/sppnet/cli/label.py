@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sppnet.cli.downloads import check_detector_downloads
+from sppnet.cli.models import check_detector_downloads
 from sppnet.cli.options import Device
 
 CLASS_FORMATS = "csv", "folders"
