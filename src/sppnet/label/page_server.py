@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 
 from sppnet import __version__
 from sppnet.errors import DataError, ImageError, SppnetError
@@ -21,7 +21,7 @@ from sppnet.label.base import LabelSession
 from sppnet.label.pictures import Thumbs, picture
 from sppnet.label.requests import read_name
 from sppnet.label.sheets import ConflictError, Order, why_unwritable
-from sppnet.serve.app import HEADERS
+from sppnet.serve.app import HEADERS, send_file
 from sppnet.serve.limits import Limits, Refusal
 
 PAGE = Path(__file__).parent / "page"
@@ -56,7 +56,7 @@ class PageServer(Generic[S]):
             app.exception_handler(kind)(answer)
         files = {"/": page, **{f"/{name}": name for name in ("page.css", *scripts)}}
         for path, name in files.items():
-            app.get(path, include_in_schema=False)(partial(_send_file, PAGE / name))
+            app.get(path, include_in_schema=False)(partial(send_file, PAGE / name))
         app.get("/v1/session")(self.describe)
         app.get("/v1/photos")(self.photos)
         app.get("/v1/photos/{photo}")(self.photo)
@@ -175,10 +175,6 @@ class PageServer(Generic[S]):
         count = len(self.session.store)
         if not 0 <= photo < count:
             raise Refusal(404, f"photographs are 0 to {count - 1}; got {photo}")
-
-
-async def _send_file(path: Path) -> FileResponse:
-    return FileResponse(path)
 
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:
