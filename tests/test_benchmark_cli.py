@@ -2,11 +2,14 @@
 
 import importlib
 import json
+from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
+from sppnet.benchmark.label import Stage
+from sppnet.benchmark.label_classes import ClassStage
 from sppnet.benchmark.results import Row
 from sppnet.cli import benchmark
 from sppnet.errors import MissingExtraError, SppnetError
@@ -94,3 +97,24 @@ def test_peers_are_those_of_torchvision(inside):
     code, _, said = inside("detect", "--peers", "ssdlite320_mobilenet_v3_large,yolo")
     assert code != 0
     assert "got ['yolo']" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "shown"),
+    [
+        (
+            "label",
+            Stage(0, 3, 9, 0.5, 0.25, 0.25, 0.1, 0.5, 0.75),
+            ["1–3", "9", "50%", "25%", "25%", "0.10", "0.50", "0.75"],
+        ),
+        ("label-classes", ClassStage(0, 3, 1.0, 0.5, 0.5, 0.75), ["1–3", "100%", "50%", "0.50", "0.75"]),
+    ],
+)
+def test_labelling_replayed_is_a_row_a_stage(inside, monkeypatch, name, stage, shown):
+    module = f"sppnet.benchmark.{name.replace('-', '_')}.run"
+    monkeypatch.setattr(module, lambda data, progress: [stage])
+    code, printed, _ = inside(name, "photos")
+    assert code == 0
+    assert printed.splitlines()[-1].split() == shown
+    code, printed, _ = inside(name, "photos", "--json")
+    assert json.loads(printed) == {"benchmark": name, "rows": [asdict(stage)]}

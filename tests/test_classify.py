@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sppnet.classify.classifier import Classifier, Testing
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.evaluate import evaluate
+from sppnet.classify.run_folder import NAMES as NAMES_ON_BOARD
+from sppnet.classify.run_folder import Board
 from sppnet.classify.sgd import Trainer
-from sppnet.classify.tensorboard import NAMES as NAMES_ON_BOARD
-from sppnet.classify.tensorboard import Board
 from sppnet.classify.train import train
 from sppnet.data import loader
 from sppnet.data.folder import open_folder

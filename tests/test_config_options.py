@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from sppnet.classify.config import TrainingConfig
 from sppnet.cli.app import app
-from sppnet.cli.config_options import options_of, read_fields, read_parameters
+from sppnet.cli.options import options_of, read_fields, read_parameters
 from sppnet.detect.config import DetectorConfig
 from sppnet.errors import ConfigError
 

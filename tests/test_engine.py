@@ -11,12 +11,21 @@ import pytest
 from typer.testing import CliRunner
 
 from sppnet.cli.app import app
+from sppnet.cli.features import check_suffix
 from sppnet.cli.predictions import check_executor
-from sppnet.cli.vectors import check_suffix
 from sppnet.engine.batch import TRIES, Block, _first_cause, share_out
 from sppnet.engine.cluster import joined
-from sppnet.engine.shards import check_shards, count_done, read_shards, shards_of, unfinished, write_shard
-from sppnet.engine.tables import detections_table, read_detections, vectors_table
+from sppnet.engine.tables import (
+    check_shards,
+    count_done,
+    detections_table,
+    read_detections,
+    read_shards,
+    shards_of,
+    unfinished,
+    vectors_table,
+    write_shard,
+)
 from sppnet.engine.work import Detecting, Extracting, attempt
 from sppnet.errors import ConfigError, ImageError, MissingExtraError, SppnetError
 from sppnet.structures import Detections

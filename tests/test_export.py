@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +63,16 @@ def make_detector(layer="fc7", rule="paper", method="spp", trunk="zf5", width=0.
     return Detector(DetectorComponents(CLASSES, config, trunk, None, head, svm, regressor))
 
 
+@dataclass(frozen=True)
+class Exported:
+    """Models of each kind with their files; one was written by the command, which ended like this."""
+
+    files: dict[str, tuple[object, Path]]
+    command: "subprocess.CompletedProcess[str]"
+
+
 @pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, tuple[object, Path]]:
-    """A model of each kind, and its file."""
+def exported(tmp_path_factory) -> Exported:
     folder = tmp_path_factory.mktemp("onnx")
     models = {
         "fc": make_classifier("fc"),
@@ -72,9 +80,21 @@ def files(tmp_path_factory) -> dict[str, tuple[object, Path]]:
         "fixed": make_classifier("fc", None, 223),
         "detector": make_detector(),
     }
-    for name, model in models.items():
-        onnx_file.export_model(model, folder / f"{name}.onnx")
-    return {name: (model, folder / f"{name}.onnx") for name, model in models.items()}
+    paths = {name: folder / f"{name}.onnx" for name in models}
+    paths["svm"] = folder / "of the command" / "svm.onnx"
+    for name in ("fc", "fixed", "detector"):
+        onnx_file.export_model(models[name], paths[name])
+    models["svm"].save(folder / "svm.safetensors")
+    words = ["export", "onnx", "--model", folder / "svm.safetensors", "--out", paths["svm"]]
+    command = [sys.executable, "-W", "error", "-m", "sppnet", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Exported({name: (model, paths[name]) for name, model in models.items()}, done)
+
+
+@pytest.fixture(scope="module")
+def files(exported) -> dict[str, tuple[object, Path]]:
+    """A model of each kind, and its file."""
+    return exported.files
 
 
 def open_file(path):
@@ -194,15 +214,9 @@ def test_a_detector_scores_and_moves_boxes_as_it_always_did(files):
     assert (scores.shape, corrected.shape) == ((0, 3), (0, 3, 4))
 
 
-def test_a_detector_on_pooled_vectors_and_released_cells(tmp_path):
+def test_a_detector_on_pooled_vectors_and_released_cells_with_taps_of_several_strides(tmp_path):
     """The check against PyTorch is inside."""
-    onnx_file.export_model(make_detector("pool", "released"), tmp_path / "model.onnx")
-    assert (tmp_path / "model.onnx").is_file()
-
-
-def test_a_detector_with_taps_of_several_strides(tmp_path):
-    """The check against PyTorch is inside."""
-    detector = make_detector("pool", trunk="mobilenet_v2:3+5", width=1.0)
+    detector = make_detector("pool", "released", trunk="mobilenet_v2:3+5", width=1.0)
     assert [tap.grid.stride for tap in detector.parts.trunk.taps] == [4, 8]
     onnx_file.export_model(detector, tmp_path / "model.onnx")
     said = open_file(tmp_path / "model.onnx").get_modelmeta().custom_metadata_map
@@ -326,23 +340,11 @@ def test_the_example_detects_without_sppnet(files, tmp_path):
     assert (boxes <= [310, 120, 310, 120]).all()
 
 
-def test_the_command_writes_the_file_and_tells_where(tmp_path):
-    make_classifier("svm").save(tmp_path / "model.safetensors")
-    words = [
-        "export",
-        "onnx",
-        "--model",
-        tmp_path / "model.safetensors",
-        "--out",
-        tmp_path / "x" / "model.onnx",
-    ]
-    command = [sys.executable, "-W", "error", "-m", "sppnet", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'x' / 'model.onnx'}\n"), done.stderr
+def test_the_command_writes_the_file_and_tells_where(exported):
+    done, (_, path) = exported.command, exported.files["svm"]
+    assert (done.returncode, done.stdout) == (0, f"{path}\n"), done.stderr
     assert "Traceback" not in done.stderr
-    assert (
-        open_file(tmp_path / "x" / "model.onnx").get_modelmeta().custom_metadata_map["kind"] == "classifier"
-    )
+    assert open_file(path).get_modelmeta().custom_metadata_map["kind"] == "classifier"
 
 
 def test_help_waits_for_nothing_heavy():

@@ -359,7 +359,7 @@ def test_errors_come_before_the_work(photos, tmp_path, monkeypatch, capsys, argu
 
 
 def test_without_pyarrow_the_extra_is_named(monkeypatch):
-    from sppnet.cli.vectors import check_suffix
+    from sppnet.cli.features import check_suffix
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sppnet.data.hold_out import HOLD_OUT, draw_held_out
+from sppnet.data.class_files import HOLD_OUT, draw_held_out
 from sppnet.errors import ConfigError
 
 

@@ -16,8 +16,7 @@ from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from sppnet.data import image_formats
 from sppnet.data.image import ImageHeader, find_images, read_header, read_image
-from sppnet.data.image_formats import readable_suffixes, unreadable_hint
-from sppnet.data.quiet import pillow_quiet
+from sppnet.data.image_formats import pillow_quiet, readable_suffixes, unreadable_hint
 from sppnet.errors import DataError, ImageError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

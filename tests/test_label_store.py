@@ -258,8 +258,8 @@ from pathlib import Path
 from sppnet.label.sheets import LabelledBox
 from sppnet.label.store import open_store
 
-def label():
-    store = open_store(Path(sys.argv[1]), sys.argv[2], ["apple"])
+def label(folder, format):
+    store = open_store(Path(folder), format, ["apple"])
     for number in range(10_000):
         photo = number % len(store)
         corner = number % 70, number // 70 % 50
@@ -271,7 +271,7 @@ def label():
 for line in sys.stdin:  # a child for each: what is imported once serves all
     child = os.fork()
     if not child:
-        label()
+        label(*line.rstrip().split("\\t"))
     print("child", child, flush=True)
     os.waitpid(child, 0)
     print("dead", flush=True)
@@ -279,9 +279,17 @@ for line in sys.stdin:  # a child for each: what is imported once serves all
 KILLS = {"voc": 20, "coco": 10, "yolo": 10}
 
 
-def labelled_until_killed(process, seconds):
+@pytest.fixture(scope="module")
+def parent():
+    """The process that starts those which are killed."""
+    words = [sys.executable, "-c", SCRIPT]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+
+
+def labelled_until_killed(process, folder, format, seconds):
     """What a child called saved before it was killed: photograph, number of its boxes, corner of the last."""
-    process.stdin.write("go\n")
+    process.stdin.write(f"{folder}\t{format}\n")
     process.stdin.flush()
     lines = iter(process.stdout.readline, "dead\n")
     first = next(line for line in lines if line.startswith("child"))
@@ -291,21 +299,17 @@ def labelled_until_killed(process, seconds):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_killed_session_loses_no_box_that_it_called_saved(folder, format):
+def test_a_killed_session_loses_no_box_that_it_called_saved(parent, folder, format):
     rng, counts = random.Random(format), [0] * 4
-    words = [sys.executable, "-c", SCRIPT, str(folder), format]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        for _ in range(KILLS[format]):
-            said = labelled_until_killed(process, rng.uniform(0, 0.5))
-            store = open_store(folder)
-            places = [
-                [tuple(map(round, box.box[:2])) for box in store.sheet(photo).boxes] for photo in range(4)
-            ]
-            for photo, count, *corner in said:
-                assert places[photo][count - 1] == tuple(corner)
-                counts[photo] = count
-            unsaid = [len(found) - count for found, count in zip(places, counts, strict=True)]
-            assert sum(unsaid) in (0, 1)  # what was being written then may be there
-            assert all(store.sheet(photo).state == "done" for photo in range(4) if counts[photo])
-            counts = list(map(len, places))
+    for _ in range(KILLS[format]):
+        said = labelled_until_killed(parent, folder, format, rng.uniform(0, 0.5))
+        store = open_store(folder)
+        places = [[tuple(map(round, box.box[:2])) for box in store.sheet(photo).boxes] for photo in range(4)]
+        for photo, count, *corner in said:
+            assert places[photo][count - 1] == tuple(corner)
+            counts[photo] = count
+        unsaid = [len(found) - count for found, count in zip(places, counts, strict=True)]
+        assert sum(unsaid) in (0, 1)  # what was being written then may be there
+        assert all(store.sheet(photo).state == "done" for photo in range(4) if counts[photo])
+        counts = list(map(len, places))
     assert sum(counts) > KILLS[format] // 2

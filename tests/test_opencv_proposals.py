@@ -10,7 +10,7 @@ import pytest
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.errors import ConfigError, MissingExtraError
 from sppnet.metrics.recall import recall_curve
-from sppnet.proposals.opencv import opencv_search
+from sppnet.proposals.proposers import opencv_search
 from sppnet.proposals.selective_search.search import selective_search
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -65,7 +65,7 @@ def test_red_and_blue_are_not_exchanged(monkeypatch):
         def __getattr__(self, name):
             return lambda *images: seen.extend(images) or np.zeros((0, 4), np.int32)
 
-    monkeypatch.setattr("sppnet.proposals.opencv._segmentation", lambda: Namespace(Search))
+    monkeypatch.setattr("sppnet.proposals.proposers._segmentation", lambda: Namespace(Search))
     assert opencv_search(np.full((3, 3, 3), (9, 8, 7), np.uint8)).shape == (0, 4)
     assert seen[0][0, 0].tolist() == [7, 8, 9]
 

@@ -13,7 +13,6 @@ from sppnet.features.maps import FeatureMaps, TapMaps
 from sppnet.geometry.grid import CellGrid, boxes_to_cells, count_bins
 from sppnet.ops.pooling import pyramid_pool
 from sppnet.proposals import head_training
-from sppnet.proposals.coarse_scores import CellScores
 from sppnet.proposals.dense_windows import GEOMETRY, WindowConfig, dense_windows, describe, windows_to_boxes
 from sppnet.proposals.head_training import (
     draw_cells,
@@ -22,7 +21,13 @@ from sppnet.proposals.head_training import (
     train_head,
     windows_per_image,
 )
-from sppnet.proposals.proposal_head import ProposalHead, current_names, reduce_channels, take_cells
+from sppnet.proposals.proposal_head import (
+    CellScores,
+    ProposalHead,
+    current_names,
+    reduce_channels,
+    take_cells,
+)
 from sppnet.structures import GroundTruth
 
 CENTRED = CellGrid(stride=16, center0=7.5, receptive_field=139)

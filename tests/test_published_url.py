@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sppnet.cli.downloads import check_detector_downloads
+from sppnet.cli.models import check_detector_downloads
 from sppnet.errors import ModelError
 from sppnet.nn.published_url import check_reachable, published_url
 
@@ -94,6 +94,6 @@ def test_the_trunks_of_a_detector(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="fasterrcnn_resnet50_fpn_coco"):
         check_detector_downloads("zf5,fasterrcnn_resnet50_fpn", None)
     check_detector_downloads("auto", None)
-    monkeypatch.setattr("sppnet.cli.downloads.find_spec", lambda name: None)
+    monkeypatch.setattr("sppnet.cli.models.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="mobilenet_v2"):
         check_detector_downloads("auto", "imagenet")

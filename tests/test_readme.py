@@ -27,7 +27,7 @@ def test_both_languages_show_the_same_commands_and_snippets() -> None:
 
 def figures(text: str) -> list[tuple[str, str]]:
     """(figure, page it is from) of the table's rows."""
-    rows = re.findall(r"^\|.+\| (.+?) \| \[\w+\]\((docs/\w+\.md)\) \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\|.+\| (.+?) \| \[\w+\]\((docs/[\w/]+\.md)\) \|$", text, re.MULTILINE)
     return [(figure, page) for cell, page in rows for figure in FIGURE.findall(cell)]
 
 

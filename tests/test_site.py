@@ -59,8 +59,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_in_the_site(site: Path) -> None:
-    for path in DOCS.glob("*.md"):
-        assert (site / path.with_suffix(".html").name).is_file()
+    for path in DOCS.rglob("*.md"):
+        assert (site / path.relative_to(DOCS).with_suffix(".html")).is_file()
 
 
 LOADED = re.compile(
@@ -132,8 +132,9 @@ def test_pages_fit_a_phone_and_ask_for_nothing_elsewhere(tab: tuple[Browser, str
     browser, url = tab
     size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     browser.ask("Emulation.setDeviceMetricsOverride", **size)
-    for path in sorted(DOCS.glob("*.md")):
-        browser.ask("Page.navigate", url=f"{url}/{path.stem}.html")
+    for path in sorted(DOCS.rglob("*.md")):
+        page = path.relative_to(DOCS).with_suffix(".html")
+        browser.ask("Page.navigate", url=f"{url}/{page}")
         browser.until("document.readyState === 'complete' && document.querySelector('h1')")
         assert browser.run("document.documentElement.scrollWidth") <= 360, path.name
     assert browser.complaints() == []

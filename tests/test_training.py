@@ -13,7 +13,7 @@ from sppnet import training
 from sppnet.data.folder import open_folder
 from sppnet.demo import generate, generate_scenes
 from sppnet.nn.trunks import load_trunk
-from sppnet.report.reproduce import Name, in_python
+from sppnet.report.page import Name, in_python
 
 SMALL = {"trunk": "zf5", "width": 0.0625, "hidden": 16, "device": "cpu"}
 OPTIONS = {**SMALL, "sizes": "64", "scale_px": 224, "epochs": 1, "workers": 0}

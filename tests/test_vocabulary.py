@@ -115,6 +115,6 @@ def test_files_are_named_by_standard_terms():
 @pytest.mark.parametrize("option", OPTIONS)
 def test_replaced_options_are_gone(option):
     root = ROOT.parent.parent
-    pages = [*ROOT.rglob("*.py"), *root.glob("docs/*.md"), *root.glob("README*.md")]
+    pages = [*ROOT.rglob("*.py"), *(root / "docs").rglob("*.md"), *root.glob("README*.md")]
     found = [path.name for path in pages if re.search(rf"(?<![\w-]){option}(?![\w-])", path.read_text())]
     assert found == []

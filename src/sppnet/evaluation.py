@@ -18,8 +18,7 @@ from sppnet.metrics.detection import DetectionResult
 from sppnet.nn.model_file import write_file
 from sppnet.progress import Progress, Timed
 from sppnet.report import classification, detection
-from sppnet.report.page import name_of
-from sppnet.report.reproduce import Name, in_python
+from sppnet.report.page import Name, in_python, name_of
 from sppnet.torch_defaults import own_defaults
 
 

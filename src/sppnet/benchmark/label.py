@@ -13,10 +13,10 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,8 @@ STAGES = (0, 1, 3, 10, 20, 40, 60, 100, 150, 200, 300, 500, 1000)
 """Photographs done where a row of the table ends and the next begins."""
 
 WAIT_S = 300.0
+
+OneStep = TypeVar("OneStep")
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,23 @@ def run(
 
 def replay(images: AnnotatedImages, trunk: Trunk, progress: Progress | None = None) -> list[Step]:
     """Every photograph labelled once."""
-    progress = progress or NullProgress()
+    with serving_copies(
+        images.paths, lambda root: Session(open_store(root, "voc", images.classes), trunk)
+    ) as client:
+        return list(_replay(client, images, progress or NullProgress()))
+
+
+@contextmanager
+def serving_copies(
+    paths: Sequence[Path], open_session: Callable[[Path], Session | ClassSession]
+) -> Iterator["Client"]:
+    """A client of the page of a session on copies of photographs, whose folder `open_session` is given."""
     with tempfile.TemporaryDirectory(prefix="sppnet-label-") as folder:
         root = Path(folder)
-        for number, path in enumerate(images.paths):
+        for number, path in enumerate(paths):
             shutil.copyfile(path, root / f"{number:05d}{path.suffix.lower()}")
-        session = Session(open_store(root, "voc", images.classes), trunk)
-        with serving(session) as url:
-            return list(_replay(Client(url), images, progress))
+        with serving(open_session(root)) as url:
+            yield Client(url)
 
 
 @contextmanager
@@ -203,21 +214,25 @@ def _overlaps(box: Sequence[float], others: Floats) -> Floats:
 def stages_of(steps: Sequence[Step]) -> list[Stage]:
     """A row for every part of the photographs."""
     found = []
-    for first, last in pairwise(STAGES):
-        part = steps[first:last]
-        if not part:
-            break
+    for first, part in in_stages(steps):
         boxes, taken, moved, refused = (
             sum(getattr(step, name) for step in part) for name in ("boxes", "taken", "moved", "refused")
         )
-        seconds = [step.seconds for step in part]
         found.append(Stage(
             first, first + len(part), boxes, taken / max(1, boxes), moved / max(1, boxes),
             1 - (taken + moved) / max(1, boxes), refused / max(1, taken + moved),
-            float(np.median(seconds)), float(np.quantile(seconds, 0.95)),
+            *waits([step.seconds for step in part]),
         ))  # fmt: skip
     return found
 
 
-def to_json(stages: Sequence[Stage]) -> dict[str, object]:
-    return {"benchmark": "label", "rows": [asdict(stage) for stage in stages]}
+def in_stages(steps: Sequence[OneStep]) -> Iterator[tuple[int, Sequence[OneStep]]]:
+    """The steps of each stage that was reached, and the number of the first."""
+    for first, last in pairwise(STAGES):
+        if part := steps[first:last]:
+            yield first, part
+
+
+def waits(seconds: Sequence[float]) -> tuple[float, float]:
+    """Their median, and what 95 % of them do not exceed."""
+    return float(np.median(seconds)), float(np.quantile(seconds, 0.95))

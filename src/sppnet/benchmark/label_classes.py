@@ -4,18 +4,15 @@ Photograph by photograph, in the page's order. A first suggestion that is right 
 replaced by the photograph's class; every suggestion is judged before that.
 """
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
-from sppnet.benchmark.label import STAGES, Client, serving
+from sppnet.benchmark.label import Client, in_stages, serving_copies, waits
 from sppnet.data.folder import ImageFolder, find_splits, open_folder
 from sppnet.errors import ConfigError
 from sppnet.label.whole.class_session import ClassSession
@@ -70,14 +67,10 @@ def run(
 
 def replay(images: ImageFolder, vectors: PhotoVectors, progress: Progress | None = None) -> list[ClassStep]:
     """Every photograph labelled once."""
-    progress = progress or NullProgress()
-    with tempfile.TemporaryDirectory(prefix="sppnet-label-") as folder:
-        root = Path(folder)
-        for number, path in enumerate(images.paths):
-            shutil.copyfile(path, root / f"{number:05d}{path.suffix.lower()}")
-        session = ClassSession(open_class_store(root, "csv", images.classes), vectors)
-        with serving(session) as url:
-            return list(_replay(Client(url), images, progress))
+    with serving_copies(
+        images.paths, lambda root: ClassSession(open_class_store(root, "csv", images.classes), vectors)
+    ) as client:
+        return list(_replay(client, images, progress or NullProgress()))
 
 
 def _replay(client: Client, images: ImageFolder, progress: Progress) -> Iterator[ClassStep]:
@@ -100,18 +93,10 @@ def _replay(client: Client, images: ImageFolder, progress: Progress) -> Iterator
 
 def stages_of(steps: Sequence[ClassStep]) -> list[ClassStage]:
     """A row for every part of the photographs."""
-    found = []
-    for first, last in pairwise(STAGES):
-        if part := steps[first:last]:
-            suggested, right, seconds = (
-                [getattr(step, name) for step in part] for name in ("suggested", "right", "seconds")
-            )
-            found.append(ClassStage(
-                first, first + len(part), float(np.mean(suggested)), float(np.mean(right)),
-                float(np.median(seconds)), float(np.quantile(seconds, 0.95)),
-            ))  # fmt: skip
-    return found
-
-
-def to_json(stages: Sequence[ClassStage]) -> dict[str, object]:
-    return {"benchmark": "label-classes", "rows": [asdict(stage) for stage in stages]}
+    return [
+        ClassStage(
+            first, first + len(part), float(np.mean([step.suggested for step in part])),
+            float(np.mean([step.right for step in part])), *waits([step.seconds for step in part]),
+        )
+        for first, part in in_stages(steps)
+    ]  # fmt: skip

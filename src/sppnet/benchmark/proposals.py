@@ -22,8 +22,8 @@ from sppnet.detect.detector import Detector
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps
 from sppnet.progress import Progress
-from sppnet.proposals.opencv import opencv_search
 from sppnet.proposals.proposal_head import ProposalHead
+from sppnet.proposals.proposers import opencv_search
 from sppnet.proposals.selective_search.search import selective_search
 
 OURS, PEER, LEARNED, COPY = "ours", "OpenCV's selective search, fast", "learned", "a copy of the pixels"

@@ -46,7 +46,7 @@ def evaluate(
     scores, known, paths, skipped = [], [], [], []
     classifier.network.eval()
     with torch.inference_mode():
-        for group in _batched(_read_ahead(folder, read), TOGETHER):
+        for group in _batched(enumerate(ordered_attempts(read, folder.paths, ahead=AHEAD)), TOGETHER):
             readable = [(index, image) for index, image in group if not isinstance(image, ImageError)]
             skipped += [str(image) for _, image in group if isinstance(image, ImageError)]
             if readable:
@@ -95,10 +95,3 @@ def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
     """Lists of `size` items, the last perhaps shorter (itertools.batched comes with Python 3.12)."""
     while group := list(islice(items, size)):
         yield group
-
-
-def _read_ahead(
-    folder: ImageFolder, read: Callable[[Path], ImageArray]
-) -> Iterator[tuple[int, ImageArray | ImageError]]:
-    """Index and image of every file in order; the error in place of an image that cannot be read."""
-    return enumerate(ordered_attempts(read, folder.paths, ahead=AHEAD))

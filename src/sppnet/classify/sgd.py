@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from sppnet.classify.config import TrainingConfig
 from sppnet.classify.distributed import Workers
-from sppnet.classify.run_folder import RunFolder
-from sppnet.classify.tensorboard import Board
+from sppnet.classify.run_folder import Board, RunFolder
 from sppnet.data import transforms
 from sppnet.data.folder import ImageFolder
 from sppnet.data.image import read_header

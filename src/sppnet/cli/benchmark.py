@@ -1,12 +1,12 @@
 """sppnet benchmark …"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sppnet.cli.config_options import options_of, read_parameters
-from sppnet.cli.options import Json
+from sppnet.cli.options import Json, options_of, read_parameters
 from sppnet.errors import MissingExtraError, SppnetError
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ EVERY = ("pool", "map", "svm", "rcnn", "proposals", "detect", "train", "gpu")
 """Modules of sppnet.benchmark, in the order of `all`."""
 
 
-def _add_command(name: str) -> None:
-    module = f"sppnet.benchmark.{name}"
+def _add_command(name: str, show: Callable[[Any, bool], None]) -> None:
+    """A benchmark as a command. show: prints what its `run` returns, as JSON or in words."""
+    module = f"sppnet.benchmark.{name.replace('-', '_')}"
     purpose, parameters = read_parameters(module, "run")
 
     @app.command(name, help=purpose)
@@ -34,115 +35,27 @@ def _add_command(name: str) -> None:
         from sppnet.cli.output import Bars
 
         with Bars() as bars:
-            rows = import_module(module).run(**given, progress=bars)
-        _print(name, rows, as_json)
+            found = import_module(module).run(**given, progress=bars)
+        show(found, as_json)
 
 
-for _name in EVERY:
-    _add_command(_name)
-
-
-def _add_replay(name: str, title: str, columns: dict[str, Callable[[Any], str]]) -> None:
+def _show_stages(name: str, title: str, columns: dict[str, Callable[[Any], str]]) -> None:
     """A command that replays labelling; columns: what stands in each, of a stage."""
-    module = f"sppnet.benchmark.{name.replace('-', '_')}"
-    purpose, parameters = read_parameters(module, "run")
 
-    @app.command(name, help=purpose)
-    @options_of(parameters, {"data": "data"})
-    def command(given: dict[str, Any], as_json: Json = False) -> None:
-        from importlib import import_module
+    def show(stages: "Sequence[Any]", as_json: bool) -> None:
+        from dataclasses import asdict
 
-        from sppnet.cli.output import Bars, print_json, print_table
+        from sppnet.cli.output import print_json, print_table
 
-        replay = import_module(module)
-        with Bars() as bars:
-            stages = replay.run(**given, progress=bars)
         if as_json:
-            print_json(replay.to_json(stages))
+            print_json({"benchmark": name, "rows": [asdict(stage) for stage in stages]})
             return
-        print_table(
-            f"{name}: {title}", list(columns), [[show(one) for show in columns.values()] for one in stages]
-        )
+        rows = [[text(one) for text in columns.values()] for one in stages]
+        print_table(f"{name}: {title}", list(columns), rows)
+
+    _add_command(name, show)
 
 
-_STAGE: dict[str, Callable[[Any], str]] = {"photographs": lambda one: f"{one.first + 1}–{one.last}"}
-_SECONDS: dict[str, Callable[[Any], str]] = {
-    "median s": lambda one: f"{one.median_s:.2f}",
-    "95 % s": lambda one: f"{one.p95_s:.2f}",
-}
-
-_add_replay(
-    "label",
-    "against drawing every box; seconds from confirmation to new suggestions",
-    {
-        **_STAGE,
-        "boxes": lambda one: str(one.boxes),
-        "taken": lambda one: f"{one.taken:.0%}",
-        "moved": lambda one: f"{one.moved:.0%}",
-        "drawn": lambda one: f"{one.drawn:.0%}",
-        "refused a taken": lambda one: f"{one.refused_per_taken:.2f}",
-        **_SECONDS,
-    },
-)
-_add_replay(
-    "label-classes",
-    "suggestions before each photograph was labelled; seconds from label to new ones",
-    {
-        **_STAGE,
-        "suggested": lambda one: f"{one.suggested:.0%}",
-        "right": lambda one: f"{one.right:.0%}",
-        **_SECONDS,
-    },
-)
-
-
-def _add_accuracy() -> None:
-    module = "sppnet.benchmark.accuracy"
-    purpose, parameters = read_parameters(module, "run")
-
-    @app.command("accuracy", help=purpose)
-    @options_of(parameters, {"data": "data"})
-    def command(given: dict[str, Any], as_json: Json = False) -> None:
-        from importlib import import_module
-
-        from sppnet.cli.images import tell_left_out
-        from sppnet.cli.output import Bars, print_json
-
-        with Bars() as bars:
-            result = import_module(module).run(**given, progress=bars)
-        tell_left_out(result.images, result.skipped)
-        if as_json:
-            print_json(result.to_json())
-        else:
-            _print_accuracy(result)
-
-
-_add_accuracy()
-
-
-def _add_multisize() -> None:
-    module = "sppnet.benchmark.multisize"
-    purpose, parameters = read_parameters(module, "run")
-
-    @app.command("multisize", help=purpose)
-    @options_of(parameters, {"data": "data"})
-    def command(given: dict[str, Any], as_json: Json = False) -> None:
-        from importlib import import_module
-
-        from sppnet.cli.output import Bars, print_json
-
-        with Bars() as bars:
-            result = import_module(module).run(**given, progress=bars)
-        if as_json:
-            print_json(result.to_json())
-        else:
-            _print_multisize(result)
-
-
-_add_multisize()
-
-
-@app.command("all")
 def everything(as_json: Json = False) -> None:
     """Every benchmark with its defaults, a table each: a quarter of an hour, and 8 GB."""
     from importlib import import_module
@@ -198,9 +111,14 @@ def _print(name: str, rows: "Sequence[Row]", as_json: bool) -> None:
         typer.echo(note)
 
 
-def _print_accuracy(result: "AccuracyResult") -> None:
-    from sppnet.cli.output import percent, print_table
+def _show_accuracy(result: "AccuracyResult", as_json: bool) -> None:
+    from sppnet.cli.images import tell_left_out
+    from sppnet.cli.output import percent, print_json, print_table
 
+    tell_left_out(result.images, result.skipped)
+    if as_json:
+        print_json(result.to_json())
+        return
     columns = ["model", "trunk", "scales", "engine", "mAP", "ms", "quartiles", "GB", "MB more"]
     table = [
         [row.model, row.trunk, ",".join(map(str, row.scales)), row.engine, percent(row.map),
@@ -216,9 +134,13 @@ def _print_accuracy(result: "AccuracyResult") -> None:
             typer.echo(f"{row.model}: mAP without {', '.join(left_out)}, which it does not know")
 
 
-def _print_multisize(result: "MultisizeResult") -> None:
+def _show_multisize(result: "MultisizeResult", as_json: bool) -> None:
     from sppnet.benchmark.paired import spread_of
-    from sppnet.cli.output import print_table
+    from sppnet.cli.output import print_json, print_table
+
+    if as_json:
+        print_json(result.to_json())
+        return
 
     def shown(values: "Sequence[float] | None") -> str:
         if values is None:
@@ -254,3 +176,42 @@ def _print_multisize(result: "MultisizeResult") -> None:
 
 def _gigabytes(size: int | None) -> str:
     return "" if size is None else f"{size / 1e9:.2f}"
+
+
+# --- the commands --------------------------------------------------------------------------------
+
+for _name in EVERY:
+    _add_command(_name, partial(_print, _name))
+
+_STAGE: dict[str, Callable[[Any], str]] = {"photographs": lambda one: f"{one.first + 1}–{one.last}"}
+_SECONDS: dict[str, Callable[[Any], str]] = {
+    "median s": lambda one: f"{one.median_s:.2f}",
+    "95 % s": lambda one: f"{one.p95_s:.2f}",
+}
+
+_show_stages(
+    "label",
+    "against drawing every box; seconds from confirmation to new suggestions",
+    {
+        **_STAGE,
+        "boxes": lambda one: str(one.boxes),
+        "taken": lambda one: f"{one.taken:.0%}",
+        "moved": lambda one: f"{one.moved:.0%}",
+        "drawn": lambda one: f"{one.drawn:.0%}",
+        "refused a taken": lambda one: f"{one.refused_per_taken:.2f}",
+        **_SECONDS,
+    },
+)
+_show_stages(
+    "label-classes",
+    "suggestions before each photograph was labelled; seconds from label to new ones",
+    {
+        **_STAGE,
+        "suggested": lambda one: f"{one.suggested:.0%}",
+        "right": lambda one: f"{one.right:.0%}",
+        **_SECONDS,
+    },
+)
+_add_command("accuracy", _show_accuracy)
+_add_command("multisize", _show_multisize)
+app.command("all")(everything)

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sppnet.cli.config_options import options_of, read_fields
 from sppnet.cli.destinations import check_file, write_csv
 from sppnet.cli.images import skipped_in_words, tell_left_out, tell_skipped, work_on
-from sppnet.cli.options import Device, Json, NoReport, Report
+from sppnet.cli.options import Device, Json, NoReport, Report, options_of, read_fields
 from sppnet.cli.reports import command, report_evaluation, tell_report
 from sppnet.errors import ConfigError
 from sppnet.nn.published_url import check_reachable
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 Model = Annotated[Path, typer.Option("--model", help="Model file made by training.")]
+ViewsOption = Annotated[str | None, typer.Option(help="crop, full, warp, 10 or 96. Default: the model's.")]
 Scale = Annotated[int | None, typer.Option(help="Shorter side of images, pixels. Default: the model's.")]
 Size = Annotated[int | None, typer.Option(help="Side of a view, pixels; not of full. Default: the model's.")]
 
@@ -79,9 +79,7 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="train, val or test. Default: val or test, if there.")
     ] = None,
-    views: Annotated[
-        str | None, typer.Option(help="crop, full, warp, 10 or 96. Default: the model's.")
-    ] = None,
+    views: ViewsOption = None,
     scale: Scale = None,
     size: Size = None,
     device: Device = "auto",
@@ -133,9 +131,7 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="Files, folders, or patterns such as 'photos/*.jpg'.")],
     model: Model,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for an image.")] = 1,
-    views: Annotated[
-        str | None, typer.Option(help="crop, full, warp, 10 or 96. Default: the model's.")
-    ] = None,
+    views: ViewsOption = None,
     scale: Scale = None,
     size: Size = None,
     device: Device = "auto",
@@ -169,7 +165,6 @@ def predict(
 
 
 def _write_csv(path: Path, found: "list[tuple[str, Prediction]]") -> None:
-
     rows = (
         [image, rank, label, f"{score:.6f}"]
         for image, prediction in found
@@ -179,7 +174,6 @@ def _write_csv(path: Path, found: "list[tuple[str, Prediction]]") -> None:
 
 
 def _with_one_size(given: dict[str, Any], size: int | None, size_range: str | None) -> dict[str, Any]:
-
     sizes = [str(each) for each in (size, given.pop("sizes", None), size_range) if each is not None]
     if len(sizes) > 1:
         raise ConfigError("give one of --size, --sizes and --size-range")

@@ -5,11 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sppnet.cli.config_options import options_of, read_fields
 from sppnet.cli.destinations import check_file
-from sppnet.cli.downloads import check_detector_downloads
 from sppnet.cli.images import skipped_in_words, tell_left_out, tell_problems, tell_skipped
-from sppnet.cli.options import ExecutorOption, FormerEngine, Json, NoReport, Report, parse_integers
+from sppnet.cli.models import check_detector_downloads
+from sppnet.cli.options import (
+    ExecutorOption,
+    FormerEngine,
+    Json,
+    NoReport,
+    Report,
+    options_of,
+    parse_integers,
+    read_fields,
+)
 from sppnet.cli.reports import command, report_evaluation, tell_report
 from sppnet.cli.training_notes import tell_joint, tell_times, tell_trials, tell_vectors
 from sppnet.progress import Timed
@@ -44,6 +52,8 @@ Mirror = Annotated[
     bool,
     typer.Option("--mirror", help="Look at the mirror image too: slightly more is found, in twice the time."),
 ]
+TrainingSplit = Annotated[str | None, typer.Option(help="Default: trainval or train, if there.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, at its stage.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, … Default: auto.")]
 
 
@@ -53,10 +63,8 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Run folder: model, configuration, times, stages.")],
     given: dict[str, Any],
-    split: Annotated[str | None, typer.Option(help="Default: trainval or train, if there.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, at its stage.")
-    ] = False,
+    split: TrainingSplit = None,
+    resume: Resume = False,
     no_report: NoReport = False,
 ) -> None:
     """Train a detector on annotated images."""
@@ -82,10 +90,8 @@ def add(
         str | None,
         typer.Option(help="Classes to add: a,b. Default: all of the data set that the model does not know."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Default: trainval or train, if there.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, at its stage.")
-    ] = False,
+    split: TrainingSplit = None,
+    resume: Resume = False,
     no_report: NoReport = False,
 ) -> None:
     """Add classes to a detector, in seconds; those that it knows stay as they are, bit for bit."""

@@ -1,11 +1,11 @@
 """sppnet label"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from sppnet.cli.downloads import check_detector_downloads
+from sppnet.cli.models import check_detector_downloads
 from sppnet.cli.options import Device
 
 CLASS_FORMATS = "csv", "folders"
@@ -46,12 +46,11 @@ def label(
 ) -> None:
     """A page to label photographs that learns from each what to suggest next. Ends with Ctrl-C."""
     names = [name for name in (classes or "").split(",") if name.strip()]
-    if kind == "classify":
-        _label_classes(photos, format, names, model, trunk, weights, host, port, device)
-        return
-    if format in CLASS_FORMATS:
+    if kind == "detect" and format in CLASS_FORMATS:
         raise typer.BadParameter(f"--format {format} is of --kind classify; boxes have voc, coco or yolo")
-    if model is None:
+    if kind == "classify" and format not in (None, *CLASS_FORMATS):
+        raise typer.BadParameter(f"--format {format} is of boxes; classes have {' or '.join(CLASS_FORMATS)}")
+    if kind == "detect" and model is None:
         check_detector_downloads(trunk, weights)
     from sppnet.cli.output import notes
     from sppnet.destination import check_destination
@@ -59,42 +58,23 @@ def label(
     from sppnet.label.session import Session
     from sppnet.label.store import open_store
     from sppnet.label.trunk import open_trunk, trunk_of_detector
-
-    store = open_store(photos, format, names)  # type: ignore[arg-type]  # others are refused above
-    check_destination(store.root, "annotations beside the photographs")
-    for reason in store.omitted:
-        notes.print(reason, markup=False)
-    if model is None:
-        taken = open_trunk(trunk, weights, device, photos=store.paths, trunk_input=trunk_input)
-    else:
-        taken = trunk_of_detector(model, device, photos=store.paths)
-    run_label_server(Session(store, taken), host, port, lambda url: notes.print(f"listening at {url}"))
-
-
-def _label_classes(
-    photos: Path,
-    format: str | None,
-    names: list[str],
-    model: Path | None,
-    trunk: str,
-    weights: str | None,
-    host: str,
-    port: int,
-    device: str,
-) -> None:
-    """A class for each photograph."""
-    if format is not None and format not in CLASS_FORMATS:
-        raise typer.BadParameter(f"--format {format} is of boxes; classes have {' or '.join(CLASS_FORMATS)}")
-    from sppnet.cli.output import notes
-    from sppnet.destination import check_destination
-    from sppnet.label.server import run_label_server
     from sppnet.label.whole.class_session import ClassSession
     from sppnet.label.whole.class_store import open_class_store
     from sppnet.label.whole.photo_vectors import open_vectors
 
-    store = open_class_store(photos, format, names)  # type: ignore[arg-type]  # one of CLASS_FORMATS
-    check_destination(store.root, "classes beside the photographs")
+    open_folder: Any = open_store if kind == "detect" else open_class_store  # of its own formats, see above
+    store = open_folder(photos, format, names)
+    check_destination(
+        store.root, f"{'annotations' if kind == 'detect' else 'classes'} beside the photographs"
+    )
     for reason in store.omitted:
         notes.print(reason, markup=False)
-    session = ClassSession(store, open_vectors(trunk, weights, model, device))
+    session: Session | ClassSession
+    if kind == "classify":
+        session = ClassSession(store, open_vectors(trunk, weights, model, device))
+    elif model is None:
+        taken = open_trunk(trunk, weights, device, photos=store.paths, trunk_input=trunk_input)
+        session = Session(store, taken)
+    else:
+        session = Session(store, trunk_of_detector(model, device, photos=store.paths))
     run_label_server(session, host, port, lambda url: notes.print(f"listening at {url}"))

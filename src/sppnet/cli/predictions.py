@@ -64,8 +64,7 @@ def find_here(
     """What is in each image, drawn and written on the way, and why some could not be read."""
     from sppnet.data.files import writable_name
     from sppnet.data.image import read_image
-    from sppnet.engine.shards import write_table
-    from sppnet.engine.tables import detections_table
+    from sppnet.engine.tables import detections_table, write_table
 
     drawings = drawing_files(paths, out) if out else {}
 
@@ -96,8 +95,7 @@ def find_on_ray(
     """Writes a folder of Parquet files. What is in each image, if that is to be read back; and why not."""
     from sppnet.cli.output import Bars
     from sppnet.engine.batch import run_on_ray
-    from sppnet.engine.shards import read_shards
-    from sppnet.engine.tables import read_detections
+    from sppnet.engine.tables import read_detections, read_shards
     from sppnet.engine.work import Detecting, load_detector
 
     work = Detecting(tuple(map(str, models)), min_score)

@@ -79,7 +79,7 @@ def _proposer(
     if model is not None:
         return _learned_windows(model, max_proposals)
     if method == "opencv":
-        from sppnet.proposals.opencv import opencv_search
+        from sppnet.proposals.proposers import opencv_search
 
         return lambda image: opencv_search(image, mode, max_proposals=max_proposals)
     from sppnet.proposals.selective_search.search import selective_search

@@ -6,8 +6,10 @@
 Archives often hold one folder more at any of these places (ROOT/photos/photos/class): it is passed through.
 """
 
+import hashlib
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from sppnet.data.files import (
     writable_name,
 )
 from sppnet.data.split_names import SPLIT_OF
-from sppnet.errors import DataError
+from sppnet.errors import ConfigError, DataError
 
 CLASS_SPLITS = ("train", "val", "test")
 _WORDS = {**SPLIT_OF, "trainval": "train"}
@@ -205,3 +207,28 @@ def _check_listed(root: Path, unlisted: dict[Path, str]) -> None:
         raise DataError(
             f"class folders that cannot be listed: {names}. Change their permissions, or move them away"
         )
+
+
+# --- validation images ---------------------------------------------------------------------------
+
+
+HOLD_OUT = 0.2
+"""Share that is held out by default."""
+
+
+def draw_held_out(paths: Sequence[Path], root: Path, fraction: float, seed: int) -> set[int]:
+    """Indices of `fraction` of the paths, to the nearest: of two or more one at least, and never all.
+
+    Which ones is a pure function of the seed and the file names below the root, so it is the same on every
+    machine, and adding an image moves few others.
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(f"the fraction held out must lie between 0 and 1; got {fraction}")
+    count = min(max(int(len(paths) * fraction + 0.5), 1), len(paths) - 1) if paths else 0
+    return set(sorted(range(len(paths)), key=lambda i: _draw(paths[i], root, seed))[:count])
+
+
+def _draw(path: Path, root: Path, seed: int) -> str:
+    # Composed letters, since some file systems hand names back decomposed.
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    return hashlib.sha256(composed(f"{seed}/{name}").encode("utf-8", "surrogateescape")).hexdigest()

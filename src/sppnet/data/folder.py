@@ -16,8 +16,10 @@ import numpy as np
 from sppnet.arrays import Ints
 from sppnet.data.class_files import (
     CLASS_SPLITS,
+    HOLD_OUT,
     LabelledFiles,
     Layout,
+    draw_held_out,
     find_layout,
     list_classes,
     visible_folders,
@@ -25,7 +27,6 @@ from sppnet.data.class_files import (
 from sppnet.data.files import Omission, is_hidden, is_image_name, walk
 from sppnet.data.files import natural_key as natural_key
 from sppnet.data.foreign import unread_annotations
-from sppnet.data.hold_out import HOLD_OUT, draw_held_out
 from sppnet.data.label_table import SUFFIXES as TABLE_SUFFIXES
 from sppnet.data.label_table import LabelTable, first_line, read_table
 from sppnet.data.labels import find_tables, read_labels, tell_unread

@@ -21,19 +21,20 @@ from sppnet.arrays import Array
 from sppnet.data.files import find_images as find_images
 from sppnet.data.image_formats import (
     FORMATS,
+    TEXT_LIMIT,
     UNREADABLE_HINTS,
     find_brand,
+    pillow_quiet,
     readable_formats,
     reads_avif,
     reads_heic,
     unreadable_hint,
+    without_long_text,
 )
 from sppnet.data.image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from sppnet.data.image_formats import readable_suffixes as readable_suffixes
 from sppnet.data.pixels import ImageArray as ImageArray
 from sppnet.data.pixels import on_white, to_8_bits, to_rgb
-from sppnet.data.png import TEXT_LIMIT, without_long_text
-from sppnet.data.quiet import pillow_quiet
 from sppnet.errors import ImageError
 
 if TYPE_CHECKING:

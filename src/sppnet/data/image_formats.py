@@ -2,8 +2,12 @@
 
 import importlib.util
 import re
-from collections.abc import Mapping
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
+from typing import Any, cast
 
 from PIL import features
 
@@ -96,3 +100,109 @@ def find_brand(start: bytes) -> str | None:
     return (
         "HEIC" if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"} else None
     )
+
+
+# --- PNG files whose texts are longer than Pillow reads ------------------------------------------
+
+
+TEXT_LIMIT = "MAX_TEXT"
+"""In Pillow's errors about texts and colour profiles: PngImagePlugin.MAX_TEXT_CHUNK or MAX_TEXT_MEMORY."""
+
+LONG_BYTES = 1 << 20
+"""Uncompressed texts up to this stay: Pillow looks for the orientation in them."""
+
+_COMPRESSED = (b"zTXt", b"iCCP")
+
+
+def without_long_text(content: bytes) -> bytes:
+    """A PNG file without its long and its compressed texts and without its colour profile, none of which
+    is used here."""
+    kept, start = [content[:8]], 8
+    while start + 8 <= len(content):
+        size, kind = int.from_bytes(content[start : start + 4], "big"), content[start + 4 : start + 8]
+        chunk = content[start : start + size + 12]
+        if not _is_long_text(kind, chunk[8:-4]):
+            kept.append(chunk)
+        start += size + 12
+    return b"".join(kept)
+
+
+def _is_long_text(kind: bytes, data: bytes) -> bool:
+    if kind == b"iTXt":
+        _, _, rest = data.partition(b"\0")  # after the keyword: whether it is compressed
+        return rest[:1] == b"\1" or len(data) > LONG_BYTES
+    return kind in _COMPRESSED or (kind == b"tEXt" and len(data) > LONG_BYTES)
+
+
+# --- Pillow's warnings ---------------------------------------------------------------------------
+
+
+@contextmanager
+def pillow_quiet() -> Iterator[None]:
+    """No warnings of Pillow's from this thread within the block; afterwards, the filters are as they were.
+
+    `warnings.catch_warnings` would do for one thread; with several, one restores the filters that
+    another had set, and warnings of the whole program may stay hidden for good.
+    """
+    _readers.enter()
+    _thread.depth = getattr(_thread, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _thread.depth -= 1
+        _readers.leave()
+
+
+_thread = threading.local()
+
+
+class _PillowModules:
+    """The module pattern of the filter: Pillow's modules, on a thread that is reading.
+
+    Copied to another process (scikit-learn sends the filters to its workers), it is a plain pattern.
+    """
+
+    pattern = r"(PIL|pillow_heif)\."
+
+    def match(self, module: str) -> bool:
+        return bool(getattr(_thread, "depth", 0) and re.match(self.pattern, module))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return re.compile, (self.pattern,)
+
+
+_FILTER = ("ignore", None, Warning, _PillowModules(), 0)
+
+
+class _Readers:
+    """Keeps the filter in front of the others while there are readers, on any thread."""
+
+    def __init__(self) -> None:
+        self.lock, self.count = threading.Lock(), 0
+        self.changed: list[list[Any]] = []
+        """Lists that hold the filter: `catch_warnings` puts a copy in place of the list, and it back."""
+
+    def enter(self) -> None:
+        with self.lock:
+            self.count += 1
+            filters = cast(list[Any], warnings.filters)
+            if not filters or filters[0] is not _FILTER:
+                _remove(filters)
+                filters.insert(0, _FILTER)
+            if not any(known is filters for known in self.changed):
+                self.changed.append(filters)
+
+    def leave(self) -> None:
+        with self.lock:
+            self.count -= 1
+            if not self.count:
+                for filters in [*self.changed, cast(list[Any], warnings.filters)]:
+                    _remove(filters)
+                self.changed.clear()
+
+
+_readers = _Readers()
+
+
+def _remove(filters: list[Any]) -> None:
+    filters[:] = [entry for entry in filters if entry is not _FILTER]

@@ -32,8 +32,7 @@ from sppnet.data.frames import Box
 from sppnet.data.lookup import base_name, fold
 from sppnet.data.problems import Problems
 from sppnet.data.split_names import SPLIT_OF, SPLIT_ORDER
-from sppnet.data.voc_sets import ids_in, read_sets
-from sppnet.data.voc_xml import read_xml
+from sppnet.data.voc_xml import ids_in, read_sets, read_xml
 from sppnet.errors import DataError, printable
 
 NOTES_NAMES = ("annotations", "annotation", "annots", "annot", "xmls", "xml", "labels")

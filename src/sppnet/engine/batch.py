@@ -16,8 +16,7 @@ from typing import Any
 
 from sppnet.data.files import writable_name
 from sppnet.engine.cluster import joined
-from sppnet.engine.shards import check_shards, count_done, unfinished, write_shard
-from sppnet.engine.tables import import_pyarrow
+from sppnet.engine.tables import check_shards, count_done, import_pyarrow, unfinished, write_shard
 from sppnet.engine.work import Work
 from sppnet.errors import SppnetError
 from sppnet.malloc import keep_memory

@@ -4,8 +4,6 @@ Photographs that are shown next come first in both. A confirmed photograph is le
 else is done, and then only the photographs shown next have their suggestions made anew.
 """
 
-import logging
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,16 +17,12 @@ from sppnet.detect.postprocess import ScoredBoxes
 from sppnet.detect.roi_features import RoIFeatureExtractor
 from sppnet.errors import SppnetError
 from sppnet.features.lazy_image import LazyImage
+from sppnet.label.base import AHEAD, BackgroundLearner, Work
 from sppnet.label.known_classes import KnownClasses
 from sppnet.label.model import LabelConfig, LabelModel
 from sppnet.label.suggesting import Candidates
 from sppnet.proposals.proposers import Proposer
 from sppnet.structures import GroundTruth
-
-logger = logging.getLogger(__name__)
-
-AHEAD = 8
-"""Photographs shown next whose windows are held in memory."""
 
 SUGGESTED = 3
 """Photographs shown next that have suggestions made at once after something was learned."""
@@ -71,7 +65,7 @@ class ConfirmedPhoto:
     since: float
 
 
-class Learner:
+class Learner(BackgroundLearner):
     """Give it photographs (`want`) and confirmed ones (`confirm`); it gives `suggestions`."""
 
     def __init__(
@@ -82,36 +76,17 @@ class Learner:
         callback: Callable[[int | None], None] = lambda photo: None,
     ) -> None:
         """callback: called from the threads with a photograph whose suggestions changed, or None."""
-        self.paths, self.trunk, self.callback = list(paths), trunk, callback
+        super().__init__(callback)
+        self.paths, self.trunk = list(paths), trunk
         self.model = LabelModel(trunk.roi_extractor, config, trunk.make_known())
-        self.version = 0
-        self.seconds: float | None = None
-        """From the last confirmation to new suggestions."""
-        self.learned_at: float | None = None
-        self.problems: dict[int, str] = {}
         self._found: OrderedDict[int, Suggestions] = OrderedDict()
         self._ready: OrderedDict[int, Candidates] = OrderedDict()
         self._wanted: list[int] = []
         self._confirmed: list[ConfirmedPhoto] = []
-        self._changed = threading.Condition()
-        self._closing = False
         self._learning = False
         """No convolution is begun meanwhile: somebody waits."""
-        self._threads = [
-            threading.Thread(target=work, name=name, daemon=True)
-            for work, name in ((self._prepare, "sppnet-prepare"), (self._learn, "sppnet-learn"))
-        ]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def close(self) -> None:
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self.add_thread("sppnet-prepare", self._next_preparation)
+        self.add_thread("sppnet-learn", self._next_learning)
 
     # --- what others ask -------------------------------------------------------------------------
 
@@ -144,7 +119,7 @@ class Learner:
 
     @property
     def waiting(self) -> int:
-        """Confirmed photographs that were not learned from yet."""
+        """Confirmed photographs."""
         return len(self._confirmed)
 
     def is_ready(self, photo: int) -> bool:
@@ -152,17 +127,9 @@ class Learner:
 
     # --- the thread that convolves ---------------------------------------------------------------
 
-    def _prepare(self) -> None:
-        while True:
-            with self._changed:
-                photo = self._next_unprepared()
-                while (photo is None or self._learning) and not self._closing:
-                    self._changed.wait()
-                    photo = self._next_unprepared()
-                if self._closing:
-                    return
-            assert photo is not None
-            self._prepare_one(photo)
+    def _next_preparation(self) -> Work | None:
+        photo = None if self._learning else self._next_unprepared()
+        return None if photo is None else lambda: self._prepare_one(photo)
 
     def _next_unprepared(self) -> int | None:
         confirmed_photos = [confirmed.photo for confirmed in self._confirmed]
@@ -195,26 +162,24 @@ class Learner:
 
     # --- the thread that learns ------------------------------------------------------------------
 
-    def _learn(self) -> None:
-        while True:
-            with self._changed:
-                work = self._next_work()
-                while work is None and not self._closing:
-                    self._changed.wait()
-                    work = self._next_work()
-                if self._closing:
-                    return
-                self._learning = True
-            assert work is not None
+    def _next_learning(self) -> Work | None:
+        """No photograph is convolved while it is done."""
+        work = self._next_work()
+        if work is None:
+            return None
+        self._learning = True
+
+        def learn() -> None:
             try:
                 work()
-            except Exception:  # a session goes on without suggestions rather than ending
-                logger.exception("a photograph could not be learned from")
-            with self._changed:
-                self._learning = False
-                self._changed.notify_all()
+            finally:
+                with self._changed:
+                    self._learning = False
+                    self._changed.notify_all()
 
-    def _next_work(self) -> Callable[[], None] | None:
+        return learn
+
+    def _next_work(self) -> Work | None:
         """The oldest confirmed photograph, then suggestions for those shown next."""
         self._confirmed = [confirmed for confirmed in self._confirmed if confirmed.photo not in self.problems]
         for confirmed in self._confirmed:

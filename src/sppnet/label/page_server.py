@@ -8,19 +8,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 
 from sppnet import __version__
 from sppnet.errors import DataError, ImageError, SppnetError
+from sppnet.label.base import LabelSession
 from sppnet.label.pictures import Thumbs, picture
 from sppnet.label.requests import read_name
 from sppnet.label.sheets import ConflictError, Order, why_unwritable
-from sppnet.serve.app import HEADERS
+from sppnet.serve.app import HEADERS, send_file
 from sppnet.serve.limits import Limits, Refusal
 
 PAGE = Path(__file__).parent / "page"
@@ -32,28 +33,7 @@ POLL_SECONDS = 4.0
 """A request for what is new is answered then, even if nothing is."""
 
 
-class Photographs(Protocol):
-    """A session: photographs by their number, what is known of them, and who is told of changes."""
-
-    sequence: int
-    listeners: list[Callable[[], None]]
-
-    def start(self) -> None: ...
-    def close(self) -> None: ...
-    def describe(self) -> dict[str, Any]: ...
-    def describe_photo(self, photo: int) -> dict[str, Any]: ...
-    def describe_suggestions(self, photo: int) -> dict[str, Any]: ...
-    def count(self) -> int: ...
-    def name_of(self, photo: int) -> str: ...
-    def path_of(self, photo: int) -> Path: ...
-    def state_of(self, photo: int) -> str: ...
-    def revision_of(self, photo: int) -> int: ...
-    def show(self, photo: int | None, order: Order) -> int | None: ...
-    def changes_since(self, sequence: int) -> list[int]: ...
-    def add_class(self, name: str) -> str: ...
-
-
-S = TypeVar("S", bound=Photographs)
+S = TypeVar("S", bound=LabelSession[Any, Any])
 
 
 class PageServer(Generic[S]):
@@ -76,7 +56,7 @@ class PageServer(Generic[S]):
             app.exception_handler(kind)(answer)
         files = {"/": page, **{f"/{name}": name for name in ("page.css", *scripts)}}
         for path, name in files.items():
-            app.get(path, include_in_schema=False)(partial(_send_file, PAGE / name))
+            app.get(path, include_in_schema=False)(partial(send_file, PAGE / name))
         app.get("/v1/session")(self.describe)
         app.get("/v1/photos")(self.photos)
         app.get("/v1/photos/{photo}")(self.photo)
@@ -124,9 +104,8 @@ class PageServer(Generic[S]):
 
     async def photos(self) -> dict[str, Any]:
         """Names and states of all photographs, by number."""
-        photos = range(self.session.count())
-        names = [self.session.name_of(photo) for photo in photos]
-        states = [self.session.state_of(photo) for photo in photos]
+        names = self.session.store.names
+        states = [self.session.state_of(photo) for photo in range(len(names))]
         return {"names": names, "states": states, "sequence": self.session.sequence}
 
     async def changes(self, since: Annotated[int, Query(ge=0)] = 0) -> dict[str, Any]:
@@ -145,7 +124,7 @@ class PageServer(Generic[S]):
             "changed": [
                 {
                     "id": photo, "state": self.session.state_of(photo),
-                    "revision": self.session.revision_of(photo),
+                    "revision": self.session.store.sheet(photo).revision,
                 }
                 for photo in changed
             ],
@@ -183,23 +162,19 @@ class PageServer(Generic[S]):
     def image(self, photo: int) -> Response:
         """The photograph, upright."""
         self._check(photo)
-        content, kind = picture(self.session.path_of(photo))
+        content, kind = picture(self.session.store.paths[photo])
         return Response(content, media_type=kind)
 
     def thumb(self, photo: int) -> Response:
         """The photograph, small."""
         self._check(photo)
-        content = self.thumbs.get(self.session.path_of(photo))
+        content = self.thumbs.get(self.session.store.paths[photo])
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     def _check(self, photo: int) -> None:
-        count = self.session.count()
+        count = len(self.session.store)
         if not 0 <= photo < count:
             raise Refusal(404, f"photographs are 0 to {count - 1}; got {photo}")
-
-
-async def _send_file(path: Path) -> FileResponse:
-    return FileResponse(path)
 
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:

@@ -1,6 +1,5 @@
 """What the page sends, checked."""
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from sppnet.boxes import check_boxes
 from sppnet.errors import DataError
 from sppnet.label.sheets import LabelledBox
 from sppnet.serve.limits import Limits, Refusal
-from sppnet.serve.request_body import bounded
+from sppnet.serve.request_body import bounded, in_time, media_type
 
 MAX_BODY_BYTES = 2 << 20
 
@@ -77,14 +76,12 @@ def _box(one: dict[str, Any]) -> LabelledBox:
 
 
 async def _read_json(request: Request, limits: Limits) -> Any:
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+    if media_type(request) != "application/json":
         raise Refusal(415, "expected a body of application/json; send that content type")
     if int(request.headers.get("content-length", "0") or 0) > MAX_BODY_BYTES:
         raise Refusal(413, f"a body has {MAX_BODY_BYTES >> 10:,} KiB at most; send fewer boxes")
     try:
-        async with asyncio.timeout(limits.upload_seconds):
+        async with in_time(limits):
             return await bounded(request, limits).json()
-    except TimeoutError as error:
-        raise Refusal(408, f"the body did not arrive within {limits.upload_seconds:g} seconds") from error
     except (ValueError, RecursionError) as error:
         raise Refusal(422, f"the body is not JSON: {error}") from error

@@ -1,17 +1,16 @@
 """One folder that is labelled: its annotations, what is learned from them, and who is told of changes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sppnet.arrays import Floats
 from sppnet.boxes import box_iou
+from sppnet.label.base import AHEAD, LabelSession
 from sppnet.label.figures import Figures
-from sppnet.label.learner import AHEAD, Learner, Suggestions, Trunk
+from sppnet.label.learner import Learner, Suggestions, Trunk
 from sppnet.label.model import LabelConfig
-from sppnet.label.news import News
 from sppnet.label.sheets import LabelledBox, Order, Sheet
 from sppnet.label.store import Store
 
@@ -22,15 +21,14 @@ KNOWN_IOU = 0.5
 """A suggestion that overlaps a box of its class, or one that was refused, by as much is not made."""
 
 
-class Session(News):
+class Session(LabelSession[Store, Learner]):
     """For any thread; files are written by whoever calls."""
 
     def __init__(self, store: Store, trunk: Trunk, config: LabelConfig | None = None) -> None:
-        super().__init__()
-        self.store, self.figures = store, Figures()
+        super().__init__(store)
+        self.figures = Figures()
         self.learner = Learner(store.paths, trunk, config, self._tell)
         self._refused: dict[int, Floats] = {}
-        self._judged: set[int] = set()
 
     def start(self) -> None:
         done = self.store.done()
@@ -41,32 +39,9 @@ class Session(News):
         self.learner.start()
         self.show(None, "name")
 
-    def close(self) -> None:
-        self.learner.close()
-
-    def count(self) -> int:
-        return len(self.store)
-
-    def name_of(self, photo: int) -> str:
-        return self.store.name(photo)
-
-    def path_of(self, photo: int) -> Path:
-        return self.store.paths[photo]
-
-    def revision_of(self, photo: int) -> int:
-        return self.store.sheet(photo).revision
-
     # --- photographs -----------------------------------------------------------------------------
 
-    def open_photos(self) -> list[int]:
-        """Those that are not done and can be read."""
-        return [
-            photo for photo in range(len(self.store))
-            if self.store.sheet(photo).state != "done" and photo not in self.learner.problems
-        ]  # fmt: skip
-
     def show(self, photo: int | None, order: Order) -> int | None:
-        """A photograph is on the screen: what follows it is prepared. Gives the next one that is open."""
         following = [one for one in self._upcoming(photo, order) if one != photo][: AHEAD - 1]
         self.learner.want([*([] if photo is None else [photo]), *following])
         if order == "helpful":
@@ -75,7 +50,10 @@ class Session(News):
 
     def _upcoming(self, photo: int | None, order: Order) -> list[int]:
         """Open photographs as they come: by name after this one, or spread over the folder."""
-        photos = self.open_photos()
+        photos = [
+            one for one in range(len(self.store))
+            if self.store.sheet(one).state != "done" and one not in self.learner.problems
+        ]  # fmt: skip
         if order == "name":
             after = [one for one in photos if photo is None or one > photo]
             return after + photos[: len(photos) - len(after)]
@@ -87,11 +65,10 @@ class Session(News):
         return -1.0 if found is None else found.doubt
 
     def describe_photo(self, photo: int) -> dict[str, Any]:
-        """All that the page shows of a photograph. Raises ImageError."""
         height, width = self.store.header(photo).size_hw
         sheet = self.store.sheet(photo)
         return {
-            "id": photo, "name": self.store.name(photo), "width": width, "height": height,
+            "id": photo, "name": self.store.names[photo], "width": width, "height": height,
             "state": sheet.state, "revision": sheet.revision,
             "boxes": [describe_box(box) for box in sheet.boxes], **self.describe_suggestions(photo),
         }  # fmt: skip
@@ -137,31 +114,17 @@ class Session(News):
 
     def _learn(self, photo: int, before: Sheet) -> None:
         truth, found = self.store.truth(photo), self.learner.suggestions(photo)
-        first = before.state != "done" and photo not in self._judged
+        first = before.state != "done" and photo not in self._evaluated
         if first:
-            self._judged.add(photo)
+            self._evaluated.add(photo)
             self.figures.add(truth, None if found is None else found.shown)
         self.learner.confirm(photo, truth, self.store.classes, self._refused.get(photo), evaluate=first)
 
-    def add_class(self, name: str) -> str:
-        with self._lock:
-            plain = self.store.add_class(name)
-        self._tell(None)
-        return plain
-
     def describe(self) -> dict[str, Any]:
-        """The session as a whole."""
-        learner = self.learner
         states = [sheet.state for sheet in self.store.sheets.values()]
         return {
-            "folder": self.store.root.name, "format": self.store.format, "trunk": learner.trunk.name,
-            "photographs": len(self.store), "done": states.count("done"), "started": states.count("started"),
-            "classes": list(self.store.classes), "objects": self.store.counts(), "sequence": self.sequence,
-            "omitted": list(self.store.omitted),
-            "learning": {
-                "version": learner.version, "waiting": learner.waiting, "seconds": learner.seconds,
-                "at": learner.learned_at,
-            },
+            **super().describe(), "format": self.store.format, "trunk": self.learner.trunk.name,
+            "done": states.count("done"), "started": states.count("started"),
             "figures": self.figures.to_json(),
         }  # fmt: skip
 

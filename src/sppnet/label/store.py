@@ -1,24 +1,21 @@
 """The photographs of a folder and their annotations, on the disk after every change."""
 
 import math
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
-from sppnet.data.annotations import plain_name
 from sppnet.data.coco import find_coco
-from sppnet.data.files import list_images
-from sppnet.data.image import ImageHeader, read_header
 from sppnet.data.voc import find_voc
 from sppnet.data.yolo import find_yolo
 from sppnet.errors import ConfigError, DataError
+from sppnet.label.base import PhotoStore, list_photographs
 from sppnet.label.coco_files import CocoFiles
-from sppnet.label.sheets import AnnotationFiles, ConflictError, LabelledBox, Sheet, State
+from sppnet.label.sheets import AnnotationFiles, LabelledBox, Sheet, State
 from sppnet.label.voc_files import VocFiles
 from sppnet.label.yolo_files import YoloFiles
 from sppnet.structures import GroundTruth
@@ -36,35 +33,12 @@ MAX_BOXES = 2000
 """Of a photograph."""
 
 
-@dataclass
-class Store:
-    """Photographs by their number, in natural order. For any thread."""
+@dataclass(kw_only=True)
+class Store(PhotoStore[Sheet]):
+    """Photographs and their boxes."""
 
-    root: Path
     format: Format
-    paths: tuple[Path, ...]
     files: AnnotationFiles
-    omitted: tuple[str, ...] = ()
-    """Why image files of the folder are not shown."""
-    sheets: dict[int, Sheet] = field(default_factory=dict)
-    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.files.classes
-
-    def name(self, photo: int) -> str:
-        return self.paths[photo].relative_to(self.root).as_posix()
-
-    def sheet(self, photo: int) -> Sheet:
-        return self.sheets.get(photo, Sheet())
-
-    def header(self, photo: int) -> ImageHeader:
-        """Raises ImageError for a photograph that vanished or cannot be read."""
-        return read_header(self.paths[photo])
 
     def truth(self, photo: int) -> GroundTruth:
         """The boxes as they are learned from; difficult ones and crowds are left out."""
@@ -90,11 +64,7 @@ class Store:
         that is not there.
         """
         with self._lock:
-            before = self.sheet(photo)
-            if revision is not None and revision != before.revision:
-                raise ConflictError(
-                    f"{self.name(photo)} was changed elsewhere meanwhile; the newest boxes are shown"
-                )
+            before = self.newest(photo, revision, "the newest boxes are shown")
             height, width = self.header(photo).size_hw
             checked = [self._check(box, width, height) for box in boxes[: MAX_BOXES + 1]]
             if len(checked) > MAX_BOXES:
@@ -104,15 +74,8 @@ class Store:
             sheet = self.sheets[photo] = Sheet(written, state, before.revision + 1)
             return sheet
 
-    def add_class(self, name: str) -> str:
-        """The name as it is kept. Raises DataError for an empty name, StoreError or OSError."""
-        plain = plain_name(name)
-        if not plain or len(plain) > 100:
-            raise DataError(f"the name of a class has 1 to 100 letters; got {name!r}")
-        with self._lock:
-            if plain not in self.classes:
-                self.files.add_class(plain)
-        return plain
+    def list_class(self, name: str) -> None:
+        self.files.add_class(name)
 
     def _check(self, box: LabelledBox, width: int, height: int) -> LabelledBox:
         if box.name not in self.classes:
@@ -137,10 +100,7 @@ def open_store(root: Path, format: Format | None = None, classes: Sequence[str] 
     format: the layout of a folder without annotations; VOC by default. classes: added to those there are.
     Raises DataError for a folder without photographs, ConfigError for annotations of another layout.
     """
-    root = Path(root).resolve()
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; name the folder of the photographs")
-    listed = list_images(root)
+    root, listed = list_photographs(root)
     there = next((name for name, find in FINDERS.items() if find(root)), None)
     if format is not None and there is not None and format != there:
         raise ConfigError(
@@ -157,11 +117,17 @@ def open_store(root: Path, format: Format | None = None, classes: Sequence[str] 
         if chosen == "coco"
         else YoloFiles(root, listed.paths)
     )
-    store = Store(root, chosen, listed.paths, files, tuple(one.reason for one in listed.omitted))
-    number_of = {path: number for number, path in enumerate(store.paths)}
-    for path, sheet in files.read().items():
-        if path in number_of:
-            store.sheets[number_of[path]] = sheet
+    known = files.read()
+    store = Store(
+        root=root,
+        paths=list(listed.paths),
+        omitted=tuple(one.reason for one in listed.omitted),
+        unknown=Sheet(),
+        sheets={number: known[path] for number, path in enumerate(listed.paths) if path in known},
+        classes=files.classes,
+        format=chosen,
+        files=files,
+    )
     for name in classes:
         store.add_class(name)
     return store

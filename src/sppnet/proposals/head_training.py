@@ -13,7 +13,6 @@ from sppnet.errors import ConfigError, DataError
 from sppnet.features.maps import FeatureMaps
 from sppnet.ops.pooling import pyramid_pool
 from sppnet.progress import NullProgress, Progress
-from sppnet.proposals.coarse_scores import SHAPE, CellScores, describe_cells, describe_shapes
 from sppnet.proposals.dense_windows import (
     GEOMETRY,
     WindowConfig,
@@ -21,7 +20,16 @@ from sppnet.proposals.dense_windows import (
     describe,
     windows_to_boxes,
 )
-from sppnet.proposals.proposal_head import DELTA_UNIT, ProposalHead, reduce_channels, take_cells
+from sppnet.proposals.proposal_head import (
+    DELTA_UNIT,
+    SHAPE,
+    CellScores,
+    ProposalHead,
+    describe_cells,
+    describe_shapes,
+    reduce_channels,
+    take_cells,
+)
 from sppnet.rng import Stream, generator
 from sppnet.structures import GroundTruth
 

@@ -1,18 +1,51 @@
 """Ways to propose boxes, behind one call."""
 
+import importlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from sppnet.arrays import Floats
 from sppnet.boxes import mirror_boxes
-from sppnet.errors import ConfigError
+from sppnet.data.image import ImageSource, read_image
+from sppnet.errors import ConfigError, MissingExtraError, did_you_mean
 from sppnet.features.lazy_image import LazyImage
-from sppnet.proposals.opencv import opencv_search
 from sppnet.proposals.precomputed import PrecomputedBoxes, read_boxes
 from sppnet.proposals.proposal_head import ProposalHead
-from sppnet.proposals.selective_search.search import selective_search
+from sppnet.proposals.selective_search.search import MIN_SIDE, Mode, rank, selective_search
 from sppnet.structures import Proposals
+
+_SWITCHES = {"fast": "switchToSelectiveSearchFast", "quality": "switchToSelectiveSearchQuality"}
+
+
+def opencv_search(
+    image: ImageSource, mode: Mode = "fast", *, min_side: int = MIN_SIDE, max_proposals: int | None = None
+) -> Floats:
+    """OpenCV's selective search, for comparison: image → (n, 4) float32, arguments as of `selective_search`.
+
+    OpenCV orders its boxes by random numbers of the C library that no caller can seed alone, so two calls
+    give two orders of the same boxes. Here they get an order of their own: they are sorted, drawn at
+    random with a fixed seed, and ranked as ours are. OpenCV uses as many threads as it likes.
+    Raises MissingExtraError without OpenCV's contributed modules, ConfigError for another mode.
+    """
+    if mode not in _SWITCHES:
+        raise ConfigError(f"mode must be fast or quality; got {mode!r}: {did_you_mean(mode, _SWITCHES)}")
+    search = _segmentation().createSelectiveSearchSegmentation()
+    search.setBaseImage(np.ascontiguousarray(read_image(image)[..., ::-1]))
+    getattr(search, _SWITCHES[mode])()
+    boxes = np.asarray(search.process(), np.int32).reshape(-1, 4)  # x, y, width, height
+    boxes[:, 2:] += boxes[:, :2]
+    order = np.random.default_rng(0).permutation(len(boxes))
+    return rank([boxes[np.lexsort(boxes.T)][order]], min_side)[:max_proposals]
+
+
+def _segmentation() -> Any:
+    try:
+        return importlib.import_module("cv2").ximgproc.segmentation
+    except (ImportError, AttributeError) as error:  # plain OpenCV has no ximgproc
+        raise MissingExtraError("opencv-contrib-python-headless", "opencv") from error
+
 
 LEARNED = "learned", "joined"
 """Proposals for which a head is learned."""

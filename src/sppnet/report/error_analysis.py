@@ -58,8 +58,8 @@ class Outcome:
         truth, shown, wrong = self.photo.truth, self.shown, ~self.right & ~self.ignored
         layers = [
             (truth.boxes[self.missed], [f"missed {shown.classes[i]}" for i in truth.labels[self.missed]]),
-            (shown.boxes[wrong], _texts(shown[wrong])),
-            (shown.boxes[self.right], _texts(shown[self.right])),
+            (shown.boxes[wrong], shown[wrong].in_words()),
+            (shown.boxes[self.right], shown[self.right].in_words()),
         ]
         labels = [
             colour for (boxes, _), colour in zip(layers, (MISSED, WRONG, RIGHT), strict=True) for _ in boxes
@@ -96,7 +96,3 @@ def worst_images(outcomes: Sequence[Outcome], count: int) -> list[Outcome]:
     """Those with a mistake, least agreement first, of equal ones those with more mistakes."""
     chosen = [one for one in outcomes if sum(one.counts[1:])]
     return sorted(chosen, key=lambda one: (one.agreement, -sum(one.counts[1:])))[:count]
-
-
-def _texts(shown: Detections) -> list[str]:
-    return shown.in_words()

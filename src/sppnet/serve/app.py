@@ -117,7 +117,7 @@ def create_app(
     app.exception_handler(HTTPException)(refuse_address)
     app.exception_handler(Exception)(own_fault)
     for path, name in FILES.items():
-        _get(app, path, partial(_send_file, PAGE / name), include_in_schema=False)
+        _get(app, path, partial(send_file, PAGE / name), include_in_schema=False)
     _get(app, "/docs", lambda: HTMLResponse(reference.render(app.openapi())), include_in_schema=False)
     _get(app, "/health", server.health)
     _get(app, "/metrics", server.metrics, response_class=PlainTextResponse)
@@ -264,5 +264,5 @@ def _client(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-async def _send_file(path: Path) -> FileResponse:
+async def send_file(path: Path) -> FileResponse:
     return FileResponse(path)

@@ -1,6 +1,8 @@
 """What a client sends, read no further than the limits go."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -34,11 +36,21 @@ async def read_images(request: Request, limits: Limits) -> tuple[list[bytes] | b
     if coding not in ("", "identity"):
         raise Refusal(415, f"a body is taken as it is; got one with Content-Encoding: {coding}")
     limited = bounded(request, limits)
+    sent: tuple[list[bytes] | bytes, Fields]
+    async with in_time(limits):
+        if kind == "multipart/form-data":
+            sent = await _read_form(limited, limits)
+        else:
+            sent = _not_empty(await limited.body()), {}
+    return sent
+
+
+@asynccontextmanager
+async def in_time(limits: Limits) -> AsyncIterator[None]:
+    """For a body to arrive. Raises Refusal where it does not."""
     try:
         async with asyncio.timeout(limits.upload_seconds):
-            if kind == "multipart/form-data":
-                return await _read_form(limited, limits)
-            return _not_empty(await limited.body()), {}
+            yield
     except TimeoutError as error:
         raise Refusal(408, f"the body did not arrive within {limits.upload_seconds:g} seconds") from error
 
@@ -52,12 +64,10 @@ async def read_windows(request: Request, limits: Limits) -> tuple[str, Floats]:
     """{"id": …, "boxes": [[x0, y0, x1, y1], …]}. Raises Refusal."""
     limited = bounded(request, limits)
     try:
-        async with asyncio.timeout(limits.upload_seconds):
+        async with in_time(limits):
             asked: Any = await limited.json()
         key, corners = asked["id"], np.asarray(asked["boxes"], np.float64)
         boxes = check_boxes(corners.clip(-MAX_PX, MAX_PX))
-    except TimeoutError as error:
-        raise Refusal(408, f"the body did not arrive within {limits.upload_seconds:g} seconds") from error
     except (KeyError, TypeError, ValueError, DataError, GeometryError, RecursionError) as error:
         reason = str(error).splitlines()[0] if isinstance(error, DataError) else type(error).__name__
         raise Refusal(

@@ -5,8 +5,6 @@ A photograph's vector is the spatial pyramid pooled from its feature map, in its
 time than the next photograph's convolution.
 """
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,14 +14,10 @@ import torch
 
 from sppnet.arrays import Floats
 from sppnet.errors import SppnetError
+from sppnet.label.base import AHEAD, BackgroundLearner, Work
 from sppnet.svm.linear_svm import LinearSVM, fit_svm
 
-logger = logging.getLogger(__name__)
-
 C = 1.0
-
-AHEAD = 8
-"""Photographs shown next, which come first."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class ClassSuggestion:
         return self.scores[1] - self.scores[0]
 
 
-class ClassLearner:
+class ClassLearner(BackgroundLearner):
     """Give it what is labelled (`learn`) and what is shown next (`want`); it gives `suggestion`."""
 
     def __init__(
@@ -55,30 +49,15 @@ class ClassLearner:
 
         callback: called from the thread with a photograph that cannot be read, or None for new suggestions.
         """
-        self.vector_of, self.callback = vector_of, callback
-        self.version = 0
-        self.seconds: float | None = None
-        """From the last change to new suggestions."""
-        self.learned_at: float | None = None
-        self.problems: dict[int, str] = {}
+        super().__init__(callback)
+        self.vector_of = vector_of
         self.vectors: dict[int, Floats] = {}
         self._svm: LinearSVM | None = None
         self._labelled: dict[int, str] = {}
         self._since: float | None = None
         self._fitting = False
         self._order = list(range(count))
-        self._changed = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._work, name="sppnet-learn", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join()
+        self.add_thread("sppnet-learn", self._next_work)
 
     # --- what others ask -------------------------------------------------------------------------
 
@@ -106,31 +85,15 @@ class ClassLearner:
         return ClassSuggestion(names, tuple(scores[order].tolist()), self.version)
 
     @property
-    def waiting(self) -> bool:
-        """Whether something was labelled that was not learned from yet."""
-        return self._fitting or self._since is not None
+    def waiting(self) -> int:
+        return int(self._fitting or self._since is not None)
 
     def is_ready(self, photo: int) -> bool:
         return photo in self.vectors
 
     # --- the thread ------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                work = self._next_work()
-                while work is None and not self._closing:
-                    self._changed.wait()
-                    work = self._next_work()
-                if self._closing:
-                    return
-            assert work is not None
-            try:
-                work()
-            except Exception:  # a session goes on without suggestions rather than ending
-                logger.exception("a photograph could not be learned from")
-
-    def _next_work(self) -> Callable[[], None] | None:
+    def _next_work(self) -> Work | None:
         """Vectors of what was labelled, what is learned from it, then vectors of those shown next."""
         first = self._labelled if self._since is not None else ()
         photo = next((one for one in (*first, *self._order) if self._is_unprepared(one)), None)

@@ -3,13 +3,12 @@
 import shlex
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from sppnet.label.base import AHEAD, LabelSession
 from sppnet.label.figures import PAUSE_S, RECENT
-from sppnet.label.news import News
 from sppnet.label.sheets import Order
-from sppnet.label.whole.class_learner import AHEAD, ClassLearner, ClassSuggestion
+from sppnet.label.whole.class_learner import ClassLearner, ClassSuggestion
 from sppnet.label.whole.class_store import ClassSheet, ClassStore
 from sppnet.label.whole.photo_vectors import PhotoVectors
 
@@ -46,36 +45,20 @@ class ClassFigures:
         }
 
 
-class ClassSession(News):
+class ClassSession(LabelSession[ClassStore, ClassLearner]):
     """For any thread; files are written by whoever calls."""
 
     def __init__(self, store: ClassStore, vectors: PhotoVectors) -> None:
-        super().__init__()
-        self.store, self.vectors, self.figures = store, vectors, ClassFigures()
+        super().__init__(store)
+        self.vectors, self.figures = vectors, ClassFigures()
         self.learner = ClassLearner(len(store), lambda photo: vectors.make(store.paths[photo]), self._tell)
-        self._judged: set[int] = set()
 
     def start(self) -> None:
         self.learner.learn(self.store.labelled())
         self.show(None, "name")
         self.learner.start()
 
-    def close(self) -> None:
-        self.learner.close()
-
     # --- photographs -----------------------------------------------------------------------------
-
-    def count(self) -> int:
-        return len(self.store)
-
-    def name_of(self, photo: int) -> str:
-        return self.store.names[photo]
-
-    def path_of(self, photo: int) -> Path:
-        return self.store.paths[photo]
-
-    def revision_of(self, photo: int) -> int:
-        return self.store.sheet(photo).revision
 
     def state_of(self, photo: int) -> str:
         """For the strip: open, suggested, done or unreadable."""
@@ -86,7 +69,6 @@ class ClassSession(News):
         return "suggested" if self.learner.version and self.learner.is_ready(photo) else "open"
 
     def show(self, photo: int | None, order: Order) -> int | None:
-        """A photograph is on the screen: what follows it is prepared. Gives the next one that is open."""
         unread = self.learner.problems
         photos = [
             one for one in range(len(self.store))
@@ -104,7 +86,6 @@ class ClassSession(News):
         return -float("inf") if found is None else found.doubt
 
     def describe_photo(self, photo: int) -> dict[str, Any]:
-        """All that the page shows of a photograph. Raises ImageError."""
         height, width = self.store.header(photo).size_hw
         sheet = self.store.sheet(photo)
         return {
@@ -129,31 +110,17 @@ class ClassSession(News):
         with self._lock:
             before, found = self.store.sheet(photo), self.learner.suggestion(photo)
             sheet = self.store.change(photo, name, revision)
-            if name is not None and before.name is None and photo not in self._judged:
-                self._judged.add(photo)
+            if name is not None and before.name is None and photo not in self._evaluated:
+                self._evaluated.add(photo)
                 self.figures.add(name, found)
             self.learner.learn(self.store.labelled())
         self._tell(photo)
         return sheet
 
-    def add_class(self, name: str) -> str:
-        plain = self.store.add_class(name)
-        self._tell(None)
-        return plain
-
     def describe(self) -> dict[str, Any]:
-        """The session as a whole."""
-        learner, counts = self.learner, self.store.counts()
         return {
-            "folder": self.store.root.name, "trunk": self.vectors.name, "photographs": len(self.store),
-            "command": self._command(),
-            "done": sum(counts.values()), "classes": list(self.store.classes), "objects": counts,
-            "sequence": self.sequence, "omitted": list(self.store.omitted),
-            "learning": {
-                "version": learner.version, "waiting": learner.waiting, "seconds": learner.seconds,
-                "at": learner.learned_at,
-            },
-            "figures": self.figures.to_json(),
+            **super().describe(), "trunk": self.vectors.name, "command": self._command(),
+            "done": sum(self.store.counts().values()), "figures": self.figures.to_json(),
         }  # fmt: skip
 
     def _command(self) -> str:

@@ -1,16 +1,13 @@
 """The photographs of a folder and the class of each, on the disk after every change."""
 
-import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from sppnet.data.annotations import plain_name
-from sppnet.data.files import list_images, natural_key
-from sppnet.data.image import ImageHeader, read_header
+from sppnet.data.files import natural_key
 from sppnet.errors import DataError
-from sppnet.label.sheets import ConflictError
+from sppnet.label.base import PhotoStore, list_photographs
 from sppnet.label.whole.class_files import ClassFiles, ClassFormat, open_class_files
 
 
@@ -24,30 +21,11 @@ class ClassSheet:
     """One more with every change."""
 
 
-@dataclass
-class ClassStore:
-    """Photographs by their number, in natural order. For any thread."""
+@dataclass(kw_only=True)
+class ClassStore(PhotoStore[ClassSheet]):
+    """Photographs and the class of each."""
 
-    root: Path
     files: ClassFiles
-    paths: list[Path]
-    names: tuple[str, ...]
-    """Of the photographs, as they were when the folder was opened."""
-    classes: tuple[str, ...]
-    omitted: tuple[str, ...] = ()
-    """Why image files of the folder are not shown."""
-    sheets: dict[int, ClassSheet] = field(default_factory=dict)
-    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def sheet(self, photo: int) -> ClassSheet:
-        return self.sheets.get(photo, ClassSheet())
-
-    def header(self, photo: int) -> ImageHeader:
-        """Raises ImageError for a photograph that vanished or cannot be read."""
-        return read_header(self.paths[photo])
 
     def labelled(self) -> dict[int, str]:
         """The class of each photograph that has one."""
@@ -65,26 +43,15 @@ class ClassStore:
         a class there is not, StoreError or OSError for what cannot be written.
         """
         with self._lock:
-            before = self.sheet(photo)
-            if revision is not None and revision != before.revision:
-                raise ConflictError(
-                    f"{self.names[photo]} was changed elsewhere meanwhile; its newest class is shown"
-                )
+            before = self.newest(photo, revision, "its newest class is shown")
             if name is not None and name not in self.classes:
                 raise DataError(f"{name!r} is no class of this folder; add it first")
             self.paths[photo] = self.files.write(self.paths[photo], name)
             sheet = self.sheets[photo] = ClassSheet(name, before.revision + 1)
             return sheet
 
-    def add_class(self, name: str) -> str:
-        """The name as it is kept. Raises DataError for an empty name."""
-        plain = plain_name(name)
-        if not plain or len(plain) > 100:
-            raise DataError(f"the name of a class has 1 to 100 letters; got {name!r}")
-        with self._lock:
-            if plain not in self.classes:
-                self.classes = (*self.classes, plain)
-        return plain
+    def list_class(self, name: str) -> None:
+        """Files list no classes: they name those of their photographs."""
 
 
 def open_class_store(
@@ -95,20 +62,17 @@ def open_class_store(
     classes: added to those there are. Raises DataError for a folder without photographs, ConfigError for
     classes of another layout.
     """
-    root = Path(root).resolve()
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; name the folder of the photographs")
-    listed = list_images(root)
+    root, listed = list_photographs(root)
     files = open_class_files(root, format, listed.paths)
     known = files.read(listed.paths)
     store = ClassStore(
-        root,
-        files,
-        list(listed.paths),
-        tuple(path.relative_to(root).as_posix() for path in listed.paths),
-        tuple(sorted(set(known.values()), key=natural_key)),
-        tuple(one.reason for one in listed.omitted),
-        {number: ClassSheet(known[path]) for number, path in enumerate(listed.paths) if path in known},
+        root=root,
+        paths=list(listed.paths),
+        omitted=tuple(one.reason for one in listed.omitted),
+        unknown=ClassSheet(),
+        sheets={number: ClassSheet(known[path]) for number, path in enumerate(listed.paths) if path in known},
+        classes=tuple(sorted(set(known.values()), key=natural_key)),
+        files=files,
     )
     for name in classes:
         store.add_class(name)
