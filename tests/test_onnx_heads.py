@@ -5,6 +5,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper
+from PIL import Image
 
 from onnx_families import (
     CLASSES,
@@ -18,6 +19,7 @@ from onnx_families import (
     make_family,
     write_family,
 )
+from sppnet.benchmark.detection_peers import OnnxDetector
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
 from sppnet.detect.train import train_detector
@@ -98,6 +100,19 @@ def test_boxes_and_scores_are_the_networks_own(found, size_hw):
     maps = network.pyramid(torch.from_numpy(trunk.prepare(image)))
     for one, other in zip(output.maps, maps, strict=True):
         assert one.numpy() == pytest.approx(other[0].numpy(), abs=1e-3)
+
+
+def test_as_a_peer_it_finds_what_its_own_decoding_gives(found, tmp_path):
+    network, path, trunk = found
+    photo = tmp_path / "photo.png"
+    Image.fromarray(photograph()).save(photo)
+    seen = OnnxDetector(path)(photo, 0.0)
+    boxes, scores = expected_boxes(network, torch.from_numpy(trunk.prepare(photograph())))
+    clipped = np.clip(boxes, 0, SIZE_PX)
+    assert seen.scores.max() == pytest.approx(scores.max(), abs=1e-4)
+    for box, score, label in zip(seen.boxes, seen.scores, seen.labels, strict=True):
+        same = (np.abs(clipped - box) < 0.05).all(1) & (np.abs(scores[:, label] - score) < 1e-4)
+        assert same.any()
 
 
 def test_the_files_own_output_is_compared(found, monkeypatch):

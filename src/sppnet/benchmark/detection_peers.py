@@ -20,7 +20,7 @@ from sppnet.metrics.detection import DetectionResult, evaluate_detections
 from sppnet.nn.coco_classes import known_class
 from sppnet.nn.engines import make_engine
 from sppnet.nn.fusion import fuse_conv_bn
-from sppnet.nn.onnx_cells import decode_boxes
+from sppnet.nn.onnx_head_outputs import sigmoid
 from sppnet.nn.onnx_trunk import OnnxTrunk
 from sppnet.ops.nms import nms
 from sppnet.progress import Progress, track
@@ -79,7 +79,7 @@ def find_by_peer(name: str, seed: int = 0) -> Find:
 
 
 class OnnxDetector:
-    """A detector without anchors as its own demo runs it: class times objectness, suppression a class."""
+    """A one-stage detector as its own demo runs it: class times objectness, if it has that; NMS a class."""
 
     def __init__(self, path: Path) -> None:
         """Raises ModelError for what is no such file, ConfigError where its head is not understood."""
@@ -94,10 +94,11 @@ class OnnxDetector:
         fit_hw = trunk.fit_size(size_hw, trunk.size_px)
         levels = trunk.run(trunk.prepare(resize_to(image, fit_hw)))
         logits = np.concatenate([level[3].reshape(len(level[3]), -1).T for level in levels])
-        objectness = np.concatenate([level[5].ravel() for level in levels])
-        scores = 1 / ((1 + np.exp(-logits.max(axis=1))) * (1 + np.exp(-objectness)))
+        scores = sigmoid(logits.max(axis=1))
+        if trunk.graph.has_objectness:
+            scores = scores * sigmoid(np.concatenate([level[5].ravel() for level in levels]))
         kept = np.flatnonzero(scores >= min_score)
-        boxes, labels = decode_boxes(levels, trunk.strides)[kept], logits[kept].argmax(axis=1)
+        boxes, labels = trunk.decode(levels)[kept], logits[kept].argmax(axis=1)
         found = [np.empty(0, np.int64)]
         for label in np.unique(labels):
             own = np.flatnonzero(labels == label)
