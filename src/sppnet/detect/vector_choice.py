@@ -11,6 +11,7 @@ import numpy as np
 
 from sppnet.arrays import Floats, Ints
 from sppnet.detect.config import DetectorConfig, VectorKind
+from sppnet.detect.detector import MIN_SCORE
 from sppnet.detect.label_assignment import TrainingImages
 from sppnet.detect.postprocess import ScoredBoxes, select_detections
 from sppnet.detect.roi_features import RoIFeatureExtractor
@@ -23,9 +24,6 @@ from sppnet.threads import ordered_map
 
 MIN_GAIN = 0.01
 """Mean average precision by which a part must be better than both parts to be taken."""
-
-MIN_SCORE = -1.5
-"""Below it a window is not judged."""
 
 MIN_IMAGES, MAX_IMAGES = 20, 64
 """Photographs held out that a choice needs, of fewer both parts are taken; and that it looks at, at most."""
