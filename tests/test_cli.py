@@ -293,6 +293,18 @@ def test_evaluate_as_a_table(inside, model, data, views):
     assert [line.split()[0] for line in printed.splitlines()[2:] if line.strip()] == ["blue", "red"]
 
 
+def test_evaluate_at_several_scales(inside, model, data):
+    code, printed, _ = inside("classify", "evaluate", data, "--model", model, "--scale", "64,48", "--json")
+    assert (code, json.loads(printed)["images"]) == (0, 6)
+    code, _, said = inside("classify", "evaluate", data, "--model", model, "--scale", "64;48")
+    assert code != 0
+    assert "--scale must be a whole number, or several: 288,224" in said
+    options = ["--views", "crop", "--scale", "256,224"]
+    code, _, said = inside("classify", "evaluate", data, "--model", model, *options)
+    assert code != 0
+    assert "several scales are for whole images" in said
+
+
 def test_evaluate_of_another_split(inside, model, data):
     code, printed, _ = inside("classify", "evaluate", data, "--model", model, "--split", "train", "--json")
     assert code == 0

@@ -22,6 +22,7 @@ from sppnet.features.extractor import FeatureExtractor
 from sppnet.nn import engines
 from sppnet.nn.engines import OnnxEngine, TorchEngine, make_engine
 from sppnet.nn.fusion import fuse_conv_bn
+from sppnet.nn.network import ENGINE_IMAGES, SPPNet
 from sppnet.nn.onnx_nodes import UntranslatableError
 from sppnet.nn.onnx_translation import translate_body
 from sppnet.nn.trunks import as_maps, load_trunk
@@ -251,6 +252,21 @@ def test_extractor_gives_the_same_maps_by_either_engine():
         assert one.grid == other.grid
         for maps, others in zip(one.maps, other.maps, strict=True):
             torch.testing.assert_close(maps, others, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["fc", "svm"])
+def test_a_classifier_of_many_images_scores_them_by_the_engine(head):
+    torch.manual_seed(0)
+    network = SPPNet("mobilenet_v2:5", (1, 2), 3, head=head).eval()
+    fast = network.for_scoring(ENGINE_IMAGES)
+    assert network.for_scoring(ENGINE_IMAGES - 1) is network
+    assert fast.trunk.body.engine.name == "onnx"
+    assert fast.head is network.head
+    images = torch.randn(2, 3, 71, 90)
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(images), network(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fast.vectors(images), network.vectors(images), rtol=1e-4, atol=1e-5)
+    assert fast.vector_length == network.vector_length
 
 
 def test_maps_of_different_engines_are_kept_apart():

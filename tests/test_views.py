@@ -236,6 +236,28 @@ def test_views_there_are_not_are_refused():
         scores(network(levels=None, size=112), photograph(256, 320), "full")
 
 
+def test_scores_of_several_scales_are_averaged():
+    classifier, image = Classifier(network(), CLASSES), photograph(100, 140)
+    each = [classifier.scores(image, scale_px=scale) for scale in (96, 128)]
+    torch.testing.assert_close(classifier.scores(image, scales=(96, 128)), sum(each) / 2)
+
+
+def test_several_scales_are_for_whole_images_and_one_call():
+    testing = Testing("full", 240).asked(scales=[96, 128])
+    assert testing.all_scales == (96, 128)
+    assert testing.in_words() == {"views": "full", "scales": (96, 128)}
+    assert testing.asked(scale_px=160).all_scales == (160,)
+    assert testing.asked(views="crop").all_scales == (240,)
+    for views, scales in (("crop", (96, 128)), ("full", ()), ("full", (0, 96))):
+        with pytest.raises(ConfigError, match="several scales are for whole images"):
+            Testing(views).asked(scales=scales)
+
+
+def test_a_model_file_keeps_no_scales_of_a_call(tmp_path):
+    Classifier(network(), CLASSES, Testing("full", 240, scales=(96, 128))).save(tmp_path / "model.safetensors")
+    assert Classifier.load(tmp_path / "model.safetensors").testing == Testing("full", 240)
+
+
 # --- odd images ----------------------------------------------------------------------------------
 
 

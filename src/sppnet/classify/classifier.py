@@ -57,9 +57,19 @@ class Testing:
     """Side of a view: "crop" and "warp" are resized to it, "10" and "96" cut from images scaled for it."""
     scale_full_px: int = 0
     """Shorter side of whole images, at which objects are as large as in training; 0: scale_px."""
+    scales: tuple[int, ...] | None = None
+    """Shorter sides at which whole images are scored, for the mean; None: one, as above. For a call or a
+    measurement: a model file does not keep them."""
 
     def __post_init__(self) -> None:
         check_views(self.views)
+        if self.scales is not None:
+            object.__setattr__(self, "scales", tuple(self.scales))
+            if self.views != "full" or not self.scales or min(self.scales) < 1:
+                raise ConfigError(
+                    f"several scales are for whole images, with the views full, and above 0; got "
+                    f"{self.scales} with {self.views}"
+                )
 
     @property
     def whole_px(self) -> int:
@@ -71,14 +81,23 @@ class Testing:
         """Shorter side of an image that is shown as these views ask."""
         return self.whole_px if self.views == "full" else self.scale_px
 
+    @property
+    def all_scales(self) -> tuple[int, ...]:
+        """Shorter sides at which an image is scored."""
+        return self.scales or (self.shown_px,)
+
     def asked(self, **overrides: Any) -> "Testing":
-        """With other fields; a scale that is asked for holds for whole images too."""
-        return replace(self, **{"scale_full_px": 0, **overrides} if "scale_px" in overrides else overrides)
+        """With other fields; a scale that is asked for holds for whole images too, and alone."""
+        alone = {"scale_full_px": 0, "scales": None} if "scale_px" in overrides else {}
+        if overrides.get("views", self.views) != self.views:
+            alone["scales"] = None
+        return replace(self, **{**alone, **overrides})
 
     def in_words(self) -> dict[str, Any]:
         """What decides how an image is shown, by name."""
         size = {"size_px": self.size_px} if self.views != "full" else {}
-        return {"views": self.views, "scale_px": self.shown_px, **size}
+        scale = {"scales": self.scales} if self.scales else {"scale_px": self.shown_px}
+        return {"views": self.views, **scale, **size}
 
 
 @dataclass(frozen=True)
@@ -148,7 +167,7 @@ class Classifier:
         header = {
             "network": self.network.spec,
             "classes": list(self.classes),
-            "testing": vars(self.testing),
+            "testing": {name: value for name, value in vars(self.testing).items() if name != "scales"},
             "normalisation": {"mean": self.network.trunk.mean, "std": self.network.trunk.std},
             "training": self.training,
         }
@@ -161,7 +180,7 @@ class Classifier:
         with torch.inference_mode():
             self.network.eval()
             shown = [read_image(image)]
-            scores = score_images(self.network, shown, testing.views, testing.shown_px, testing.size_px)
+            scores = score_images(self.network, shown, testing.views, testing.all_scales, testing.size_px)
         return scores[0].cpu()
 
     def __call__(self, image: ImageSource, top: int = 5, **overrides: Any) -> Prediction:

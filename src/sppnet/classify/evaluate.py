@@ -31,11 +31,13 @@ def evaluate(
     progress: Progress | None = None,
     *,
     read: Callable[[Path], ImageArray] = read_image,
+    learning: bool = False,
     **overrides: Any,
 ) -> ClassificationResult:
     """Accuracy on a folder, whose classes must be the classifier's. overrides: fields of `Testing`.
 
     read: the image of a file; called on worker threads.
+    learning: whether the network goes on learning, so that no faster copy of it is made.
 
     Images that cannot be read are left out and named in the result.
     """
@@ -44,7 +46,8 @@ def evaluate(
     labels = _labels(classifier, folder)
     progress.begin(f"evaluating ({testing.views})", len(folder))
     scores, known, paths, skipped = [], [], [], []
-    classifier.network.eval()
+    network = classifier.network.eval()
+    scorer = network if learning else network.for_scoring(len(folder))
     with torch.inference_mode():
         for group in _batched(enumerate(ordered_attempts(read, folder.paths, ahead=AHEAD)), TOGETHER):
             readable = [(index, image) for index, image in group if not isinstance(image, ImageError)]
@@ -52,9 +55,7 @@ def evaluate(
             if readable:
                 shown = [image for _, image in readable]
                 scores.append(
-                    score_images(
-                        classifier.network, shown, testing.views, testing.shown_px, testing.size_px
-                    ).cpu()
+                    score_images(scorer, shown, testing.views, testing.all_scales, testing.size_px).cpu()
                 )
             known += [labels[folder.labels[index]] for index, _ in readable]
             paths += [folder.paths[index] for index, _ in readable]

@@ -22,7 +22,8 @@ from sppnet.svm.cross_validation import choose_C
 from sppnet.svm.gram import gram_matrix
 from sppnet.svm.linear_svm import fit_svm
 
-BATCH = 16
+BATCH = 4
+"""Images of one size that are convolved together; whole photographs have so many sizes that few meet."""
 
 DEFAULT_C = 1.0
 """Of the SVMs where no class has two images, so that none can be held out to choose it."""
@@ -77,6 +78,7 @@ def extract_vectors(
     read = torch.zeros(len(folder), dtype=torch.bool)
     progress.begin(f"features of {len(folder)} images", len(folder))
     network.eval()
+    scorer = network.for_scoring(len(folder))
     with torch.inference_mode():
         for batch in batches(
             folder,
@@ -85,7 +87,7 @@ def extract_vectors(
             workers=config.workers,
             damaged=damaged,
         ):
-            vectors[batch.indices] = network.vectors(batch.images.to(device)).cpu()
+            vectors[batch.indices] = scorer.vectors(batch.images.to(device)).cpu()
             read[batch.indices] = True
             progress.advance(len(batch))
     return vectors[read], torch.tensor(folder.labels)[read]

@@ -179,7 +179,7 @@ def _train_layers(trainer: Trainer, val_images: ImageFolder, resume: bool, progr
 
     def validate() -> tuple[float, float]:
         classifier = Classifier(trainer.network, classes, shown)
-        result = evaluate(classifier, val_images, progress, read=read)
+        result = evaluate(classifier, val_images, progress, read=read, learning=True)
         return result.top1, result.top5
 
     def save(best: bool) -> None:

@@ -30,15 +30,19 @@ def score_images(
     network: SPPNet,
     images: Sequence[ImageArray],
     views: Views,
-    scale_px: int = transforms.SCALE_PX,
+    scale_px: int | Sequence[int] = transforms.SCALE_PX,
     size_px: int = VIEW_PX,
 ) -> Tensor:
     """Images (h, w, 3) uint8 → (n, num_classes): means over the views of the softmax, or of the SVMs' scores.
 
-    scale_px: shorter side for "crop", "full" and "10"; "96" has its own six.
+    scale_px: shorter side for "crop", "full" and "10", or several, whose scores are averaged; "96" has its
+        own six.
     size_px: side of a view. What it shows is that of 224 pixels at `scale_px`: "crop" is cut so and resized,
         and for "10" and "96" the whole image is resized.
     """
+    if not isinstance(scale_px, int):
+        every = [score_images(network, images, views, scale, size_px) for scale in scale_px]
+        return torch.stack(every).mean(0)
     if views in ("10", "96"):
         return torch.stack([_score_many_views(network, image, views, scale_px, size_px) for image in images])
     one = cast(transforms.ViewRule, views)

@@ -7,7 +7,7 @@ import typer
 
 from sppnet.cli.destinations import check_file, write_csv
 from sppnet.cli.images import skipped_in_words, tell_left_out, tell_skipped, work_on
-from sppnet.cli.options import Device, Json, NoReport, Report, options_of, read_fields
+from sppnet.cli.options import Device, Json, NoReport, Report, options_of, parse_integers, read_fields
 from sppnet.cli.reports import command, report_evaluation, tell_report
 from sppnet.errors import ConfigError
 from sppnet.nn.published_url import check_reachable
@@ -20,7 +20,13 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 Model = Annotated[Path, typer.Option("--model", help="Model file made by training.")]
 ViewsOption = Annotated[str | None, typer.Option(help="crop, full, warp, 10 or 96. Default: the model's.")]
-Scale = Annotated[int | None, typer.Option(help="Shorter side of images, pixels. Default: the model's.")]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        help="Shorter side of images, pixels, or for full several, 288,224, whose scores are averaged. "
+        "Default: the model's."
+    ),
+]
 Size = Annotated[int | None, typer.Option(help="Side of a view, pixels; not of full. Default: the model's.")]
 
 
@@ -180,6 +186,8 @@ def _with_one_size(given: dict[str, Any], size: int | None, size_range: str | No
     return {**given, "sizes": sizes[0]} if sizes else given
 
 
-def _testing(views: str | None, scale: int | None, size: int | None) -> dict[str, Any]:
-    given = {"views": views, "scale_px": scale, "size_px": size}
+def _testing(views: str | None, scale: str | None, size: int | None) -> dict[str, Any]:
+    scales = () if scale is None else parse_integers("--scale", scale, "a whole number, or several: 288,224")
+    shown: dict[str, Any] = {"scale_px": scales[0]} if len(scales) == 1 else {"scales": scales or None}
+    given = {"views": views, **shown, "size_px": size}
     return {name: value for name, value in given.items() if value is not None}

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.errors import ConfigError, ModelError
+from sppnet.nn.fusion import fuse_conv_bn
 from sppnet.nn.onnx_session import SharedSession
 from sppnet.nn.onnx_translation import translate_body
-from sppnet.nn.trunks import as_maps
+from sppnet.nn.trunks import Trunk, as_maps
 
 Engine = Literal["auto", "torch", "onnx"]
 
@@ -71,6 +72,20 @@ def make_engine(body: nn.Module, device: torch.device, wanted: Engine = "auto") 
     if wanted == "onnx":
         raise ConfigError(f"--engine onnx cannot run this trunk: {problem}. Leave --engine at auto")
     return TorchEngine(body, device, "it was asked for" if problem is None else problem)
+
+
+class EngineBody(nn.Module):
+    """The body of a trunk that learns no more, run by an engine; its maps are on the trunk's device."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.grids = [(tap.grid, tap.channels) for tap in trunk.taps]
+        self.device = next(trunk.parameters()).device
+        self.engine = make_engine(fuse_conv_bn(trunk.body), self.device)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images: (b, 3, h, w), normalised → a map (b, channels, h', w') for each tap."""
+        return tuple(maps.to(self.device) for maps in self.engine(images))
 
 
 def missing_for_onnx(device: torch.device) -> str | None:

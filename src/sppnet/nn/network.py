@@ -1,6 +1,7 @@
 """SPP-net: a trunk, the pyramid on its last feature map, and fully connected layers on that."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from sppnet.errors import ModelError
 from sppnet.geometry.grid import sliding_bins
 from sppnet.nn.backbones import BACKBONES
+from sppnet.nn.engines import EngineBody
 from sppnet.nn.networks import ParametersOnMeta
 from sppnet.nn.pyramid import SpatialPyramidPooling
 from sppnet.nn.trunks import IMAGENET_MEAN, IMAGENET_STD, Trunk, empty_trunk, load_trunk
@@ -22,6 +24,9 @@ OTHER_HIDDEN = 512
 4,096 would make a fc6 of a gigabyte."""
 
 HeadKind = Literal["fc", "svm"]
+
+ENGINE_IMAGES = 64
+"""From how many images on another engine is worth the second that it takes to make one."""
 
 
 class SPPNet(nn.Module):
@@ -100,6 +105,17 @@ class SPPNet(nn.Module):
             )
         vectors: Tensor = self.pyramid(self.trunk(images))
         return vectors
+
+    def for_scoring(self, images: int) -> "SPPNet":
+        """What scores that many images fastest: a copy for inference alone, or this network itself.
+
+        The copy shares the head, and `make_engine` chooses what runs its trunk. Scores differ by rounding.
+        """
+        if images < ENGINE_IMAGES or next(self.parameters()).device.type != "cpu":
+            return self
+        fast = copy(self)
+        fast._modules = {**self._modules, "trunk": self.trunk.with_body(EngineBody(self.trunk))}
+        return fast.eval()
 
     def _check_fixed_size(self) -> None:
         if self.size is None:

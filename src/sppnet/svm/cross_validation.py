@@ -18,7 +18,7 @@ from sppnet.svm.linear_svm import solve_by_gram, solve_by_rows, weigh
 from sppnet.svm.objective import FitOptions
 from sppnet.svm.svm_inputs import Vectors, as_rows, as_signs, check_sides
 
-C_VALUES = (0.01, 0.1, 1.0, 10.0, 100.0)
+C_VALUES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """What `choose_C` tries."""
 
 
