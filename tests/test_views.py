@@ -254,7 +254,9 @@ def test_several_scales_are_for_whole_images_and_one_call():
 
 
 def test_a_model_file_keeps_no_scales_of_a_call(tmp_path):
-    Classifier(network(), CLASSES, Testing("full", 240, scales=(96, 128))).save(tmp_path / "model.safetensors")
+    Classifier(network(), CLASSES, Testing("full", 240, scales=(96, 128))).save(
+        tmp_path / "model.safetensors"
+    )
     assert Classifier.load(tmp_path / "model.safetensors").testing == Testing("full", 240)
 
 
