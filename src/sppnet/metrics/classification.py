@@ -139,7 +139,8 @@ def _check(scores: Array, labels: Array, k: int) -> None:
         raise DataError("there are no images to judge; check that some could be read")
     if np.isnan(scores).any():
         raise DataError(
-            f"scores of {int(np.isnan(scores).any(axis=1).sum())} images are NaN; check the model"
+            f"scores of {int(np.isnan(scores).any(axis=1).sum())} images are NaN; check the model, or, in "
+            "training, lower --learning-rate"
         )
     if not np.issubdtype(labels.dtype, np.integer) or not 0 <= labels.min() <= labels.max() < k:
         raise DataError(f"labels must be integers 0..{k - 1}; got {labels.min()}..{labels.max()}")
