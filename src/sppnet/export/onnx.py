@@ -162,6 +162,8 @@ def detector_recipe(detector: Detector) -> Recipe:
             f"this detector stands on {trunk.name}, a detector's network of torchvision, and is not exported "
             "yet; one on the ONNX file of a detector is"
         )
+    if trunk.int8 is not None:
+        raise ModelError("a detector trained with --engine int8 is not exported; train it with --engine onnx")
     boxes = torch.tensor([[0.0, 0, 90, 90], [30, 40, 131, 120], [3, 4, 5, 6]])
     return Recipe(
         PixelDetector(detector),

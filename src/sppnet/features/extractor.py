@@ -10,7 +10,7 @@ from sppnet.data.image import ImageArray
 from sppnet.data.transforms import resize_to, shorter_size, to_tensor
 from sppnet.errors import ConfigError
 from sppnet.features.maps import FeatureMaps, TapMaps
-from sppnet.nn.engines import AnyEngine, Engine, make_engine
+from sppnet.nn.engines import AnyEngine, Engine, engine_of
 from sppnet.nn.fusion import fuse_conv_bn as fuse_conv_bn
 from sppnet.nn.trunks import Trunk, as_maps
 
@@ -23,14 +23,14 @@ class FeatureExtractor:
 
     Batch norms are folded into the convolutions before them, where one follows the other in a
     Sequential: half the memory traffic, the same function. Maps are kept in half precision, whose
-    rounding keeps the order of numbers, so pooling chooses the same cells. engine: see `make_engine`.
+    rounding keeps the order of numbers, so pooling chooses the same cells. engine: see `engine_of`.
     """
 
     def __init__(self, trunk: Trunk, scales: Sequence[int] = (688,), engine: Engine = "auto") -> None:
         self.trunk, self.scales = trunk, _checked(scales)
         self.body = fuse_conv_bn(trunk.body).to(memory_format=torch.channels_last)
         self.device = next(trunk.parameters()).device
-        self.engine: AnyEngine = make_engine(self.body, self.device, engine)
+        self.engine: AnyEngine = engine_of(trunk, self.body, engine)
         self.engine_name: str = self.engine.name
 
     def at(self, scales: Sequence[int]) -> "FeatureExtractor":

@@ -7,6 +7,7 @@ from torch import Tensor
 from sppnet.errors import ConfigError
 from sppnet.nn.detector_names import COCO, TORCHVISION_DETECTORS
 from sppnet.nn.detector_trunk import DetectorTrunk
+from sppnet.nn.onnx_file import parse_model
 from sppnet.nn.onnx_trunk import OnnxTrunk
 from sppnet.nn.trunks import Trunk, Weights, empty_trunk, load_trunk
 from sppnet.nn.weights import load_weights
@@ -70,6 +71,11 @@ def restore_trunk(spec: dict[str, Any], state: dict[str, Tensor]) -> AnyTrunk:
         from sppnet.nn.torchvision_detectors import TorchvisionDetector
 
         return TorchvisionDetector.restore(spec, state)
+    state, content = dict(state), state.get("int8")
+    state.pop("int8", None)
     trunk = empty_trunk(**spec)
     load_weights(trunk, state)
+    if content is not None:
+        parse_model(content.numpy().tobytes(), f"{trunk.name} in 8 bits")
+        trunk.int8 = content
     return trunk

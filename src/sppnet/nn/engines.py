@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from sppnet.errors import ConfigError, ModelError
 from sppnet.nn.fusion import fuse_conv_bn
-from sppnet.nn.onnx_session import SharedSession
+from sppnet.nn.onnx_session import SharedSession, import_extra
 from sppnet.nn.onnx_translation import translate_body
 from sppnet.nn.trunks import Trunk, as_maps
 
-Engine = Literal["auto", "torch", "onnx"]
+Engine = Literal["auto", "torch", "onnx", "int8"]
 
 CHECK_HW = (161, 203)
 """Size of the image on which both must agree: odd, so that windows hang over the borders."""
@@ -42,12 +42,11 @@ class TorchEngine:
 class OnnxEngine:
     """A body in onnxruntime, on the CPU, for any thread."""
 
-    name = "onnx"
     reason = "onnxruntime is installed, and agrees with torch"
 
-    def __init__(self, content: bytes) -> None:
-        """content: of an ONNX file, as `translate_body` makes it."""
-        self._session = SharedSession(content)
+    def __init__(self, content: bytes, name: Literal["onnx", "int8"] = "onnx") -> None:
+        """content: of an ONNX file, as `translate_body` makes it, or `quantise`."""
+        self._session, self.name = SharedSession(content), name
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """images: (b, 3, h, w), normalised → a map (b, channels, h', w') for each tap."""
@@ -72,6 +71,21 @@ def make_engine(body: nn.Module, device: torch.device, wanted: Engine = "auto") 
     if wanted == "onnx":
         raise ConfigError(f"--engine onnx cannot run this trunk: {problem}. Leave --engine at auto")
     return TorchEngine(body, device, "it was asked for" if problem is None else problem)
+
+
+def engine_of(trunk: Trunk, body: nn.Module, wanted: Engine = "auto") -> AnyEngine:
+    """What runs a trunk; body: its own with batch norms folded. A quantised trunk runs as it was quantised.
+
+    Raises ConfigError as `make_engine`, and MissingExtraError for a quantised trunk without onnxruntime.
+    """
+    if trunk.int8 is not None:
+        import_extra("onnxruntime")
+        return OnnxEngine(trunk.int8.cpu().numpy().tobytes(), "int8")
+    if wanted == "int8":
+        raise ConfigError(
+            "the engine int8 needs a quantised trunk, which detect train makes of one from its photographs"
+        )
+    return make_engine(body, next(trunk.parameters()).device, wanted)
 
 
 class EngineBody(nn.Module):
