@@ -279,11 +279,40 @@ def test_vectors_of_the_baseline_are_stored(detector, tmp_path, monkeypatch, dam
     if damaged:
         file.write_bytes(file.read_bytes()[:50])
     else:
-        monkeypatch.setattr(RcnnRoIFeatureExtractor, "__call__", lambda *_: pytest.fail("made again"))
+        monkeypatch.setattr(RcnnRoIFeatureExtractor, "pooled", lambda *_: pytest.fail("made again"))
     again = stored(photo, boxes)
     assert torch.equal(again.distinct, first.distinct)
     assert again.roi_of_box.tolist() == [0, 1]
     assert len(list((tmp_path / "vectors").iterdir())) == 1
+
+
+def test_stored_vectors_are_looked_up_by_box(detector, tmp_path, monkeypatch):
+    Image.fromarray(photograph()).save(tmp_path / "photo.png")
+    photo = LazyImage(tmp_path / "photo.png", detector.extractor)
+    mirrored = LazyImage(tmp_path / "photo.png", detector.extractor, mirrored=True)
+    boxes = np.array([[5, 5, 60, 50], [0, 0, 90, 60], [20, 10, 80, 70]], np.float32)
+    plain = RcnnRoIFeatureExtractor(detector.extractor, (1, 2))
+    expected, of_mirror = (plain(one, boxes).distinct.half().float() for one in (photo, mirrored))
+    convolved, pooled = [], RcnnRoIFeatureExtractor.pooled
+
+    def watched(self, photo, boxes):
+        convolved.extend((photo.mirrored, *box) for box in boxes.tolist())
+        return pooled(self, photo, boxes)
+
+    monkeypatch.setattr(RcnnRoIFeatureExtractor, "pooled", watched)
+    layers = layers_up_to(detection_head(expected.shape[1], 12, 2), "fc6")
+    stored = CachedRoIFeatureExtractor(plain, tmp_path / "vectors")
+    deeper = CachedRoIFeatureExtractor(replace(plain, layers=layers), tmp_path / "vectors")
+    step = {"rtol": 2**-10, "atol": 1e-4}  # of half precision: other batches may round to the next number
+    for chosen in ([0, 1], [1], [2, 0], [2, 1, 0]):  # one more joins those that are kept
+        torch.testing.assert_close(stored(photo, boxes[chosen]).distinct, expected[chosen], **step)
+    torch.testing.assert_close(stored(mirrored, boxes).distinct, of_mirror, **step)
+    assert sorted(convolved) == sorted((side, *box) for side in (False, True) for box in boxes.tolist())
+    assert torch.equal(deeper(photo, boxes).pooled, stored(photo, boxes).distinct)
+    torch.testing.assert_close(deeper(photo, boxes).distinct, layers(stored(photo, boxes).distinct))
+    for one in (stored, deeper):
+        expect_on_demand(one, photo, boxes)
+    assert len(convolved) == 6
 
 
 def test_vectors_of_windows_are_pooled_from_the_maps(detector):
