@@ -363,6 +363,18 @@ def test_vectors_on_demand_are_those_of_all(detector, layer):
         expect_on_demand(made, photo, BOXES)
 
 
+@pytest.mark.parametrize("layer", ["pool", "fc6", "fc7"])
+def test_vectors_of_crops_go_through_the_layers_asked_for(detector, layer):
+    head = detection_head(detector.parts.trunk.channels * 5, 12, 2)
+    photo = LazyImage(photograph(), detector.extractor)
+    config = replace(CONFIG, method="rcnn", finetune="fc", svm_layer=layer)
+    plain = RcnnRoIFeatureExtractor(detector.extractor, CONFIG.levels)(photo, BOXES).pooled
+    vectors = make_roi_extractor(config, detector.extractor, head)(photo, BOXES)
+    assert torch.equal(vectors.pooled, plain)
+    expected = plain if layer == "pool" else layers_up_to(head, layer)(plain)
+    torch.testing.assert_close(vectors.distinct, expected)
+
+
 def test_vectors_of_crops_on_demand(detector):
     pixels = photograph()
     made = RcnnRoIFeatureExtractor(detector.extractor, (1, 2))
@@ -481,6 +493,11 @@ def test_two_detectors_together_find_what_either_finds(detector):
         pytest.param(CONFIG, True, id="learned windows"),
         pytest.param(replace(CONFIG, proposals="selective-search"), False, id="selective search"),
         pytest.param(replace(CONFIG, method="rcnn", scales=(96,), max_proposals=8), True, id="the baseline"),
+        pytest.param(
+            replace(CONFIG, method="rcnn", max_proposals=8, finetune="fc", svm_layer="fc6", hidden=12),
+            True,
+            id="the baseline with fine-tuned layers",
+        ),
         pytest.param(
             replace(CONFIG, finetune="fc", svm_layer="fc7", hidden=12), True, id="fine-tuned layers"
         ),
@@ -616,7 +633,11 @@ def test_stages_come_back(tmp_path):
     [
         pytest.param({"method": "yolo"}, "method must be one of auto, spp, rcnn, fast, faster", id="method"),
         pytest.param({"svm_layer": "fc7"}, "svm_layer fc7 needs fc layers", id="a layer that is not there"),
-        pytest.param({"method": "rcnn", "finetune": "fc"}, "baseline has no fine-tuning", id="baseline"),
+        pytest.param(
+            {"method": "rcnn", "finetune": "all"},
+            "trunk of the R-CNN baseline stays frozen: give --finetune fc, or --method spp",
+            id="a trunk of the baseline",
+        ),
         pytest.param({"finetune": "all", "scales": (96, 128)}, "at one scale", id="all at two scales"),
         pytest.param({"max_proposals": 0}, "max_proposals must be 1 or more; got 0", id="no proposals"),
         pytest.param({"nms_iou": 0}, "nms_iou is an IoU above 0", id="nms of 0"),
