@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +18,14 @@ from sppnet.detect import cross_validation
 from sppnet.detect import train as train_module
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
-from sppnet.detect.label_assignment import _merge_signs
+from sppnet.detect.evaluate import evaluate_detector
+from sppnet.detect.finetune import FinetuneSamples
+from sppnet.detect.label_assignment import TrainingImages, _merge_signs, split_boxes
+from sppnet.detect.roi_features import RcnnRoIFeatureExtractor
 from sppnet.detect.run_folder import DetectorRun
-from sppnet.detect.train import train_detector
+from sppnet.detect.train import add_classes, train_detector
 from sppnet.errors import ConfigError, DataError, ModelError
+from sppnet.features.cache import MapCache, recipe_of
 from sppnet.nn.trunks import load_trunk
 from sppnet.structures import GroundTruth
 
@@ -253,6 +258,102 @@ def test_fine_tuning_resumes_in_its_middle_and_at_its_end(
         torch.equal(tensor, load_file(whole.model)[f"trunk.body.{name}"]) for name, tensor in before.items()
     ]
     assert all(same) == (finetune == "fc")
+
+
+@pytest.fixture(scope="module")
+def tuned_rcnn(data, config, cache, tmp_path_factory):
+    """R-CNN with fine-tuned layers, its folder after each stage by number, and the windows convolved."""
+    root, convolved, pooled = tmp_path_factory.mktemp("rcnn"), [], RcnnRoIFeatureExtractor.pooled
+
+    def watched(self, photo, boxes):
+        convolved.extend((photo.path.name, photo.mirrored, *box) for box in boxes.tolist())
+        return pooled(self, photo, boxes)
+
+    images = open_annotated(data).take(range(9))
+    tuned = replace(
+        config,
+        method="rcnn",
+        finetune="fc",
+        svm_layer="auto",
+        hidden=16,
+        steps=3,
+        max_proposals=20,
+        mirror=False,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        keep_each_stage(patch, root)
+        patch.setattr(RcnnRoIFeatureExtractor, "pooled", watched)
+        whole = train_detector(images, root / "whole", tuned, cache=cache)
+    return SimpleNamespace(images=images, config=tuned, root=root, training=whole, convolved=convolved)
+
+
+def test_a_fine_tuned_rcnn_finds_what_its_file_finds(tuned_rcnn):
+    whole = tuned_rcnn.training
+    pixels, _ = draw_scene(200)
+    loaded, own = (one(pixels, min_score=-10.0) for one in (Detector.load(whole.model), whole.detector))
+    assert len(own)
+    np.testing.assert_array_equal(loaded.boxes, own.boxes)
+    np.testing.assert_array_equal(loaded.scores, own.scores)
+    extractor = whole.detector.roi_extractor
+    assert isinstance(extractor, RcnnRoIFeatureExtractor)
+    assert list(dict(extractor.layers.named_children())) == ["standardise", "fc6", "relu6", "fc7", "relu7"]
+    assert whole.detector.parts.svm.weight.shape[1] == 16
+
+
+def test_windows_of_rcnn_are_convolved_once(tuned_rcnn):
+    """In fine-tuning, mining, box regression and the folds together."""
+    convolved = tuned_rcnn.convolved
+    assert convolved
+    assert len(set(convolved)) == len(convolved)
+
+
+def test_rcnn_is_fine_tuned_on_the_vectors_of_its_extractor(tuned_rcnn, cache):
+    """The windows and labels of every step are those that SPP-net draws."""
+    parts, extractor = tuned_rcnn.training.detector.parts, tuned_rcnn.training.detector.extractor
+    run = DetectorRun(tuned_rcnn.root / "whole")
+    stage = run.load_stage("proposals")[1]
+    proposals = split_boxes(stage["boxes"].numpy(), stage["counts"].numpy())
+    images = tuned_rcnn.images.take([index for index in range(9) if index != int(BROKEN[:2])])
+    photos = TrainingImages(images, extractor, MapCache(recipe_of(extractor), cache), False, run.vectors)
+    windows = FinetuneSamples(photos, proposals, parts.config)
+    (part, *_), plain = windows.train.draw(1), RcnnRoIFeatureExtractor(extractor, parts.config.levels)
+    vectors, labels = windows.draw(windows.train, 1, windows.of_frozen_trunk())
+    expected = plain(photos.photo(part.image), windows.boxes(part.image)).distinct[part.windows]
+    torch.testing.assert_close(vectors[: len(expected)], expected.half().float())
+    spp = FinetuneSamples(photos, proposals, replace(parts.config, method="spp"))
+    of_maps, same = spp.draw(spp.train, 1, spp.of_frozen_trunk())
+    assert torch.equal(labels, same)
+    assert of_maps.shape == vectors.shape
+    assert not torch.equal(of_maps, vectors)
+
+
+@pytest.mark.parametrize(
+    ("ended", "vectors"), [(2, "kept"), (4, "kept"), (4, "deleted"), (6, "kept"), (7, "kept")]
+)
+def test_fine_tuning_of_rcnn_resumes(tuned_rcnn, cache, tmp_path, ended, vectors):
+    """After proposals, within fine-tuning, after it, after the SVMs: vectors are read or made again."""
+    shutil.copytree(tuned_rcnn.root / str(ended), tmp_path / "run")
+    run = DetectorRun(tmp_path / "run")
+    if vectors == "deleted":
+        shutil.rmtree(run.vectors, ignore_errors=True)
+    again = train_detector(tuned_rcnn.images, run.root, tuned_rcnn.config, resume=True, cache=cache)
+    assert_same_tensors(tuned_rcnn.training.model, again.model)
+
+
+def test_a_class_is_added_to_a_fine_tuned_rcnn(tuned_rcnn, data, cache, tmp_path):
+    old = tuned_rcnn.training.detector
+    images = replace(tuned_rcnn.images, classes=("leaf", "brick"))
+    added = add_classes(old, images, tmp_path / "run", ["brick"], cache=cache)
+    assert added.detector.classes == ("green", "red", "brick")
+    assert torch.equal(added.detector.parts.svm.weight[:2], old.parts.svm.weight)
+    assert len(Detector.load(added.model)(draw_scene(200)[0], min_score=-10.0))
+
+
+def test_a_fine_tuned_rcnn_is_evaluated_and_compressed(tuned_rcnn):
+    detector = tuned_rcnn.training.detector
+    result = evaluate_detector(detector, tuned_rcnn.images)
+    assert set(result.per_class) == {"green", "red"}
+    assert len(detector.compress((8, 0))(draw_scene(200)[0], min_score=-10.0))
 
 
 def test_a_run_that_an_error_ends_goes_on_from_there(trained, data, config, cache, tmp_path, monkeypatch):

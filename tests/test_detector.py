@@ -279,11 +279,40 @@ def test_vectors_of_the_baseline_are_stored(detector, tmp_path, monkeypatch, dam
     if damaged:
         file.write_bytes(file.read_bytes()[:50])
     else:
-        monkeypatch.setattr(RcnnRoIFeatureExtractor, "__call__", lambda *_: pytest.fail("made again"))
+        monkeypatch.setattr(RcnnRoIFeatureExtractor, "pooled", lambda *_: pytest.fail("made again"))
     again = stored(photo, boxes)
     assert torch.equal(again.distinct, first.distinct)
     assert again.roi_of_box.tolist() == [0, 1]
     assert len(list((tmp_path / "vectors").iterdir())) == 1
+
+
+def test_stored_vectors_are_looked_up_by_box(detector, tmp_path, monkeypatch):
+    Image.fromarray(photograph()).save(tmp_path / "photo.png")
+    photo = LazyImage(tmp_path / "photo.png", detector.extractor)
+    mirrored = LazyImage(tmp_path / "photo.png", detector.extractor, mirrored=True)
+    boxes = np.array([[5, 5, 60, 50], [0, 0, 90, 60], [20, 10, 80, 70]], np.float32)
+    plain = RcnnRoIFeatureExtractor(detector.extractor, (1, 2))
+    expected, of_mirror = (plain(one, boxes).distinct.half().float() for one in (photo, mirrored))
+    convolved, pooled = [], RcnnRoIFeatureExtractor.pooled
+
+    def watched(self, photo, boxes):
+        convolved.extend((photo.mirrored, *box) for box in boxes.tolist())
+        return pooled(self, photo, boxes)
+
+    monkeypatch.setattr(RcnnRoIFeatureExtractor, "pooled", watched)
+    layers = layers_up_to(detection_head(expected.shape[1], 12, 2), "fc6")
+    stored = CachedRoIFeatureExtractor(plain, tmp_path / "vectors")
+    deeper = CachedRoIFeatureExtractor(replace(plain, layers=layers), tmp_path / "vectors")
+    step = {"rtol": 2**-10, "atol": 1e-4}  # of half precision: other batches may round to the next number
+    for chosen in ([0, 1], [1], [2, 0], [2, 1, 0]):  # one more joins those that are kept
+        torch.testing.assert_close(stored(photo, boxes[chosen]).distinct, expected[chosen], **step)
+    torch.testing.assert_close(stored(mirrored, boxes).distinct, of_mirror, **step)
+    assert sorted(convolved) == sorted((side, *box) for side in (False, True) for box in boxes.tolist())
+    assert torch.equal(deeper(photo, boxes).pooled, stored(photo, boxes).distinct)
+    torch.testing.assert_close(deeper(photo, boxes).distinct, layers(stored(photo, boxes).distinct))
+    for one in (stored, deeper):
+        expect_on_demand(one, photo, boxes)
+    assert len(convolved) == 6
 
 
 def test_vectors_of_windows_are_pooled_from_the_maps(detector):
@@ -332,6 +361,18 @@ def test_vectors_on_demand_are_those_of_all(detector, layer):
     config = replace(CONFIG, finetune="fc", svm_layer=layer)
     for made in (make_roi_extractor(config, detector.extractor, head), detector.roi_extractor):
         expect_on_demand(made, photo, BOXES)
+
+
+@pytest.mark.parametrize("layer", ["pool", "fc6", "fc7"])
+def test_vectors_of_crops_go_through_the_layers_asked_for(detector, layer):
+    head = detection_head(detector.parts.trunk.channels * 5, 12, 2)
+    photo = LazyImage(photograph(), detector.extractor)
+    config = replace(CONFIG, method="rcnn", finetune="fc", svm_layer=layer)
+    plain = RcnnRoIFeatureExtractor(detector.extractor, CONFIG.levels)(photo, BOXES).pooled
+    vectors = make_roi_extractor(config, detector.extractor, head)(photo, BOXES)
+    assert torch.equal(vectors.pooled, plain)
+    expected = plain if layer == "pool" else layers_up_to(head, layer)(plain)
+    torch.testing.assert_close(vectors.distinct, expected)
 
 
 def test_vectors_of_crops_on_demand(detector):
@@ -452,6 +493,11 @@ def test_two_detectors_together_find_what_either_finds(detector):
         pytest.param(CONFIG, True, id="learned windows"),
         pytest.param(replace(CONFIG, proposals="selective-search"), False, id="selective search"),
         pytest.param(replace(CONFIG, method="rcnn", scales=(96,), max_proposals=8), True, id="the baseline"),
+        pytest.param(
+            replace(CONFIG, method="rcnn", max_proposals=8, finetune="fc", svm_layer="fc6", hidden=12),
+            True,
+            id="the baseline with fine-tuned layers",
+        ),
         pytest.param(
             replace(CONFIG, finetune="fc", svm_layer="fc7", hidden=12), True, id="fine-tuned layers"
         ),
@@ -587,7 +633,11 @@ def test_stages_come_back(tmp_path):
     [
         pytest.param({"method": "yolo"}, "method must be one of auto, spp, rcnn, fast, faster", id="method"),
         pytest.param({"svm_layer": "fc7"}, "svm_layer fc7 needs fc layers", id="a layer that is not there"),
-        pytest.param({"method": "rcnn", "finetune": "fc"}, "baseline has no fine-tuning", id="baseline"),
+        pytest.param(
+            {"method": "rcnn", "finetune": "all"},
+            "trunk of the R-CNN baseline stays frozen: give --finetune fc, or --method spp",
+            id="a trunk of the baseline",
+        ),
         pytest.param({"finetune": "all", "scales": (96, 128)}, "at one scale", id="all at two scales"),
         pytest.param({"max_proposals": 0}, "max_proposals must be 1 or more; got 0", id="no proposals"),
         pytest.param({"nms_iou": 0}, "nms_iou is an IoU above 0", id="nms of 0"),

@@ -24,6 +24,7 @@ from sppnet.errors import ConfigError
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import CellGrid
+from sppnet.heads.fc_layers import detection_head
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.network import SPPNet
 from sppnet.nn.trunks import load_trunk
@@ -329,10 +330,12 @@ def test_beyond_the_queue_one_is_told_when_to_come_back(detector, limits, status
         assert client.post("/v1/detect", content=photograph()).status_code == 200
 
 
-def test_an_rcnn_detector_is_refused():
+@pytest.mark.parametrize("finetune", ["none", "fc"])
+def test_an_rcnn_detector_is_refused(finetune):
     detector = make_detector()
+    head = None if finetune == "none" else detection_head(8, 4, 2)
     detector.roi_extractor = make_roi_extractor(
-        DetectorConfig(method="rcnn"), FeatureExtractor(detector.parts.trunk, (96,)), None
+        DetectorConfig(method="rcnn", finetune=finetune), FeatureExtractor(detector.parts.trunk, (96,)), head
     )
     with pytest.raises(ConfigError, match=r"too slow to serve; .* --method spp"):
         ServedDetector(detector)

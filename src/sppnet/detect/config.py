@@ -98,8 +98,8 @@ class DetectorConfig:
     max_proposals: int = 1000
     """Maximum number of proposals per image."""
     finetune: Finetune = "auto"
-    """What is fine-tuned: none; fc, new layers on frozen maps; all, the trunk with them after that; auto,
-    which is none."""
+    """What is fine-tuned: none; fc, new layers on frozen maps, or for rcnn on frozen crops; all, the trunk
+    with them after that, but for rcnn; auto, which is none."""
     vectors: VectorKind = "auto"
     """What stands for a window: pyramid, what is pooled from the maps; head, what a detector's network says
     of its own box there; both; auto is pyramid; for a detector's
@@ -188,8 +188,10 @@ class DetectorConfig:
             object.__setattr__(self, "svm_layer", "pool" if self.finetune == "none" else "fc7")
         if self.svm_layer != "pool" and self.finetune == "none":
             raise ConfigError(f"svm_layer {self.svm_layer} needs fc layers: give --finetune fc or all")
-        if self.method == "rcnn" and self.finetune != "none":
-            raise ConfigError("the R-CNN baseline has no fine-tuning here; leave --finetune at none")
+        if self.method == "rcnn" and self.finetune == "all":
+            raise ConfigError(
+                "the trunk of the R-CNN baseline stays frozen: give --finetune fc, or --method spp for all"
+            )
         if self.finetune == "all" and len(self.scales) > 1:
             raise ConfigError("fine-tuning all layers works at one scale; give one --scales")
         for name in ("max_proposals", "steps", "trunk_steps", "rounds", "hidden"):

@@ -90,20 +90,20 @@ def layer_folds(
         subset = photos.take(seen)
         if all(subset.images.counts(plain=True).values()):  # else a class has nothing to learn from
             boxes = [proposals[index] for index in photos.with_mirrors(seen)]
-            detector = _train_layers(parts, subset, boxes, progress)
-            folds.append(Fold(detector, detector.roi_extractor, np.flatnonzero(fold_of == fold)))
+            detector, roi_extractor = _train_layers(parts, subset, boxes, progress)
+            folds.append(Fold(detector, roi_extractor, np.flatnonzero(fold_of == fold)))
     return folds
 
 
 def _train_layers(
     parts: DetectorComponents, photos: TrainingImages, proposals: Sequence[Floats], progress: Progress
-) -> Detector:
-    """The detector with fc layers and SVMs learned from these photographs."""
+) -> tuple[Detector, RoIFeatureExtractor]:
+    """The detector with fc layers and SVMs learned from these photographs, and what made its vectors."""
     config = replace(parts.config, steps=max(1, round(STEPS_OF_FOLD * parts.config.steps)))
     head = finetune_layers(FinetuneSamples(photos, proposals, config), None, lambda state: None, progress)
-    roi_extractor = make_roi_extractor(config, photos.extractor, head)
+    roi_extractor = make_roi_extractor(config, photos.extractor, head, photos.vectors)
     svm = mine_detector_svms(photos, roi_extractor, proposals, config, progress).svm
-    return Detector(replace(parts, head=head, svm=svm), extractor=photos.extractor)
+    return Detector(replace(parts, head=head, svm=svm), extractor=photos.extractor), roi_extractor
 
 
 def mine_detector_svms(

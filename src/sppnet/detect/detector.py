@@ -17,6 +17,7 @@ from sppnet.detect.config import DetectorConfig
 from sppnet.detect.postprocess import VOTE_MARGIN, ScoredBoxes, select_detections
 from sppnet.detect.probabilities import kept_probabilities
 from sppnet.detect.roi_features import (
+    CachedRoIFeatureExtractor,
     HeadRoIFeatureExtractor,
     RcnnRoIFeatureExtractor,
     RoIFeatureExtractor,
@@ -241,14 +242,15 @@ def _best(scores: Floats, min_score: float) -> Ints:
 
 
 def make_roi_extractor(
-    config: DetectorConfig, extractor: AnyExtractor, head: nn.Sequential | None
+    config: DetectorConfig, extractor: AnyExtractor, head: nn.Sequential | None, kept: Path | None = None
 ) -> RoIFeatureExtractor:
-    """What turns boxes into vectors, as the configuration asks."""
+    """What turns boxes into vectors, as the configuration asks; kept: folder for R-CNN's vectors, if any."""
     if isinstance(extractor, DetectorExtractor) and config.vectors != "pyramid":
         levels = config.levels if config.vectors == "both" else ()
         return HeadRoIFeatureExtractor(levels, config.box_mapping, config.scale_rule)
+    layers = layers_up_to(head, config.svm_layer) if head is not None and config.svm_layer != "pool" else None
     if config.method == "rcnn":
         assert isinstance(extractor, FeatureExtractor)  # the configuration refuses others
-        return RcnnRoIFeatureExtractor(extractor, config.levels)
-    layers = layers_up_to(head, config.svm_layer) if head is not None and config.svm_layer != "pool" else None
+        crops = RcnnRoIFeatureExtractor(extractor, config.levels, layers)
+        return crops if kept is None else CachedRoIFeatureExtractor(crops, kept)
     return SppRoIFeatureExtractor(config.levels, config.box_mapping, config.scale_rule, layers)

@@ -1,6 +1,7 @@
 """Fine-tuning on windows of the training photographs: new fc layers, and then the trunk with them."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,13 +11,15 @@ from torch import Tensor, nn
 
 from sppnet.arrays import Flags, Floats, Ints
 from sppnet.detect.config import DetectorConfig
+from sppnet.detect.detector import make_roi_extractor
 from sppnet.detect.label_assignment import TrainingImages, match_objects, training_boxes
+from sppnet.detect.roi_features import RoIVectors
 from sppnet.features.maps import FeatureMaps
 from sppnet.geometry.grid import count_bins
 from sppnet.heads.fc_layers import FinetuneState, Measured, Standardise, best_row, detection_head, finetune
 from sppnet.heads.roi_sampler import RoISampler, SampledRoIs
 from sppnet.nn.trunks import Trunk
-from sppnet.progress import Progress
+from sppnet.progress import Progress, track
 from sppnet.structures import GroundTruth
 from sppnet.threads import ordered_map
 
@@ -103,16 +106,38 @@ class FinetuneSamples:
         at = nearest[np.arange(len(boxes)), rng.integers(nearest.shape[1], size=len(boxes))]
         return maps.pool(boxes, self.config.levels, self.config.box_mapping, at).float()
 
-    def draw(self, sampler: RoISampler, step: int, maps_of: "MapsOf") -> tuple[Tensor, Tensor]:
+    def of_frozen_trunk(self) -> "VectorsOf":
+        """Vectors made as the method makes them: windows of the maps, or for R-CNN crops."""
+        if self.config.method != "rcnn":
+            return lambda part, rng: self.pool(part, self.photos.photo(part.image).maps, rng)
+
+        def of_crops(part: SampledRoIs, _: np.random.Generator) -> Tensor:
+            made = self.crops(part.image)
+            return made.take(made.roi_of_box[part.windows])
+
+        return of_crops
+
+    def crops(self, index: int) -> RoIVectors:
+        """R-CNN's vectors of all windows of a photograph, before fc layers."""
+        extractor = make_roi_extractor(self.config, self.photos.extractor, None, self.photos.vectors)
+        return extractor.on_demand(self.photos.photo(index), self.boxes(index))
+
+    def keep_crops(self, progress: Progress) -> None:
+        """Convolve all windows once and keep their vectors, where the method is R-CNN's."""
+        if self.config.method == "rcnn":
+            every = ordered_map(self.crops, range(len(self.photos)))
+            deque(track(every, "convolving windows", len(self.photos), progress), maxlen=0)
+
+    def draw(self, sampler: RoISampler, step: int, vectors_of: "VectorsOf") -> tuple[Tensor, Tensor]:
         """Vectors and labels of a step."""
         rng = np.random.default_rng(np.random.SeedSequence(self.config.seed, spawn_key=(SCALE_STREAM, step)))
         parts = sampler.draw(step)
-        vectors = torch.cat([self.pool(part, maps_of(part.image), rng) for part in parts])
+        vectors = torch.cat([vectors_of(part, rng) for part in parts])
         return vectors, torch.from_numpy(np.concatenate([part.labels for part in parts]))
 
 
-MapsOf = Callable[[int], FeatureMaps]
-
+VectorsOf = Callable[[SampledRoIs, np.random.Generator], Tensor]
+"""(m, c × bins) float32 of what a step draws from a photograph; the generator is the step's."""
 
 Save = Callable[[FinetuneState], None]
 
@@ -120,27 +145,23 @@ Save = Callable[[FinetuneState], None]
 def finetune_layers(
     windows: FinetuneSamples, start: FinetuneState | None, save: Save, progress: Progress
 ) -> nn.Sequential:
-    """New fc layers, learnt on windows of frozen maps and chosen by held-out photographs."""
-    config, photos = windows.config, windows.photos
-
-    def maps_of(index: int) -> FeatureMaps:
-        return photos.photo(index).maps
-
+    """New fc layers, learnt on windows of a frozen trunk and chosen by held-out photographs."""
+    config, photos, vectors_of = windows.config, windows.photos, windows.of_frozen_trunk()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         length = photos.extractor.trunk.channels * count_bins(config.levels)
         head = detection_head(length, config.hidden, len(photos.classes))
-        _measure_scale(head, windows, maps_of)
+        _measure_scale(head, windows, vectors_of)
         first = _begin("fine-tuning", config.steps, start, progress)
         drawn = ordered_map(  # ahead, on a thread of its own
-            lambda step: windows.draw(windows.train, step, maps_of), range(first, config.steps), 1, ahead=1
+            lambda step: windows.draw(windows.train, step, vectors_of), range(first, config.steps), 1, ahead=1
         )
         rows = finetune(
             head,
             lambda step: next(drawn),
             steps=config.steps,
             learning_rate=config.learning_rate,
-            validate=_validation(windows, head, maps_of),
+            validate=_validation(windows, head, vectors_of),
             validate_every=math.ceil(config.steps / VALIDATIONS),
             seed=config.seed,
             start=start,
@@ -157,8 +178,9 @@ def finetune_trunk(
     """Trunk and fc layers together, through the pooling; in place, and no worse on held-out photographs."""
     config, photos = windows.config, windows.photos
 
-    def maps_of(index: int) -> FeatureMaps:
-        return photos.extractor.with_gradients(photos.photo(index).pixels)
+    def vectors_of(part: SampledRoIs, rng: np.random.Generator) -> Tensor:
+        maps = photos.extractor.with_gradients(photos.photo(part.image).pixels)
+        return windows.pool(part, maps, rng)
 
     trunk = photos.extractor.trunk
     assert isinstance(trunk, Trunk)  # the configuration refuses others
@@ -167,11 +189,11 @@ def finetune_trunk(
     with torch.random.fork_rng(devices=[]):
         rows = finetune(
             head,
-            lambda step: windows.draw(windows.train_trunk, step, maps_of),
+            lambda step: windows.draw(windows.train_trunk, step, vectors_of),
             steps=config.trunk_steps,
             learning_rate=RATE_WITH_TRUNK * config.learning_rate,
             extra_parameters=body.parameters(),
-            validate=_validation(windows, head, maps_of),
+            validate=_validation(windows, head, vectors_of),
             validate_every=math.ceil(config.trunk_steps / VALIDATIONS),
             validate_first=True,
             seed=config.seed,
@@ -216,16 +238,18 @@ def _kept_for_training(count: int, seed: int) -> Flags:
     return kept
 
 
-def _measure_scale(head: nn.Sequential, windows: FinetuneSamples, maps_of: MapsOf) -> None:
+def _measure_scale(head: nn.Sequential, windows: FinetuneSamples, vectors_of: VectorsOf) -> None:
     """Give the head the mean and deviation of the vectors of the first batches."""
     steps = -(-SAMPLED // IMAGES)
-    sample = torch.cat([windows.draw(windows.train, step, maps_of)[0] for step in range(steps)])
+    sample = torch.cat([windows.draw(windows.train, step, vectors_of)[0] for step in range(steps)])
     standardise = head.get_submodule("standardise")
     assert isinstance(standardise, Standardise)
     standardise.measure(sample)
 
 
-def _validation(windows: FinetuneSamples, head: nn.Module, maps_of: MapsOf) -> Callable[[], float] | None:
+def _validation(
+    windows: FinetuneSamples, head: nn.Module, vectors_of: VectorsOf
+) -> Callable[[], float] | None:
     """The share of held-out windows that the head gets wrong, positives and negatives weighing the same."""
     sampler = windows.held_out
     if sampler is None:
@@ -235,7 +259,7 @@ def _validation(windows: FinetuneSamples, head: nn.Module, maps_of: MapsOf) -> C
     def error() -> float:
         right, total = np.zeros(2), np.zeros(2)
         for step in range(min(VALIDATED, sampler.steps_per_epoch)):
-            vectors, labels = windows.draw(sampler, step, maps_of)
+            vectors, labels = windows.draw(sampler, step, vectors_of)
             hits = (head(vectors).argmax(1) == labels).numpy()
             background = labels.numpy() == sampler.num_classes
             for side in (0, 1):

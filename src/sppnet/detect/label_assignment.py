@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class TrainingImages:
     cache: MapCache | None
     mirrored: bool = False
     """Whether the mirror image of every photograph follows, behind the photographs, in their order."""
+    vectors: Path | None = None
+    """Folder in which R-CNN's vectors of their windows are kept."""
 
     def __len__(self) -> int:
         """Photographs and mirror images."""

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from sppnet.arrays import Floats, Ints, Reals
@@ -168,15 +168,24 @@ class RcnnRoIFeatureExtractor(RoIFeatureExtractor):
 
     extractor: FeatureExtractor
     levels: tuple[int, ...]
+    layers: nn.Sequential | None = None
+    """fc layers up to the one that is asked for."""
 
     def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures:
+        return self.through_layers(self.pooled(photo, boxes))
+
+    def pooled(self, photo: LazyImage, boxes: Floats) -> Tensor:
+        """(n, c × bins) float32: the vectors before fc layers; every call convolves all boxes."""
         parts = [
             self._convolved(photo, boxes[start : start + CROPS_AT_ONCE])
             for start in range(0, len(boxes), CROPS_AT_ONCE)
         ]
         length = self.extractor.trunk.channels * sum(n * n for n in self.levels)
-        vectors = torch.cat(parts) if parts else torch.empty(0, length)
-        return RoIFeatures(vectors, vectors, np.arange(len(boxes)))
+        return torch.cat(parts) if parts else torch.empty(0, length)
+
+    def through_layers(self, pooled: Tensor) -> RoIFeatures:
+        """The vectors of boxes whose pooled ones (n, c × bins) are known."""
+        return RoIFeatures(_through(self.layers, pooled), pooled, np.arange(len(pooled)))
 
     @torch.inference_mode()
     def _convolved(self, photo: LazyImage, boxes: Floats) -> Tensor:
@@ -209,27 +218,51 @@ class StandardisedRoIFeatureExtractor(RoIFeatureExtractor):
 
 @dataclass(frozen=True, eq=False)
 class CachedRoIFeatureExtractor(RoIFeatureExtractor):
-    """R-CNN's vectors of training photographs, kept in half precision in a folder.
+    """R-CNN's vectors of training photographs, kept in half precision in a folder, a file a photograph.
 
-    Every pass of mining asks for them, and R-CNN takes seconds to make those of one photograph; SPP-net
-    pools again in less time than reading takes. The folder may be deleted at any moment.
+    Every step of fine-tuning and every pass of mining asks for them, and R-CNN takes seconds to make those
+    of one photograph; SPP-net pools again in less time than reading takes. A window is convolved once. The
+    folder may be deleted at any moment.
     """
 
     maker: RcnnRoIFeatureExtractor
     folder: Path
 
     def __call__(self, photo: LazyImage, boxes: Floats) -> RoIFeatures:
-        named = f"{photo.path} {photo.mirrored}".encode()
-        key = hashlib.sha256(named + np.ascontiguousarray(boxes).tobytes()).hexdigest()
-        path = self.folder / f"{key[:32]}.safetensors"
+        vectors, rows = self._kept(photo, boxes)
+        return self.maker.through_layers(vectors[rows].float())
+
+    def on_demand(self, photo: LazyImage, boxes: Floats) -> RoIVectors:
+        """The same vectors; only those that are asked for are read."""
+        vectors, rows = self._kept(photo, boxes)
+
+        def take(rois: Ints) -> Tensor:
+            return self.maker.through_layers(vectors[rows[rois]].float()).distinct
+
+        return RoIVectors(np.arange(len(boxes)), take)
+
+    def _kept(self, photo: LazyImage, boxes: Floats) -> tuple[Tensor, Ints]:
+        """(m, c × bins) float16, the pooled vectors that are kept, and (n,) the row of each box."""
+        name = hashlib.sha256(f"{photo.path} {photo.mirrored}".encode()).hexdigest()[:32]
+        path = self.folder / f"{name}.safetensors"
         try:
-            with safe_open(path, "pt") as file:
-                vectors = file.get_tensor("vectors").float()
+            kept = load_file(path)  # mapped: rows that nobody takes are not read
+            known, vectors = kept["boxes"], kept["vectors"]
         except (SafetensorError, OSError):
-            vectors = self.maker(photo, boxes).distinct.half()
-            write_file(path, save({"vectors": vectors}))
-            vectors = vectors.float()
-        return RoIFeatures(vectors, vectors, np.arange(len(boxes)))
+            known, vectors = torch.empty(0, 4), self.maker.pooled(photo, boxes[:0]).half()
+        rows = _rows_of(boxes, known)
+        if len(new := boxes[rows < 0]):
+            known = torch.cat([known, torch.from_numpy(new)])
+            vectors = torch.cat([vectors, self.maker.pooled(photo, new).half()])
+            write_file(path, save({"boxes": known, "vectors": vectors}))
+            rows = _rows_of(boxes, known)
+        return vectors, rows
+
+
+def _rows_of(boxes: Floats, known: Tensor) -> Ints:
+    """(n,) where each box stands among those known; −1 where it does not."""
+    row_of = {box.tobytes(): row for row, box in enumerate(known.numpy())}
+    return np.array([row_of.get(box.tobytes(), -1) for box in boxes], np.int64)
 
 
 def warp_crop(pixels: ImageArray, box: Reals) -> ImageArray:

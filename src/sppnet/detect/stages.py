@@ -30,9 +30,7 @@ from sppnet.detect.known_classes import check_kept, empty_svms, known_to_rescore
 from sppnet.detect.label_assignment import TrainingImages, joined_boxes, split_boxes
 from sppnet.detect.probabilities import ScoreProbabilities
 from sppnet.detect.roi_features import (
-    CachedRoIFeatureExtractor,
     HeadRoIFeatureExtractor,
-    RcnnRoIFeatureExtractor,
     RoIFeatureExtractor,
     StandardisedRoIFeatureExtractor,
 )
@@ -84,7 +82,7 @@ class TrainingStages:
             self.config = replace(self.config, vectors="head" if every else "both")
             self.choose_vectors = not every and base is None
         maps = MapCache(recipe_of(extractor), cache)
-        self.photos = TrainingImages(images, extractor, maps, config.mirror)
+        self.photos = TrainingImages(images, extractor, maps, config.mirror, run.vectors)
         self.skipped: tuple[str, ...] = ()
 
     @property
@@ -124,9 +122,7 @@ class TrainingStages:
                 self._use(make_extractor(self.trunk, self.config.scales, self.config.engine))
                 windows = self._learn_windows(" again")
                 proposals = self._propose(windows, " again")
-        roi_extractor = make_roi_extractor(self.config, self.photos.extractor, head)
-        if isinstance(roi_extractor, RcnnRoIFeatureExtractor):
-            roi_extractor = CachedRoIFeatureExtractor(roi_extractor, self.run.vectors)
+        roi_extractor = make_roi_extractor(self.config, self.photos.extractor, head, self.photos.vectors)
         standard = None
         if isinstance(roi_extractor, HeadRoIFeatureExtractor):
             standard = self._standardise(roi_extractor, proposals)

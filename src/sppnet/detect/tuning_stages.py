@@ -30,6 +30,7 @@ class TuningStages:
             head.load_state_dict(tensors_of(stage.tensors, "head"))
             return head.eval()
         samples = FinetuneSamples(photos, proposals, self.config)
+        samples.keep_crops(self.progress)
         head = finetune_layers(samples, *self._so_far("tuning"), self.progress)
         self._keep("tuning", {"head": head})
         return head
