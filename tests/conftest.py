@@ -32,6 +32,8 @@ APART = {
 """Files of tests that start processes and watch the clock: one at a time, and first."""
 LONG = {"test_docs"}
 """Begun next, so that nobody is left alone with it at the end."""
+FEW = 10
+"""So many files of tests compile what they need; before more of them all kernels are compiled."""
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
@@ -57,6 +59,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return ByFile(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compiled once for all processes, where many files of tests need them."""
+    if WORKER and len({file_of(item.nodeid) for item in request.session.items}) > FEW:
+        from warm_up import compile_shared
+
+        compile_shared(tmp_path_factory.getbasetemp().parent / "kernels")
 
 
 @pytest.fixture

@@ -34,7 +34,9 @@ def jit(**options: Any) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
         if problem():
             return function
-        compiled = nb.njit(nogil=True, boundscheck=False, error_model="numpy", **options)(function)
+        compiled = nb.njit(
+            nogil=True, boundscheck=False, error_model="numpy", no_cfunc_wrapper=True, **options
+        )(function)
         with contextlib.suppress(Exception):  # what numba keeps its cache in is not public
             compiled._cache = _cache_class()(function)
         return compiled
@@ -44,8 +46,13 @@ def jit(**options: Any) -> Callable[[Any], Any]:
 
 compiled = jit()
 compiled_parallel = jit(parallel=True)
-compiled_sum = jit(fastmath={"reassoc", "contract", "nsz"})
+SUM_IN_ANY_ORDER = {"reassoc", "contract", "nsz"}
 """Sums may be added up in any order, a few numbers at a time: always the same one on one machine."""
+
+inner = jit(no_cpython_wrapper=True)
+"""For functions that only compiled ones call, which compile faster. Called from Python one would crash the
+process: tests/test_jit.py sees to it that none is."""
+inner_sum = jit(no_cpython_wrapper=True, fastmath=SUM_IN_ANY_ORDER)
 
 
 THREAD_POOLS = {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sppnet.arrays import Array
 from sppnet.geometry.grid import bin_edges
-from sppnet.jit import compiled
+from sppnet.jit import inner
 from sppnet.ops.plan import filling_order, plan_levels
 from sppnet.ops.simd import (
     LANES,
@@ -87,7 +87,7 @@ def _edge_table(levels: tuple[int, ...], longest: int) -> Array:
 # --- compiled ------------------------------------------------------------------------------------
 
 
-@compiled
+@inner
 def aligned(count: int, like: Array) -> Array:
     """Room for `count` numbers such as those of `like`, from the beginning of a line of memory on."""
     room = np.empty(count + LINE_BYTES // like.itemsize, like.dtype)
@@ -95,7 +95,7 @@ def aligned(count: int, like: Array) -> Array:
     return room[start : start + count]
 
 
-@compiled
+@inner
 def lay_out(
     block: Array, features: Array, last: bool, shape: tuple[int, int, int], which: int, channel: int,
     infinity: int, merged: int,
@@ -131,7 +131,7 @@ def lay_out(
             rank_lanes(few, 0, infinity, merged, block, cell * LANES)
 
 
-@compiled
+@inner
 def tabulate_squares(block: Array, squares: Array, height: int, width: int) -> None:
     """squares[y, x, channel]: the maximum of 2×2 cells from (y, x) on; at the border, the last cell again."""
     for y in range(height):
@@ -143,7 +143,7 @@ def tabulate_squares(block: Array, squares: Array, height: int, width: int) -> N
             larger_of_four(block, top_left, top_right, low_left, low_right, squares, top_left)
 
 
-@compiled
+@inner
 def turn_level(pooled: Array, first: int, count: int, target: Array, to: int) -> None:
     """pooled[bin, channel] as ordered integers → target[channel, bin] as the floats' bits; count is n²."""
     if count == 1:

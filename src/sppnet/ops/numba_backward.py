@@ -7,7 +7,7 @@ same cell, and sums have one order on any number of threads.
 """
 
 from sppnet.arrays import Array
-from sppnet.jit import compiled, compiled_parallel, nb
+from sppnet.jit import compiled_parallel, inner, nb
 from sppnet.ops.blocks import aligned, lay_out, turn_level
 from sppnet.ops.simd import LANES, add_at, copy_lanes, fill_lanes, keep_earlier, keep_larger
 
@@ -29,7 +29,8 @@ def pool_gradient(
         which, channel = task // blocks, task % blocks * LANES
         present = min(LANES, channels - channel)
         plane = (which * channels + channel) * height * width
-        result[plane : plane + present * height * width] = 0
+        for cell in range(present * height * width):
+            result[plane + cell] = 0
         if starts[which] == starts[which + 1]:
             continue
         block = aligned(height * width * LANES, features)
@@ -50,7 +51,7 @@ def pool_gradient(
                 _add_channel(grad, some, channels, channel, c, plan, bins, winners, result, place)
 
 
-@compiled
+@inner
 def _find_all(
     block: Array, width: int, window: Array, plan: Array, edges: Array, best: Array, places: Array
 ) -> None:
@@ -64,7 +65,7 @@ def _find_all(
             _merge_winners(best, places, m, fine * LANES, n, first * LANES)
 
 
-@compiled
+@inner
 def _find_winners(
     block: Array, width: int, window: Array, edges: Array, n: int, best: Array, places: Array, target: int
 ) -> None:
@@ -82,7 +83,7 @@ def _find_winners(
                     keep_larger(block, (y * width + x) * LANES, best, places, to, y * width + x)
 
 
-@compiled
+@inner
 def _merge_winners(best: Array, places: Array, m: int, source: int, n: int, target: int) -> None:
     """First maxima of n×n bins out of those of m×m bins, n dividing m: of equal ones the earliest cell."""
     factor = m // n
@@ -96,7 +97,7 @@ def _merge_winners(best: Array, places: Array, m: int, source: int, n: int, targ
                     keep_earlier(best, places, corner + (down * m + across) * LANES, to)
 
 
-@compiled
+@inner
 def _add_channel(
     grad: Array, windows: Array, channels: int, channel: int, c: int, plan: Array, bins: int, winners: Array,
     result: Array, plane: int,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sppnet.arrays import Array
 from sppnet.geometry.grid import count_bins
-from sppnet.jit import compiled, compiled_parallel, kernel_running, nb, thread_count
+from sppnet.jit import compiled_parallel, inner, kernel_running, nb, thread_count
 from sppnet.ops import buffer_pool
 from sppnet.ops.blocks import (
     BITS,
@@ -154,7 +154,7 @@ def _pool(
             )  # fmt: skip
 
 
-@compiled
+@inner
 def _pool_lanes(
     features: Array, last: bool, shape: tuple[int, int, int], infinity: int, cells: Array, windows: Array,
     which: int, channel: int, plan: Array, edges: Array, vectors: Array,
@@ -190,7 +190,7 @@ def _pool_lanes(
         _write_window(pooled, turned, plan, channel, channels, place, vectors)
 
 
-@compiled
+@inner
 def _pool_window(
     table: Array, squares: int, line: int, window: Array, plan: Array, edges: Array, channel: int, place: int,
     channels: int, pooled: Array, vectors: Array,
@@ -209,7 +209,7 @@ def _pool_window(
             _merge_level(pooled, m, fine * LANES, n, first * LANES, vectors, ahead)
 
 
-@compiled
+@inner
 def _write_window(
     pooled: Array, turned: Array, plan: Array, channel: int, channels: int, place: int, vectors: Array
 ) -> None:
@@ -221,16 +221,17 @@ def _write_window(
             turn_level(pooled, first * LANES, count, vectors, to)
         else:  # the numbers of channels that are not there stay behind
             turn_level(pooled, first * LANES, count, turned, 0)
-            vectors[to : to + count * (channels - channel)] = turned[: count * (channels - channel)]
+            for number in range(count * (channels - channel)):  # a slice takes seconds more to compile
+                vectors[to + number] = turned[number]
 
 
-@compiled
+@inner
 def _same_cells(cells: Array, one: int, other: int) -> Any:
     mine, yours = cells[one], cells[other]
     return (mine[1] == yours[1]) & (mine[2] == yours[2]) & (mine[3] == yours[3]) & (mine[4] == yours[4])
 
 
-@compiled
+@inner
 def _pool_level(
     table: Array, squares: int, corner: int, line: int, down: Array, across: Array, n: int, pooled: Array,
     target: int, vectors: Array, ahead: int,
@@ -257,7 +258,7 @@ def _pool_level(
                 )
 
 
-@compiled
+@inner
 def _absorb_rectangle(
     table: Array, top: int, bottom: int, down: int, left: int, right: int, across: int, pooled: Array, to: int
 ) -> None:
@@ -271,7 +272,7 @@ def _absorb_rectangle(
         y += down
 
 
-@compiled
+@inner
 def _merge_level(pooled: Array, m: int, source: int, n: int, target: int, vectors: Array, ahead: int) -> None:
     """The n×n bins as maxima of the m×m bins, n dividing m; memory is fetched as in _pool_level."""
     factor, line = m // n, m * LANES

@@ -7,14 +7,14 @@ order of the floats say neither: where a map holds such numbers, the bins in que
 import numpy as np
 
 from sppnet.arrays import Array
-from sppnet.jit import compiled
+from sppnet.jit import inner
 from sppnet.ops.simd import LANES
 
 BFLOAT16_INFINITY, BFLOAT16_NAN = 0x7F80, 0x7FC0
 """torch turns every NaN of this type into one, at least in contiguous maps."""
 
 
-@compiled
+@inner
 def holds_ties(block: Array, size: int, infinity: int) -> bool:
     """Whether the first `size` numbers of a block of cells have −0 or NaN among them."""
     minus_zero, largest = False, block[0]
@@ -24,7 +24,7 @@ def holds_ties(block: Array, size: int, infinity: int) -> bool:
     return minus_zero or largest > infinity
 
 
-@compiled
+@inner
 def may_be_ties(pooled: Array, size: int, infinity: int) -> bool:
     """Whether a bin's maximum is 0 or NaN: for any other number every cell's order says all."""
     zero, largest = False, pooled[0]
@@ -34,7 +34,7 @@ def may_be_ties(pooled: Array, size: int, infinity: int) -> bool:
     return zero or largest > infinity
 
 
-@compiled
+@inner
 def settle_ties(
     features: Array, last: bool, shape: tuple[int, int, int], which: int, channel: int, infinity: int,
     window: Array, plan: Array, edges: Array, block: Array, pooled: Array,
@@ -63,7 +63,7 @@ def settle_ties(
                         pooled[to + c] = _ordered(features[place], infinity)
 
 
-@compiled
+@inner
 def _first_zero(block: Array, c: int, width: int, top: int, bottom: int, left: int, right: int) -> int:
     for y in range(top, bottom):
         for x in range(left, right):
@@ -73,7 +73,7 @@ def _first_zero(block: Array, c: int, width: int, top: int, bottom: int, left: i
     return block[0]  # never: the maximum of the bin is a zero
 
 
-@compiled
+@inner
 def _last_nan(
     block: Array, c: int, width: int, top: int, bottom: int, left: int, right: int, infinity: int
 ) -> int:
@@ -85,7 +85,7 @@ def _last_nan(
     return cell
 
 
-@compiled
+@inner
 def _ordered(bits: int, infinity: int) -> int:
     """The bits of NaN as `simd` unranks them: all but the sign turned, if it is negative."""
     if infinity == BFLOAT16_INFINITY:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from sppnet.arrays import Array
-from sppnet.jit import compiled_sum
+from sppnet.jit import inner_sum
 
 
-@compiled_sum
+@inner_sum
 def dot_one(rows: Array, i: int, table: Array, k: int, low: int, high: int) -> Any:
     row, weights = rows[i, low:high], table[k, low:high]
     total = np.float32(0)
@@ -21,14 +21,14 @@ def dot_one(rows: Array, i: int, table: Array, k: int, low: int, high: int) -> A
     return total
 
 
-@compiled_sum
+@inner_sum
 def add_one(rows: Array, i: int, step: float, change: Array, k: int, low: int, high: int) -> None:
     row, sums = rows[i, low:high], change[k, low:high]
     for x in range(high - low):
         sums[x] += step * row[x]
 
 
-@compiled_sum
+@inner_sum
 def dot_four(rows: Array, i: int, j: int, m: int, o: int, table: Array, k: int, low: int, high: int) -> Any:
     p, q, r, s = rows[i, low:high], rows[j, low:high], rows[m, low:high], rows[o, low:high]
     weights = table[k, low:high]
@@ -41,7 +41,7 @@ def dot_four(rows: Array, i: int, j: int, m: int, o: int, table: Array, k: int, 
     return a, b, c, d
 
 
-@compiled_sum
+@inner_sum
 def dot_four_exactly(
     rows: Array, i: int, j: int, m: int, o: int, table: Array, k: int, low: int, high: int
 ) -> Any:
@@ -56,7 +56,7 @@ def dot_four_exactly(
     return a, b, c, d
 
 
-@compiled_sum
+@inner_sum
 def add_four(rows: Array, picks: Array, steps: Array, change: Array, k: int, low: int, high: int) -> None:
     p, q = rows[picks[0], low:high], rows[picks[1], low:high]
     r, s = rows[picks[2], low:high], rows[picks[3], low:high]

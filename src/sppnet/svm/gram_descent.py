@@ -8,7 +8,7 @@ that of alpha·sign·intercept_scaling.
 import numpy as np
 
 from sppnet.arrays import Array
-from sppnet.jit import compiled, compiled_parallel, compiled_sum, nb
+from sppnet.jit import compiled_parallel, inner, inner_sum, nb
 
 FIRST_SPREAD = 0.1
 """The first spread of projected gradients that is small enough to look at the duality gap."""
@@ -17,13 +17,13 @@ SPREAD_FACTOR = 0.3
 """By how much the spread must fall before the gap is looked at again."""
 
 
-@compiled_sum
+@inner_sum
 def _add(row: Array, step: float, state: Array) -> None:
     for j in range(len(row)):
         state[j] += step * np.float64(row[j])
 
 
-@compiled_sum
+@inner_sum
 def _square(row: Array) -> float:
     total = 0.0
     for j in range(len(row)):
@@ -52,7 +52,7 @@ def solve(
         )  # fmt: skip
 
 
-@compiled
+@inner
 def _solve_class(
     table: Array, sign: Array, costs: Array, squared: bool, bias: float,
     alpha: Array, seed: int, tolerance: float, max_iter: int, report: Array,
@@ -83,18 +83,18 @@ def _solve_class(
     report[0], report[1], report[2] = objective, gap / objective if objective > 0 else 0.0, sweeps
 
 
-@compiled
+@inner
 def _step(table: Array, i: int, step: float, bias: float, state: Array) -> None:
     _add(table[i], step, state)
     state[-1] += step * bias
 
 
-@compiled
+@inner
 def _score(i: int, bias: float, state: Array) -> float:
     return float(state[i]) + bias * float(state[-1])
 
 
-@compiled
+@inner
 def _descend(
     table: Array, sign: Array, used: Array, caps: Array, ridge: Array,
     bias: float, alpha: Array, state: Array, random: Array, spread: float, sweeps: int, max_iter: int,
@@ -136,7 +136,7 @@ def _descend(
     return sweeps
 
 
-@compiled
+@inner
 def _measure(
     table: Array, sign: Array, used: Array, caps: Array, ridge: Array, bias: float,
     alpha: Array, state: Array,
@@ -153,7 +153,7 @@ def _measure(
     return objective, objective - (dual - 0.5 * length)
 
 
-@compiled
+@inner
 def shuffle(order: Array, count: int, random: Array) -> None:
     """The first `count` in a new order; `random` is the state of a splitmix64 generator."""
     for last in range(count - 1, 0, -1):

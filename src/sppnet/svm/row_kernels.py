@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sppnet.arrays import Array
-from sppnet.jit import compiled, compiled_parallel, nb
+from sppnet.jit import compiled_parallel, inner, nb
 from sppnet.svm.dot_products import add_four, add_one, dot_four, dot_four_exactly, dot_one
 from sppnet.svm.gram_descent import shuffle
 
@@ -79,7 +79,7 @@ def multiply_blocks(rows: Array) -> Array:
     return products
 
 
-@compiled
+@inner
 def _multiply_block(rows: Array, products: Array) -> None:
     last = len(rows) - 1
     for low in range(0, rows.shape[1], CHUNK):
@@ -110,7 +110,7 @@ def sweep(
             _sweep_some(problem, state, tasks, mine, blocks, seed)
 
 
-@compiled
+@inner
 def _sweep_some(
     problem: Problem, state: State, tasks: Array, classes: Array, blocks: Array, seed: int
 ) -> None:
@@ -143,7 +143,7 @@ def _sweep_some(
         _apply(rows, state, classes, picks, counts, steps)
 
 
-@compiled
+@inner
 def _pick(state: State, k: int, task: int, first: int, size: int, picks: Array) -> int:
     """The rows of a block whose scores are wanted, by their place in it; the last is repeated."""
     count = 0
@@ -156,7 +156,7 @@ def _pick(state: State, k: int, task: int, first: int, size: int, picks: Array) 
     return count
 
 
-@compiled
+@inner
 def _score(
     rows: Array, state: State, tasks: Array, classes: Array, picks: Array, counts: Array, scores: Array
 ) -> None:
@@ -179,7 +179,7 @@ def _score(
                 scores[c, 0] += dot_one(rows, i, state.change, k, low, high)
 
 
-@compiled
+@inner
 def _take_all(
     problem: Problem, state: State, k: int, first: int, size: int, picks: Array, steps: Array
 ) -> int:
@@ -194,7 +194,7 @@ def _take_all(
     return count
 
 
-@compiled
+@inner
 def _descend(
     problem: Problem, state: State, k: int, first: int, picks: Array, count: int, picked: Array, steps: Array,
     scores: Array, random: Array,
@@ -232,7 +232,7 @@ def _descend(
     return moved
 
 
-@compiled
+@inner
 def _tally(tallies: Array, gradient: float, alpha: float, cap: float, ridge: float) -> None:
     """What a row adds to the gap: its loss, and alpha times how far it is from its place."""
     low, high = alpha <= 0.0, alpha >= cap
@@ -243,7 +243,7 @@ def _tally(tallies: Array, gradient: float, alpha: float, cap: float, ridge: flo
     tallies[2] += alpha * gradient + loss - 0.5 * ridge * alpha * alpha
 
 
-@compiled
+@inner
 def _apply(rows: Array, state: State, classes: Array, picks: Array, counts: Array, steps: Array) -> None:
     """Add to `change` what moved: counts (classes,) rows of each, with their steps."""
     for c in range(len(classes)):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppnet.arrays import Array
-from sppnet.jit import compiled
+from sppnet.jit import compiled, inner
 
 ColourSpace = Literal["hsv", "lab", "rgi", "h", "i"]
 
@@ -86,7 +86,7 @@ def _to_lab(image: Array, linear: Array, curve: Array, to_xyz: Array, planes: Ar
             planes[2, y, x] = np.float32(200) * (fy - fz) + np.float32(128)
 
 
-@compiled
+@inner
 def _bend(light: Any, curve: Array) -> Any:
     place = light * np.float32(_STEPS)
     step = np.int32(place)  # white is 1, or 1 + 1e-7: the table has a step to spare

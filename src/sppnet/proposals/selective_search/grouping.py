@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sppnet.arrays import Array
-from sppnet.jit import compiled, jit
+from sppnet.jit import compiled, inner, jit
 from sppnet.proposals.selective_search.regions import COLOURS, Regions
 
 _ENTRY_BITS = 30
@@ -86,7 +86,7 @@ def _group(tree: Any, neighbours: Array, flags: tuple[bool, ...], pixels: int) -
             link = following[link]
 
 
-@compiled
+@inner
 def _unite(a: int, b: int, union: int, tree: Any) -> None:
     boxes, sizes, histograms, rows, parents = tree
     parents[a] = parents[b] = union
@@ -100,7 +100,7 @@ def _unite(a: int, b: int, union: int, tree: Any) -> None:
         mean[i] = share * mean[i] + (np.float32(1) - share) * other[i]
 
 
-@compiled
+@inner
 def _similarity(a: int, b: int, tree: Any, flags: tuple[bool, ...], pixels: int) -> float:
     boxes, sizes, histograms, rows, _ = tree
     first, second = histograms[rows[a]], histograms[rows[b]]
@@ -130,7 +130,7 @@ def _shared(first: Array, second: Array) -> Any:
 # --- neighbours ----------------------------------------------------------------------------------
 
 
-@compiled
+@inner
 def _chain(neighbours: Array, total: int) -> tuple[Array, Array]:
     chains = np.full(total, -1, np.int64)
     following = np.empty(2 * len(neighbours), np.int64)
@@ -141,7 +141,7 @@ def _chain(neighbours: Array, total: int) -> tuple[Array, Array]:
     return chains, following
 
 
-@compiled
+@inner
 def _join_chains(
     a: int,
     b: int,
@@ -170,7 +170,7 @@ def _join_chains(
             link = after
 
 
-@compiled
+@inner
 def _root(parents: Array, region: int) -> int:
     """The union that holds a region; the way there is halved."""
     while parents[region] != region:
@@ -184,7 +184,7 @@ def _root(parents: Array, region: int) -> int:
 # A key is the similarity, then the entry, earlier ones larger: one integer, so keys never tie.
 
 
-@compiled
+@inner
 def _enter(
     a: Any, b: Any, entry: int, pairs: Array, heap: Array, used: int, tree: Any, flags: tuple[bool, ...],
     pixels: int,
@@ -201,7 +201,7 @@ def _enter(
     return used + 1
 
 
-@compiled
+@inner
 def _pop_living(heap: Array, used: int, pairs: Array, parents: Array) -> tuple[Any, Any, int]:
     """The most similar two that are regions still, and the number of keys left."""
     while True:
@@ -212,7 +212,7 @@ def _pop_living(heap: Array, used: int, pairs: Array, parents: Array) -> tuple[A
             return np.int64(pair[0]), np.int64(pair[1]), used
 
 
-@compiled
+@inner
 def _sink(heap: Array, used: int, key: int) -> None:
     """Puts a key in the place of the first."""
     place, child = 0, 1

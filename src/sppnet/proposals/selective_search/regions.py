@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sppnet.arrays import Array
-from sppnet.jit import compiled
+from sppnet.jit import compiled, inner
 
 COLOUR_BINS = 25
 TEXTURE_BINS = 10
@@ -87,7 +87,7 @@ def _code_pixels(planes: Array, smoothed: Array, reach: float, codes: Array) -> 
                 row[6 + 4 * c] = _texture_bin((down - across) * np.float32(0.70710678), bins)
 
 
-@compiled
+@inner
 def _texture_bin(slope: Any, bins: Any) -> Any:
     """0..9 for a positive slope, 10..19 for a negative one."""
     size: Any = np.int32(abs(slope) * bins)

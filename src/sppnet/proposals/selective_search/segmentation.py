@@ -18,7 +18,7 @@ import numpy as np
 
 from sppnet.arrays import Array
 from sppnet.errors import ConfigError
-from sppnet.jit import compiled
+from sppnet.jit import compiled, inner
 
 SIGMA = 0.8
 """Of the smoothing, in pixels."""
@@ -177,7 +177,7 @@ def _join(edges: Array, starts: Array, width: int, k: float, min_size: int, labe
     return _number(names, labels)
 
 
-@compiled
+@inner
 def _unite(names: Array, following: Array, sizes: Array, a: Any, b: Any) -> Any:
     """The pixels of the smaller region take the larger one's name; each region is a ring of pixels.
 
@@ -193,7 +193,7 @@ def _unite(names: Array, following: Array, sizes: Array, a: Any, b: Any) -> Any:
     return root
 
 
-@compiled
+@inner
 def _number(names: Array, labels: Array) -> int:
     """Labels from 0, in order of each region's first pixel."""
     numbers = np.full(len(names), -1, np.int32)
