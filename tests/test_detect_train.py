@@ -71,6 +71,14 @@ def write_scenes(root: Path, count: int) -> Path:
     return root
 
 
+def write_weights(folder: Path) -> Path:
+    """A file of random weights for the trunk squeezenet1_1:6."""
+    torch.manual_seed(0)
+    path = folder / "trunk.safetensors"
+    save_file(load_trunk("squeezenet1_1:6").body.state_dict(), path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Rectangles of two colours with VOC files beside them; one image is half a file."""
@@ -87,9 +95,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> DetectorConfig:
-    torch.manual_seed(0)
-    weights = tmp_path_factory.mktemp("weights") / "trunk.safetensors"
-    save_file(load_trunk("squeezenet1_1:6").body.state_dict(), weights)
+    weights = write_weights(tmp_path_factory.mktemp("weights"))
     return DetectorConfig(
         trunk="squeezenet1_1:6", stride=None, weights=str(weights), scales=(96,), levels=(1, 2),
         max_proposals=80, finetune="none", svm_layer="pool", C=1e-3, rounds=2, device="cpu",

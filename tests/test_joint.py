@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from sppnet.data.detection_dataset import open_annotated
@@ -23,9 +23,8 @@ from sppnet.detect.train import train_detector
 from sppnet.features.cache import MapCache, recipe_of
 from sppnet.features.detector_extractor import make_extractor
 from sppnet.nn.fusion import fuse_conv_bn, unfuse_conv_bn
-from sppnet.nn.trunks import load_trunk
 from sppnet.progress import NullProgress
-from test_detect_train import assert_same_tensors, draw_scene, keep_each_stage, write_scenes
+from test_detect_train import assert_same_tensors, draw_scene, keep_each_stage, write_scenes, write_weights
 
 IMAGES, STEPS = 16, 4
 
@@ -42,9 +41,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> DetectorConfig:
-    torch.manual_seed(0)
-    weights = tmp_path_factory.mktemp("weights") / "trunk.safetensors"
-    save_file(load_trunk("squeezenet1_1:6").body.state_dict(), weights)
+    weights = write_weights(tmp_path_factory.mktemp("weights"))
     return DetectorConfig(
         trunk="squeezenet1_1:6", stride=None, weights=str(weights), scales=(96,), levels=(1, 2),
         max_proposals=80, mirror=False, rounds=1, method="faster", joint_steps=STEPS, joint_size=96,

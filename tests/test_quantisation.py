@@ -21,7 +21,7 @@ from sppnet.nn.fusion import fuse_conv_bn
 from sppnet.nn.onnx_translation import translate_body
 from sppnet.nn.quantisation import KEPT_CONVOLUTIONS, quantise, quantise_trunk
 from sppnet.nn.trunks import load_trunk
-from test_detect_train import assert_same_tensors, draw_scene, stop_at, write_scenes
+from test_detect_train import assert_same_tensors, draw_scene, stop_at, write_scenes, write_weights
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -78,9 +78,7 @@ def test_other_weights_are_not_quantised(trunk):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> DetectorConfig:
-    torch.manual_seed(0)
-    weights = tmp_path_factory.mktemp("weights") / "trunk.safetensors"
-    save_file(load_trunk("squeezenet1_1:6").body.state_dict(), weights)
+    weights = write_weights(tmp_path_factory.mktemp("weights"))
     return DetectorConfig(
         trunk="squeezenet1_1:6", weights=str(weights), scales=(96,), levels=(1, 2), max_proposals=60,
         C=1e-3, rounds=2, device="cpu", engine="int8",

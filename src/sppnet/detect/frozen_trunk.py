@@ -37,7 +37,7 @@ def frozen_trunk(config: DetectorConfig) -> AnyTrunk:
     return trunk.to(find_device(config.device)).eval()
 
 
-def trained_trunk(
+def prepare_trunk(
     config: DetectorConfig, paths: Sequence[Path], store: StageStore, progress: Progress
 ) -> AnyTrunk:
     """`frozen_trunk`, quantised where the engine int8 is asked for. paths: of the photographs to train on."""
@@ -48,8 +48,7 @@ def trained_trunk(
     if stage is not None:
         trunk.int8 = stage.tensors["int8"]
         return trunk
-    chosen = [paths[index * len(paths) // CALIBRATED] for index in range(CALIBRATED)]
-    chosen = list(dict.fromkeys(chosen))
+    chosen = list(dict.fromkeys(paths[index * len(paths) // CALIBRATED] for index in range(CALIBRATED)))
     progress.begin("measuring the ranges of activations", len(chosen))
     quantise_trunk(trunk, _inputs(trunk, chosen, sorted(config.scales)[len(config.scales) // 2], progress))
     assert trunk.int8 is not None

@@ -22,7 +22,7 @@ from sppnet.detect.cross_validation import (
     svm_folds,
 )
 from sppnet.detect.detector import Detector, make_roi_extractor
-from sppnet.detect.frozen_trunk import trained_trunk
+from sppnet.detect.frozen_trunk import prepare_trunk
 from sppnet.detect.joint.held_out import hold_out
 from sppnet.detect.joint.stage import train_jointly
 from sppnet.detect.joint.training import JointStart
@@ -70,7 +70,7 @@ class TrainingStages:
         """base: a detector whose trunk, proposals and fc layers are used as they are, for other classes."""
         self.run, self.progress, self.cache, self.base = run, progress, cache, base
         self.store = StageStore(run)
-        self.trunk = base.trunk if base else trained_trunk(config, images.paths, self.store, progress)
+        self.trunk = base.trunk if base else prepare_trunk(config, images.paths, self.store, progress)
         check_kept(config.keep, self.trunk)
         extractor = make_extractor(self.trunk, config.scales, config.engine)
         self.known = known_to_rescore(config, images.classes, self.trunk)

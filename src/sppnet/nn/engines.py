@@ -1,6 +1,7 @@
 """What runs the frozen body of a trunk: torch, or onnxruntime, which needs half the time on a CPU.
 
-Both compute in float32, and their maps differ by rounding.
+Both compute in float32, and their maps differ by rounding; those of a trunk that was quantised, which runs in
+onnxruntime with 8-bit numbers, differ by more (`quantise_trunk`).
 """
 
 from importlib.util import find_spec
@@ -42,11 +43,11 @@ class TorchEngine:
 class OnnxEngine:
     """A body in onnxruntime, on the CPU, for any thread."""
 
-    reason = "onnxruntime is installed, and agrees with torch"
-
     def __init__(self, content: bytes, name: Literal["onnx", "int8"] = "onnx") -> None:
         """content: of an ONNX file, as `translate_body` makes it, or `quantise`."""
         self._session, self.name = SharedSession(content), name
+        agrees = "onnxruntime is installed, and agrees with torch"
+        self.reason = "it was asked for" if name == "int8" else agrees
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """images: (b, 3, h, w), normalised → a map (b, channels, h', w') for each tap."""
@@ -89,17 +90,16 @@ def engine_of(trunk: Trunk, body: nn.Module, wanted: Engine = "auto") -> AnyEngi
 
 
 class EngineBody(nn.Module):
-    """The body of a trunk that learns no more, run by an engine; its maps are on the trunk's device."""
+    """The body of a trunk on the CPU that learns no more, run by an engine."""
 
     def __init__(self, trunk: Trunk) -> None:
         super().__init__()
         self.grids = [(tap.grid, tap.channels) for tap in trunk.taps]
-        self.device = next(trunk.parameters()).device
-        self.engine = make_engine(fuse_conv_bn(trunk.body), self.device)
+        self.engine = make_engine(fuse_conv_bn(trunk.body), torch.device("cpu"))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """images: (b, 3, h, w), normalised → a map (b, channels, h', w') for each tap."""
-        return tuple(maps.to(self.device) for maps in self.engine(images))
+        return self.engine(images)
 
 
 def missing_for_onnx(device: torch.device) -> str | None:

@@ -73,14 +73,14 @@ class Trunk(nn.Module):
         with _refusal_of(name):
             grids = getattr(body, "grids", None) or derive_grids(body)
             self.taps = tuple(Tap(grid, channels) for grid, channels in grids)
-        self.mean, self.std, self.width = mean, std, width
+        self.mean, self.std = mean, std
         """What to subtract from RGB in 0..1, and then to divide by."""
+        self.width = width
         self.register_buffer("int8", None)
-        self.int8: Tensor | None
-        """What the engine int8 runs, an ONNX file; see `quantise_trunk`."""
+        self.int8: Tensor | None  # an ONNX file, which the engine int8 runs; see `quantise_trunk`
 
     def with_body(self, body: nn.Module) -> "Trunk":
-        """With other weights. body: of the same structure."""
+        """This trunk with another body, whose maps have the same cells and channels; not quantised."""
         return Trunk(self.name, body, mean=self.mean, std=self.std, width=self.width)
 
     @property
