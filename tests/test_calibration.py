@@ -136,7 +136,7 @@ def f1_from_zero(detector, photos, proposals):
         photo, boxes = photos.photo(index), proposals[index]
         vectors = detector.roi_extractor(photo, boxes)
         scored = detector.score_and_refine(boxes, vectors, photo.size_hw, -100)
-        found.append(detector.postprocess([scored]))
+        found.append(detector.postprocess(photo, [scored]))
     return evaluate_detections(found, photos.images.truths, photos.classes).f1()
 
 

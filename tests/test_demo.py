@@ -11,8 +11,8 @@ from sppnet.classify.classifier import Classifier
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.folder import open_folder
 from sppnet.data.image import read_header
-from sppnet.detect.config import DEFAULT_LITE, DEFAULT_WITHOUT
 from sppnet.detect.detector import Detector
+from sppnet.nn.default_trunk import DEFAULT_LITE, DEFAULT_WITHOUT
 from sppnet.nn.efficientnet_lite import has_lite_weights
 
 

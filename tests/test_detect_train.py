@@ -32,7 +32,7 @@ from sppnet.structures import GroundTruth
 COLOURS = {"red": (230, 40, 40), "green": (40, 210, 60)}
 IMAGES = 24
 BROKEN = "05.png"
-STAGES = ["windows", "proposals", "svm", "boxes", "scores"]
+STAGES = ["windows", "proposals", "svm", "boxes", "scores", "refinement"]
 
 
 def draw_scene(index):

@@ -462,7 +462,7 @@ def one(box, score, label):
     ],
 )
 def test_two_detectors_are_joined_by_suppression(detector, first, second, kept):
-    found = detector.postprocess([first, second])
+    found = detector.postprocess(LazyImage(photograph(), detector.extractor), [first, second])
     assert list(zip(found.scores.tolist(), found.labels.tolist(), strict=True)) == kept
 
 
@@ -470,7 +470,7 @@ def test_a_detector_joined_with_itself_changes_nothing(detector):
     photo = LazyImage(photograph(), detector.extractor)
     alone = detector.detect(photo)
     candidates = detector.candidates(photo)
-    both = detector.postprocess([candidates, candidates])
+    both = detector.postprocess(photo, [candidates, candidates])
     np.testing.assert_array_equal(both.boxes, alone.boxes)
     np.testing.assert_array_equal(both.scores, alone.scores)
 
@@ -478,10 +478,10 @@ def test_a_detector_joined_with_itself_changes_nothing(detector):
 def test_two_detectors_together_find_what_either_finds(detector):
     photo = LazyImage(photograph(), detector.extractor)
     other = make_detector(seed=3)
-    found = detector.postprocess([detector.candidates(photo), other.candidates(photo)])
+    found = detector.postprocess(photo, [detector.candidates(photo), other.candidates(photo)])
     single = max(detector.detect(photo).scores[0], other.detect(photo).scores[0])
     assert found.scores[0] == single
-    assert len(detector.postprocess([])) == 0
+    assert len(detector.postprocess(photo, [])) == 0
 
 
 # --- the file ------------------------------------------------------------------------------------

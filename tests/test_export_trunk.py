@@ -13,6 +13,7 @@ from PIL import Image
 from onnx_detectors import make_detector, write_detector
 from sppnet.data.image import read_image
 from sppnet.data.transforms import resize_to
+from sppnet.detect.box_refinement import BoxRefiner
 from sppnet.detect.components import DetectorComponents, vector_length
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
@@ -24,7 +25,7 @@ from sppnet.export import parity
 from sppnet.export.trunk_graphs import write_cells
 from sppnet.features.head_boxes import LOG_SHARE
 from sppnet.features.lazy_image import LazyImage
-from sppnet.geometry.grid import CellGrid, boxes_to_cells
+from sppnet.geometry.grid import CellGrid, boxes_to_cells, count_bins
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.graph_writer import GraphWriter, TensorInfo
 from sppnet.nn.onnx_trunk import OnnxTrunk
@@ -51,6 +52,7 @@ def random_detector(path, classes=("red", "green"), convention=None, **options):
             "proposals": "trunk",
             "vectors": "both",
             "levels": (1, 2),
+            "refine_levels": None,
             **options,
         }
     )
@@ -71,7 +73,12 @@ def random_detector(path, classes=("red", "green"), convention=None, **options):
         windows = ProposalHead(trunk.channels, WindowConfig())
         for parameter in windows.state_dict().values():
             parameter.zero_()
-    parts = DetectorComponents(classes, config, trunk, windows, None, svm, regressor, odds)
+    refiner = None
+    if config.refine_levels is not None:
+        count = trunk.channels * count_bins(config.refine_levels)
+        tensors = {"weight": torch.randn(4, count, generator=rng) / count / 4, "bias": torch.full((4,), 0.03)}
+        refiner = BoxRefiner.read(tensors, config)
+    parts = DetectorComponents(classes, config, trunk, windows, None, svm, regressor, odds, refiner)
     return Detector(append_kept(parts))
 
 
@@ -102,6 +109,8 @@ def file(tmp_path_factory):
         pytest.param({"keep": ("c", "d")}, id="kept classes"),
         pytest.param({"voting_iou": 1.0, "box_mapping": "released"}, id="released cells, no votes"),
         pytest.param({"convention": "picodet"}, id="stretched and normalised"),
+        pytest.param({"refine_levels": (1, 3)}, id="boxes corrected twice"),
+        pytest.param({"refine_levels": (1, 3), "keep": ("c", "d")}, id="boxes corrected, kept classes"),
     ],
 )
 def test_the_file_finds_what_the_detector_finds(file, tmp_path, options):

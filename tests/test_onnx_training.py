@@ -136,7 +136,10 @@ def tensors_of(path):
 @pytest.mark.parametrize("name", ["one", "both"])
 @pytest.mark.parametrize("last", ["windows", "vectors", "svm", "boxes"])
 def test_a_run_that_was_stopped_ends_with_the_same_bits(trained, data, tmp_path, name, last):
-    source, order = trained[name].model.parent, ["windows", "proposals", "vectors", "svm", "boxes", "scores"]
+    source, order = (
+        trained[name].model.parent,
+        ["windows", "proposals", "vectors", "svm", "boxes", "scores", "refinement"],
+    )
     for path in ("config.json", "times.json", *(f"stages/{stage}.safetensors" for stage in order)):
         kept = path.startswith(("config", "times")) or order.index(path[7:-12]) <= order.index(last)
         if kept:

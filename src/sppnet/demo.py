@@ -17,12 +17,13 @@ from sppnet.classify.config import TrainingConfig
 from sppnet.data.detection_dataset import open_annotated
 from sppnet.data.folder import open_folder
 from sppnet.destination import check_destination
-from sppnet.detect.config import DEFAULT_LITE, DetectorConfig, default_trunk
+from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
 from sppnet.detect.train import DetectorTraining
 from sppnet.errors import ConfigError
 from sppnet.evaluation import evaluate, evaluate_detector
 from sppnet.metrics.detection import DetectionResult
+from sppnet.nn.default_trunk import DEFAULT_LITE, default_trunk
 from sppnet.progress import NullProgress, Progress
 from sppnet.report.plots import draw_accuracy_by_size, draw_contact_sheet
 from sppnet.training import train, train_detector

@@ -17,6 +17,7 @@ class Stream(IntEnum):
     SIZES = 2
     DROPOUT = 3
     REGRESSED_WINDOWS = 7
+    REFINED_WINDOWS = 8
     SCALES = 11
     VALIDATION = 12
     FOLDS = 13

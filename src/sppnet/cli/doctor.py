@@ -84,7 +84,7 @@ def _engines() -> dict[str, str]:
 
 def _training() -> dict[str, str]:
     """The trunk that detectors are trained on where none is named."""
-    from sppnet.detect.config import DEFAULT_LITE, default_trunk
+    from sppnet.nn.default_trunk import DEFAULT_LITE, default_trunk
 
     name, weights = default_trunk(None)
     if name == DEFAULT_LITE:

@@ -52,7 +52,7 @@ def choose_thresholds(
         stored = fold.roi_extractor(photo, training_boxes(truth, boxes))  # as mining asked for them
         vectors = RoIFeatures(stored.distinct, stored.pooled, stored.roi_of_box[len(truth.boxes) :])
         scored = fold.detector.score_and_refine(boxes, vectors, photo.size_hw, fold.detector.least_score)
-        return fold.detector.postprocess([scored]), truth
+        return fold.detector.postprocess(photo, [scored]), truth
 
     judged = list(track(ordered_map(find, work), "calibrating scores", len(work), progress))
     truths = [truth for _, truth in judged]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sppnet.detect.box_refinement import BoxRefiner
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.probabilities import ScoreProbabilities
 from sppnet.errors import ModelError
@@ -40,6 +41,14 @@ class DetectorComponents:
     regressor: BoxRegressor
     probabilities: ScoreProbabilities | None = None
     """Of the scores; None where no photographs were held out."""
+    refiner: BoxRefiner | None = None
+    """Of the boxes that are found; None leaves them."""
+
+    @property
+    def unmoved(self) -> list[int]:
+        """Labels of classes whose boxes are left as they were proposed: those of a network that knows them,
+        and those of which too few windows were seen."""
+        return [label for label, weight in enumerate(self.regressor.weight) if not weight.any()]
 
     @property
     def kept(self) -> dict[int, int]:
@@ -96,6 +105,8 @@ class DetectorComponents:
             for name, one in linear.items()
             for part in ("weight", "bias")
         }
+        if self.refiner is not None:
+            tensors |= {f"refiner.{name}": one for name, one in self.refiner.tensors().items()}
         return tensors | ({} if self.probabilities is None else self.probabilities.tensors())
 
 
@@ -140,7 +151,7 @@ def read_components(header: dict[str, Any], tensors: dict[str, Tensor]) -> Detec
             if ranks := header.get("ranks"):
                 head = split_head(head, ranks)
         load_weights(head, tensors_of(tensors, "head"))
-    check_finite({name: one for name, one in tensors.items() if name.startswith("regressor.")})
+    check_finite({name: one for name, one in tensors.items() if name.startswith(("regressor.", "refiner."))})
     _check_svms(tensors)
     svm = LinearSVM(_floats(tensors, "svm.weight"), _floats(tensors, "svm.bias"), classes)
     regressor = BoxRegressor(
@@ -150,6 +161,9 @@ def read_components(header: dict[str, Any], tensors: dict[str, Tensor]) -> Detec
     expected = (pooled if config.svm_layer == "pool" else config.hidden, pooled)
     if (lengths := (svm.weight.shape[1], regressor.weight.shape[2])) != expected:
         raise ModelError(f"SVMs and box regression must take vectors of {expected} numbers; got {lengths}")
+    refiner = BoxRefiner.read(tensors_of(tensors, "refiner"), config)
+    if refiner is not None and refiner.length != (pooled := trunk.channels * count_bins(refiner.levels)):
+        raise ModelError(f"box refinement must take vectors of {pooled} numbers; got {refiner.length}")
     return DetectorComponents(
         classes,
         config,
@@ -159,6 +173,7 @@ def read_components(header: dict[str, Any], tensors: dict[str, Tensor]) -> Detec
         svm,
         regressor,
         ScoreProbabilities.read(tensors, len(classes)),
+        refiner,
     )
 
 

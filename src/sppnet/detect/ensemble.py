@@ -3,6 +3,9 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from sppnet.arrays import Floats
 from sppnet.boxes import mirror_boxes
 from sppnet.data.image import ImageSource
 from sppnet.detect.detector import Detector
@@ -50,16 +53,36 @@ class Ensemble:
 
         Raises ImageError.
         """
-        several = [one for detector in self.detectors for one in self._look(detector, image, min_score)]
-        found = self.detectors[0].postprocess(several, min_score=min_score)
-        return found if len(self.detectors) > 1 else self.detectors[0].add_probabilities(found)
+        looks = [look for detector in self.detectors for look in self._looks(detector, image)]
+        first, several = self.detectors[0], [look.candidates(min_score) for look in looks]
+        found = first.select(several, min_score=min_score)
+        refined = np.stack([look.refine(found) for look in looks])
+        found = replace(found, boxes=refined.mean(axis=0, dtype=np.float32))
+        return found if len(self.detectors) > 1 else first.add_probabilities(found)
 
-    def _look(self, detector: Detector, image: ImageSource, min_score: float) -> list[ScoredBoxes]:
-        """The scored windows of the image, and of its mirror image where they lie in the image."""
+    def _looks(self, detector: Detector, image: ImageSource) -> list["_Look"]:
+        """At the image, and at its mirror image."""
         photo = LazyImage(image, detector.extractor)
-        seen = [detector.candidates(photo, min_score)]
-        if self.mirrored:
-            mirror = LazyImage(image, detector.extractor, mirrored=True)
-            found = detector.candidates(mirror, min_score)
-            seen.append(replace(found, boxes=mirror_boxes(found.boxes, photo.size_hw[1])))
-        return seen
+        mirrors = [LazyImage(image, detector.extractor, mirrored=True)] if self.mirrored else []
+        return [_Look(detector, photo), *(_Look(detector, mirror, photo.size_hw[1]) for mirror in mirrors)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """A detector at an image, or at its mirror image; boxes lie where the image has them."""
+
+    detector: Detector
+    photo: LazyImage
+    mirrored_width: int | None = None
+    """Of the image whose mirror image the photo is."""
+
+    def candidates(self, min_score: float) -> ScoredBoxes:
+        found = self.detector.candidates(self.photo, min_score)
+        return replace(found, boxes=self._mirrored(found.boxes))
+
+    def refine(self, found: Detections) -> Floats:
+        there = replace(found, boxes=self._mirrored(found.boxes))
+        return self._mirrored(self.detector.refine(self.photo, there))
+
+    def _mirrored(self, boxes: Floats) -> Floats:
+        return boxes if self.mirrored_width is None else mirror_boxes(boxes, self.mirrored_width)

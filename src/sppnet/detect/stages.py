@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sppnet.arrays import Floats, Ints
+from sppnet.arrays import Floats
 from sppnet.data.detection_dataset import AnnotatedImages
-from sppnet.detect.box_regression import learn_boxes, read_regressors, regressor_tensors
+from sppnet.detect.box_stages import BoxStages
 from sppnet.detect.calibration import choose_thresholds
-from sppnet.detect.components import DetectorComponents, vector_length
+from sppnet.detect.components import DetectorComponents
 from sppnet.detect.config import JOINT, DetectorConfig, VectorKind
 from sppnet.detect.cross_validation import (
     Fold,
@@ -43,7 +43,6 @@ from sppnet.detect.vector_choice import VectorTrial, narrowed, take_best, try_ve
 from sppnet.errors import DataError
 from sppnet.features.cache import MapCache, recipe_of
 from sppnet.features.detector_extractor import AnyExtractor, make_extractor
-from sppnet.heads.ridge import BoxRegressor
 from sppnet.heads.standardisation import Standardisation
 from sppnet.nn.detector_trunk import DetectorTrunk
 from sppnet.progress import Progress
@@ -133,7 +132,8 @@ class TrainingStages:
             roi_extractor = make_roi_extractor(self.config, self.photos.extractor, None)
             roi_extractor = StandardisedRoIFeatureExtractor(roi_extractor, standard)
         held_out = hold_out(mined, self.photos, self.config.seed) if self._joint else np.empty(0, np.int64)
-        regressor, judged = self._regress_boxes(roi_extractor, proposals, held_out)
+        boxes = BoxStages(self.store, self.photos, self.config, self.known, self.progress)
+        regressor, judged = boxes.regress(self.trunk, roi_extractor, proposals, held_out)
         parts = DetectorComponents(
             self.photos.classes, self.config, self.trunk, windows, head, mined.svm, regressor
         )
@@ -145,7 +145,9 @@ class TrainingStages:
         svm, probabilities = self._calibrate(parts, mined, roi_extractor, proposals)
         if standard is not None:
             svm, regressor = standard.unfold_svm(svm), standard.unfold_regressor(regressor)
-        return replace(parts, svm=svm, regressor=regressor, probabilities=probabilities), proposals
+        refiner = boxes.refine() if self.base is None else None
+        parts = replace(parts, svm=svm, regressor=regressor, probabilities=probabilities, refiner=refiner)
+        return parts, proposals
 
     def _fit_to_time(self) -> None:
         """Scales, and whether mirror images are learned on, as the time allows."""
@@ -236,27 +238,6 @@ class TrainingStages:
         header = {"rounds": list(map(asdict, rounds)), "vectors": self.config.vectors}
         self.store.keep("svm", header | {"tried": list(map(asdict, trials))}, mined_tensors(mined))
         return mined
-
-    def _regress_boxes(
-        self, roi_extractor: RoIFeatureExtractor, proposals: list[Floats], held_out: Ints
-    ) -> tuple[BoxRegressor, BoxRegressor]:
-        """Box regression, and the one that did not see the photographs held out, if there are any."""
-        stage = self.store.ended("boxes")
-        if stage is not None:
-            return read_regressors(stage.tensors, self.photos.classes)
-        if len(self.known) < len(self.photos.classes):
-            regressor, judged = learn_boxes(
-                self.photos, proposals, roi_extractor, self.config, self.progress, held_out
-            )
-        else:
-            length = vector_length(self.config, self.trunk)
-            regressor = judged = BoxRegressor(
-                torch.zeros(len(self.known), 4, length), torch.zeros(len(self.known), 4), self.photos.classes
-            )
-        for one in self.known:  # the network was trained for their boxes on more photographs than these
-            regressor.weight[one.label], regressor.bias[one.label] = 0, 0
-        self.store.keep("boxes", {}, regressor_tensors(regressor, judged))
-        return regressor, judged
 
     def _calibrate(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 
 from sppnet.arrays import Ints
 from sppnet.boxes import MAX_LOG_SCALE
+from sppnet.detect.box_refinement import PASSES
 from sppnet.detect.detector import Detector
 from sppnet.detect.postprocess import MAX_PER_CLASS, VOTE_MARGIN, VOTE_SHARPNESS
 from sppnet.detect.probabilities import LOGIT_SHARE, MIN_KEPT_PROBABILITY
@@ -130,7 +131,7 @@ class _Candidates:
 def _write_detections(
     op: GraphWriter, detector: Detector, boxes: Value, vectors: Value
 ) -> tuple[Value, Value, Value, Value]:
-    """`score_and_refine`, `select_detections` and `add_probabilities`."""
+    """`score_and_refine`, `postprocess` and `add_probabilities`."""
     candidates = _write_candidates(op, detector, boxes, vectors)
     labels, config = np.arange(len(detector.classes)), detector.config
     kept = np.isin(labels, list(detector.kept))
@@ -140,6 +141,7 @@ def _write_detections(
     together = [op.Concat(*parts, axis=0) for parts in zip(*found, strict=True)]
     scores, order = op.two("TopK", together[1], op.Shape(together[1]), axis=0)
     of_boxes, of_labels = (op.Gather(one, order, axis=0) for one in (together[0], together[2]))
+    of_boxes = _refined(op, detector, of_boxes, of_labels)
     return of_boxes, scores, of_labels, _probabilities(op, detector, scores, of_labels, kept)
 
 
@@ -218,6 +220,22 @@ def _voted(
     total = op.MatMul(op.Unsqueeze(weights, op.ints(1)), others)  # (m, 1, 4)
     mean = op.Div(total, op.ReduceSum(op.Unsqueeze(weights, op.ints(2)), op.ints(1), keepdims=1))
     return op.Squeeze(mean, op.ints(1))
+
+
+def _refined(op: GraphWriter, detector: Detector, boxes: Value, labels: Value) -> Value:
+    """`BoxRefiner`: boxes (m, 4) that are found corrected, but for classes whose boxes stay."""
+    parts = detector.parts
+    if parts.refiner is None:
+        return boxes
+    assert isinstance(parts.trunk, OnnxTrunk)
+    regressor, moved = parts.refiner.regressor, boxes
+    weight, bias = (op.constant(one.numpy()) for one in (regressor.weight[0].T, regressor.bias[0]))
+    for _ in range(PASSES):
+        vectors = write_pyramid(op, parts.trunk, moved, parts.refiner.levels, parts.refiner.rule, PREFIX)
+        deltas = op.Unsqueeze(op.Add(op.MatMul(vectors, weight), bias), op.ints(0))
+        moved = op.Squeeze(_moved(op, op.Unsqueeze(moved, op.ints(0)), deltas), op.ints(0))
+    stays = np.isin(np.arange(len(detector.classes)), parts.unmoved)[:, None]
+    return op.Where(op.Gather(op.constant(stays, np.bool_), labels, axis=0), boxes, moved)
 
 
 def _probabilities(

@@ -102,7 +102,7 @@ def find_among(detector: Detector, image: ImageArray, windows: Floats | None) ->
     boxes = boxes[: detector.config.max_proposals]
     vectors, least = detector.roi_extractor(photo, boxes), detector.least_score
     scored = detector.score_and_refine(boxes, vectors, photo.size_hw, least)
-    return detector.add_probabilities(detector.postprocess([scored], min_score=least))
+    return detector.add_probabilities(detector.postprocess(photo, [scored], min_score=least))
 
 
 def share_found(some: Detections, others: Detections) -> float:

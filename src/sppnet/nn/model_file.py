@@ -96,13 +96,13 @@ def check_settings(settings: Any) -> None:
     for field in fields(settings):
         value, default = getattr(settings, field.name), field.default
         limit = LARGEST_SIDE if field.name.startswith(("scale", "size")) else LARGEST
-        if isinstance(default, tuple):
+        if value is None:
+            good = "None" in str(field.type)
+        elif isinstance(default, tuple):
             names = "str" in str(field.type)  # of which there may be none
             one = "" if names else default[0] if default else 1  # whole numbers that are found later
             fits = isinstance(value, tuple) and all(_fits(v, one, limit) and v for v in value)
             good = fits and (names or value)
-        elif value is None:
-            good = "None" in str(field.type)
         else:
             good = not isinstance(default, str | int | float) or _fits(value, default, limit)
         if not good:

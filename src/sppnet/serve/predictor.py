@@ -264,7 +264,7 @@ class ServedDetector:
             vectors = detector.roi_extractor(photo, boxes)
             candidates = detector.score_and_refine(boxes, vectors, size_hw, question.min_score)
         with watch.stage("suppress"):
-            found = detector.postprocess([candidates], question.overlap, question.min_score)
+            found = detector.postprocess(photo, [candidates], question.overlap, question.min_score)
             found = detector.add_probabilities(found)
         return {"proposals": len(boxes), **found.to_json()}
 

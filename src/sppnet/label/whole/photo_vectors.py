@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sppnet.arrays import Floats
-from sppnet.detect.config import DEFAULT_LITE, default_trunk
 from sppnet.errors import ConfigError
 from sppnet.image_vectors import SPPFeatures
+from sppnet.nn.default_trunk import DEFAULT_LITE, default_trunk
 
 WHOLE_TRUNK = "efficientnet_lite1:8"
 """EfficientNet-Lite1 up to its 320-channel map."""
