@@ -13,6 +13,7 @@ from sppnet.detect import box_refinement
 from sppnet.detect.box_refinement import BoxRefiner, choose_images, draw_windows, learn_refinement
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.label_assignment import TrainingImages
+from sppnet.detect.postprocess import without_copies
 from sppnet.errors import GeometryError, ModelError
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.lazy_image import LazyImage
@@ -20,6 +21,7 @@ from sppnet.heads.ridge import BoxRegressor
 from sppnet.nn.model_file import load_model, save_model
 from sppnet.nn.trunks import load_trunk
 from sppnet.progress import NullProgress
+from sppnet.structures import Detections
 from test_detect_train import write_scenes
 from test_detector import make_detector, photograph
 
@@ -106,12 +108,12 @@ def test_each_pass_is_the_regression_of_what_is_pooled_there(photos):
 # --- in a detector -------------------------------------------------------------------------------
 
 
-def with_refiner(detector, unmoved=()):
-    """The same, whose boxes grow by a tenth in each pass; boxes of some classes stay."""
+def with_refiner(detector, unmoved=(), growth=0.1):
+    """The same, whose boxes grow in each pass, in logarithms; boxes of some classes stay."""
     config = replace(detector.config, refine_levels=(1, 2))
     length = detector.parts.trunk.channels * 5
     refiner = BoxRefiner.read(
-        {"weight": torch.zeros(4, length), "bias": torch.tensor([0, 0, 0.1, 0.1])}, config
+        {"weight": torch.zeros(4, length), "bias": torch.tensor([0, 0, growth, growth])}, config
     )
     weight = torch.ones_like(detector.parts.regressor.weight) * 1e-9
     weight[list(unmoved)] = 0
@@ -123,7 +125,8 @@ def test_what_is_found_is_corrected_and_nothing_else_changes():
     detector = with_refiner(make_detector(), unmoved=[1])
     plain = Detector(replace(detector.parts, refiner=None))
     photo = LazyImage(photograph(), detector.extractor)
-    found, expected = detector.detect(photo), plain.detect(photo)
+    selected = plain.select([plain.candidates(photo)])
+    found, expected = replace(selected, boxes=detector.refine(photo, selected)), plain.detect(photo)
     np.testing.assert_array_equal(found.scores, expected.scores)
     np.testing.assert_array_equal(found.labels, expected.labels)
     moves = found.labels == 0
@@ -134,6 +137,24 @@ def test_what_is_found_is_corrected_and_nothing_else_changes():
     for _ in range(2):
         grown = clip_boxes(decode_boxes(grown, np.tile([0, 0, 0.1, 0.1], (len(grown), 1))), photo.size_hw)
     np.testing.assert_allclose(found.boxes[moves], grown, atol=1e-3)
+
+
+def test_of_two_boxes_that_came_to_lie_on_one_another_the_surer_stays():
+    boxes = np.array(
+        [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9], [50, 50, 60, 60], [0, 0, 10, 4.9]], np.float32
+    )
+    scores, labels = np.array([3, 2, 1.5, 1, 0.5], np.float32), np.array([0, 0, 1, 0, 0])
+    found = Detections(boxes, scores, labels, ("a", "b"))
+    assert without_copies(found, [0, 1]).scores.tolist() == [3, 1.5, 1, 0.5]  # 0.49 is no copy
+    assert without_copies(found, [1]).scores.tolist() == scores.tolist()
+    assert len(without_copies(found[:0], [0])) == 0
+    detector = with_refiner(make_detector(), growth=1.0)  # until they fill the image
+    photo = LazyImage(photograph(), detector.extractor)
+    selected = detector.select([detector.candidates(photo)])
+    moved = replace(selected, boxes=detector.refine(photo, selected))
+    expected = detector.add_probabilities(without_copies(moved, [0, 1]))
+    np.testing.assert_array_equal(detector.detect(photo).boxes, expected.boxes)
+    assert len(expected) < len(moved)
 
 
 def test_a_file_holds_it(tmp_path):

@@ -45,10 +45,13 @@ class DetectorComponents:
     """Of the boxes that are found; None leaves them."""
 
     @property
-    def unmoved(self) -> list[int]:
-        """Labels of classes whose boxes are left as they were proposed: those of a network that knows them,
-        and those of which too few windows were seen."""
-        return [label for label, weight in enumerate(self.regressor.weight) if not weight.any()]
+    def refined(self) -> list[int]:
+        """Labels of classes whose boxes the refiner corrects: those that box regression does.
+
+        Others are of a network that knows them, or too few windows of them were seen.
+        """
+        moved = [label for label, weight in enumerate(self.regressor.weight) if weight.any()]
+        return [] if self.refiner is None else moved
 
     @property
     def kept(self) -> dict[int, int]:

@@ -14,7 +14,7 @@ from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.data.image import ImageSource
 from sppnet.detect.components import DetectorComponents, read_components
 from sppnet.detect.config import DetectorConfig
-from sppnet.detect.postprocess import VOTE_MARGIN, ScoredBoxes, select_detections
+from sppnet.detect.postprocess import VOTE_MARGIN, ScoredBoxes, select_detections, without_copies
 from sppnet.detect.probabilities import kept_probabilities
 from sppnet.detect.roi_features import (
     CachedRoIFeatureExtractor,
@@ -151,7 +151,7 @@ class Detector:
     ) -> Detections:
         """Detections, without probabilities, out of a photograph's candidates; as `select`, and refined."""
         found = self.select(several, iou_threshold, min_score)
-        return replace(found, boxes=self.refine(photo, found))
+        return without_copies(replace(found, boxes=self.refine(photo, found)), self.parts.refined)
 
     def select(
         self,
@@ -173,7 +173,7 @@ class Detector:
     def refine(self, photo: LazyImage, found: Detections) -> Floats:
         """(n, 4) the boxes that are found, corrected once more (`BoxRefiner`)."""
         boxes, refiner = found.boxes.copy(), self.parts.refiner
-        moved = np.flatnonzero(~np.isin(found.labels, self.parts.unmoved))
+        moved = np.flatnonzero(np.isin(found.labels, self.parts.refined))
         if refiner is not None and len(moved):
             boxes[moved] = refiner(photo.maps, boxes[moved])
         return boxes

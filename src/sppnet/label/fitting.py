@@ -92,16 +92,18 @@ def fit_regression(
     for label in range(len(classes)):
         own = np.flatnonzero(labels == label)
         if len(own) >= MIN_REGRESSED:
-            weight[label], bias[label] = _solve(examples, own[-MAX_REGRESSED:], config)
+            weight[label], bias[label] = solve_regression(examples, own[-MAX_REGRESSED:], config)
         elif (labels != NO_CLASS).any():
-            shared = shared or _solve(examples, np.flatnonzero(labels != NO_CLASS)[-MAX_REGRESSED:], config)
+            shared = shared or solve_regression(
+                examples, np.flatnonzero(labels != NO_CLASS)[-MAX_REGRESSED:], config
+            )
             weight[label], bias[label] = shared
     weight *= examples.scale
     boxes = BoxRegressor(weight[:, :4].contiguous(), bias[:, :4].contiguous(), tuple(classes))
     return boxes, BoxQuality(weight[:, 4].contiguous(), bias[:, 4].contiguous())
 
 
-def _solve(examples: Examples, rows: Ints, config: FitConfig) -> tuple[Tensor, Tensor]:
+def solve_regression(examples: Examples, rows: Ints, config: FitConfig) -> tuple[Tensor, Tensor]:
     """Weights (5, d) and biases (5,) of some windows; the bias is regularised like any weight."""
     deltas = examples.deltas[rows]
     targets: Doubles = np.column_stack([deltas, iou_of_deltas(deltas)])

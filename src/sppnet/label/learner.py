@@ -20,6 +20,7 @@ from sppnet.features.lazy_image import LazyImage
 from sppnet.label.base import AHEAD, BackgroundLearner, Work
 from sppnet.label.known_classes import KnownClasses
 from sppnet.label.model import LabelConfig, LabelModel
+from sppnet.label.near_windows import NearWindows
 from sppnet.label.suggesting import Candidates
 from sppnet.proposals.proposers import Proposer
 from sppnet.structures import GroundTruth
@@ -38,6 +39,8 @@ class Trunk:
     open_photo: Callable[[Path], LazyImage]
     make_known: Callable[[], KnownClasses | None] = lambda: None
     """For a session: what the network knows by name."""
+    make_near: Callable[[], NearWindows | None] = lambda: None
+    """What corrects suggestions once more, by the maps of photographs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,7 @@ class Learner(BackgroundLearner):
         """callback: called from the threads with a photograph whose suggestions changed, or None."""
         super().__init__(callback)
         self.paths, self.trunk = list(paths), trunk
-        self.model = LabelModel(trunk.roi_extractor, config, trunk.make_known())
+        self.model = LabelModel(trunk.roi_extractor, config, trunk.make_known(), trunk.make_near())
         self._found: OrderedDict[int, Suggestions] = OrderedDict()
         self._ready: OrderedDict[int, Candidates] = OrderedDict()
         self._wanted: list[int] = []

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from sppnet.heads.ridge import BoxRegressor
 from sppnet.label.examples import NO_CLASS, Examples, LabelledWindows, regression_targets
 from sppnet.label.fitting import BoxQuality, FitConfig, fit_classes, fit_regression
 from sppnet.label.known_classes import KnownClasses
+from sppnet.label.near_windows import NearWindows
 from sppnet.label.suggesting import Candidates, Learned, SuggestConfig, score_photo
 from sppnet.structures import GroundTruth
 from sppnet.svm.linear_svm import LinearSVM
@@ -61,8 +62,9 @@ class LabelModel:
         roi_extractor: RoIFeatureExtractor,
         config: LabelConfig | None = None,
         known: KnownClasses | None = None,
+        near: NearWindows | None = None,
     ) -> None:
-        """known: of the network that made the vectors."""
+        """known: of the network that made the vectors. near: what corrects suggestions once more."""
         self.known = known
         self.roi_extractor, self.config = roi_extractor, config or LabelConfig()
         self.classes: tuple[str, ...] = ()
@@ -70,6 +72,7 @@ class LabelModel:
         self.svm: LinearSVM | None = None
         self.regressor: BoxRegressor | None = None
         self.quality: BoxQuality | None = None
+        self.near = near
         self.judged: deque[tuple[Floats, Ints, Flags]] = deque(maxlen=self.config.judged_photos)
         self.objects: deque[int] = deque(maxlen=self.config.judged_photos)
         self.photos: set[int] = set()
@@ -81,7 +84,10 @@ class LabelModel:
         if self.svm is None or self.regressor is None or self.quality is None or not len(candidates.boxes):
             return ScoredBoxes.joined([])
         learned = Learned(self.svm, self.regressor, self.quality, self.roi_extractor)
-        return score_photo(candidates, learned, self.config.suggest)
+        found = score_photo(candidates, learned, self.config.suggest)
+        if self.near is None or self.near.refiner is None:
+            return found
+        return replace(found, boxes=self.near.refiner(candidates.photo.maps, found.boxes))
 
     def shown(self, scored: ScoredBoxes) -> ScoredBoxes:
         """Those worth showing, the surest first: by what came of those suggested before."""
@@ -163,6 +169,8 @@ class LabelModel:
                 taken = self._add(photo, labelled, forced[:0], taken)
                 self._fit(only)
         self.photos.add(photo)
+        if self.near is not None:
+            self.near.learn(photo, candidates.photo.maps, truth)
         self.regressor, self.quality = fit_regression(self.examples, self.classes, self.config.fit)
 
     def _is_fitted(self, label: int) -> bool:

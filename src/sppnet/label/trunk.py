@@ -17,6 +17,7 @@ from sppnet.features.lazy_image import LazyImage
 from sppnet.heads.standardisation import Standardisation
 from sppnet.label.known_classes import KnownClasses
 from sppnet.label.learner import Trunk
+from sppnet.label.near_windows import NearWindows
 from sppnet.nn.any_trunk import is_detector
 from sppnet.nn.any_trunk import open_trunk as open_any
 from sppnet.nn.detector_trunk import DetectorTrunk
@@ -63,6 +64,7 @@ def open_trunk(
         make_proposer("selective-search", PROPOSALS),
         make_roi_extractor(config, extractor, None),
         lambda path: LazyImage(path, extractor, maps),
+        make_near=NearWindows,
     )
 
 
@@ -91,6 +93,7 @@ def trunk_of_detector(
         detector.proposer,
         detector.roi_extractor,
         lambda photo: LazyImage(photo, detector.extractor, maps),
+        make_near=NearWindows,
     )
 
 
@@ -123,6 +126,7 @@ def _standardised(
         StandardisedRoIFeatureExtractor(plain, standard),
         lambda path: LazyImage(path, extractor, maps),
         lambda: KnownClasses(trunk, standard) if knows else None,
+        NearWindows,
     )
 
 
