@@ -17,7 +17,7 @@ from sppnet.detect.postprocess import without_copies
 from sppnet.errors import GeometryError, ModelError
 from sppnet.features.extractor import FeatureExtractor
 from sppnet.features.lazy_image import LazyImage
-from sppnet.heads.ridge import BoxRegressor
+from sppnet.heads.ridge import BoxRegressor, fit_boxes
 from sppnet.nn.model_file import load_model, save_model
 from sppnet.nn.trunks import load_trunk
 from sppnet.progress import NullProgress
@@ -56,17 +56,29 @@ def test_windows_lie_near_their_objects_and_within_the_image():
 
 def test_objects_give_as_many_windows_each_as_there_is_room_for(photos, monkeypatch):
     objects = {i: len(photos.truth(i).boxes) for i in range(len(photos))}
-    monkeypatch.setattr(box_refinement, "MAX_WINDOWS", 3 * sum(objects.values()))
-    chosen, count = choose_images(photos, 0)
+    chosen, count = choose_images(photos, 0, 3 * sum(objects.values()))
     assert count == 3
     assert sorted(chosen) == list(range(len(photos)))
-    assert choose_images(photos, 0)[0] == chosen != choose_images(photos, 1)[0]
-    monkeypatch.setattr(box_refinement, "MAX_WINDOWS", 5)  # fewer than objects
-    chosen, count = choose_images(photos, 0)
+    chosen, count = choose_images(photos, 0, 5)  # fewer than objects
     assert count == 1
+    assert chosen != choose_images(photos, 1, 5)[0]
     assert sum(objects[i] for i in chosen) >= 5 > sum(objects[i] for i in chosen[:-1])
     monkeypatch.setattr(box_refinement, "MAX_IMAGES", 1)
-    assert len(choose_images(photos, 0)[0]) == 1
+    assert len(choose_images(photos, 0, 5)[0]) == 1
+
+
+def test_with_a_time_fewer_windows_teach(photos, monkeypatch):
+    drawn, objects = [], sum(len(photos.truth(index).boxes) for index in range(len(photos)))
+
+    def fit(rows, *others, **options):
+        drawn.append(len(rows))
+        return fit_boxes(rows, *others, **options)
+
+    monkeypatch.setattr(box_refinement, "fit_boxes", fit)
+    monkeypatch.setattr(box_refinement, "MAX_WINDOWS", 4 * objects)
+    for time in (None, "10m"):
+        learn_refinement(photos, replace(CONFIG, time=time), NullProgress())
+    assert drawn == [4 * objects, 2 * objects]
 
 
 def test_difficult_objects_and_crowds_do_not_teach(photos):

@@ -24,7 +24,8 @@ from sppnet.rng import Stream, generator
 from sppnet.threads import ordered_map
 
 MAX_WINDOWS = 4000
-"""That are learned from: the time grows with their square."""
+"""That are learned from: the time grows with their square, and is some ten seconds then. Half as many where a
+time is given, which lost a point of COCO's mAP."""
 MAX_OF_OBJECT = 24
 MAX_IMAGES = 600
 """Whose maps are read for that."""
@@ -99,7 +100,8 @@ def learn_refinement(photos: TrainingImages, config: DetectorConfig, progress: P
     """A regression on windows drawn about the objects; None without objects."""
     assert config.refine_levels is not None
     levels, rule, scale_rule = config.refine_levels, config.box_mapping, config.scale_rule
-    chosen, count = choose_images(photos, config.seed)
+    limit = MAX_WINDOWS if config.time is None else MAX_WINDOWS // 2
+    chosen, count = choose_images(photos, config.seed, limit)
 
     def draw(index: int) -> _DrawnWindows:
         photo, rng = photos.photo(index), generator(config.seed, Stream.REFINED_WINDOWS, index)
@@ -112,7 +114,7 @@ def learn_refinement(photos: TrainingImages, config: DetectorConfig, progress: P
     if not drawn:
         return None
     vectors, boxes, targets = (
-        np.concatenate([getattr(one, name) for one in drawn])[:MAX_WINDOWS]
+        np.concatenate([getattr(one, name) for one in drawn])[:limit]
         for name in ("vectors", "boxes", "targets")
     )
     scale = mean_length_scale(vectors)
@@ -122,12 +124,13 @@ def learn_refinement(photos: TrainingImages, config: DetectorConfig, progress: P
     return BoxRefiner(BoxRegressor(fitted.weight * scale, fitted.bias, EVERY), levels, rule, scale_rule)
 
 
-def choose_images(photos: TrainingImages, seed: int) -> tuple[list[int], int]:
-    """Images that are learned from, in an order drawn at random, and how many windows an object gives."""
+def choose_images(photos: TrainingImages, seed: int, limit: int) -> tuple[list[int], int]:
+    """Images that are learned from, in an order drawn at random, and how many windows an object gives, so
+    that there are `limit` windows or a few more."""
     order = generator(seed, Stream.REFINED_WINDOWS).permutation(len(photos)).tolist()
     objects = {index: found for index in order if (found := len(_objects(photos, index)))}
-    count = min(MAX_OF_OBJECT, max(1, MAX_WINDOWS // max(1, sum(objects.values()))))
-    enough = np.searchsorted(np.cumsum([*objects.values()]) * count, MAX_WINDOWS) + 1
+    count = min(MAX_OF_OBJECT, max(1, limit // max(1, sum(objects.values()))))
+    enough = np.searchsorted(np.cumsum([*objects.values()]) * count, limit) + 1
     return list(objects)[: min(int(enough), MAX_IMAGES)], count
 
 
