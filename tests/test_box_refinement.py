@@ -101,7 +101,9 @@ def test_windows_near_objects_are_brought_nearer(photos):
     assert np.concatenate(after).mean() > np.concatenate(before).mean() + 0.04
 
 
-def test_each_pass_is_the_regression_of_what_is_pooled_there(photos):
+@pytest.mark.parametrize("at_once", [500, 1])
+def test_each_pass_is_the_regression_of_what_is_pooled_there(photos, monkeypatch, at_once):
+    monkeypatch.setattr(box_refinement, "AT_ONCE", at_once)
     rng = np.random.default_rng(0)
     maps = photos.photo(0).maps
     boxes = np.array([[3, 4, 60, 50], [10, 20, 30, 90]], np.float32)

@@ -33,6 +33,9 @@ MAX_IMAGES = 600
 PASSES = 2
 """So often it is applied. COCO's mAP of 94 VOC photographs: 26.1 without, 28.3 by one pass, 29.0 by two."""
 
+AT_ONCE = 500
+"""Boxes that are pooled together: 43 MB of 21,600 numbers each."""
+
 SHIFT, GROWTH = 0.06, 0.09
 """Standard deviations of drawn windows: of the centre, in sides of the object; of the logarithm of sides."""
 
@@ -52,11 +55,14 @@ class BoxRefiner:
 
     def __call__(self, maps: FeatureMaps, boxes: Floats) -> Floats:
         """boxes (n, 4) of an image corrected, and clipped to it."""
-        for _ in range(PASSES if len(boxes) else 0):
-            vectors = pool_windows(maps, boxes, self.levels, self.rule, self.scale_rule)
-            deltas = self.regressor.deltas(vectors, np.zeros(len(boxes), np.int64))
-            boxes = clip_boxes(decode_boxes(boxes, deltas), maps.size_hw)
-        return boxes
+        refined = boxes.copy()
+        for start in range(0, len(boxes), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            for _ in range(PASSES):
+                vectors = pool_windows(maps, refined[some], self.levels, self.rule, self.scale_rule)
+                deltas = self.regressor.deltas(vectors, np.zeros(len(vectors), np.int64))
+                refined[some] = clip_boxes(decode_boxes(refined[some], deltas), maps.size_hw)
+        return refined
 
     @property
     def length(self) -> int:
@@ -105,7 +111,7 @@ def learn_refinement(photos: TrainingImages, config: DetectorConfig, progress: P
 
     def draw(index: int) -> _DrawnWindows:
         photo, rng = photos.photo(index), generator(config.seed, Stream.REFINED_WINDOWS, index)
-        targets = np.repeat(_objects(photos, index), count, axis=0)
+        targets = np.repeat(_objects(photos, index), count, axis=0)[:limit]
         boxes = draw_windows(targets, photo.size_hw, rng)
         vectors = pool_windows(photo.maps, boxes, levels, rule, scale_rule)
         return _DrawnWindows(vectors.numpy(), boxes, targets)
