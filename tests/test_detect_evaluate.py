@@ -167,7 +167,8 @@ class Scoring:
     extractor: object = None
     least_score: float = -1.5
     kept: dict[int, int] = field(default_factory=dict)
-    postprocess = Detector.postprocess
+    parts: object = field(default_factory=lambda: SimpleNamespace(refiner=None, refined=[]))
+    select, refine = Detector.select, Detector.refine
 
     def candidates(self, photo, min_score) -> ScoredBoxes:
         chosen = [window for window in self.windows if window[2] >= min_score]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sppnet.detect import config as config_module
 from sppnet.detect.config import DetectorConfig
 from sppnet.errors import ConfigError
+from sppnet.nn import default_trunk as default_module
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from sppnet.errors import ConfigError
     ],
 )
 def test_the_trunk_is_the_best_of_what_is_installed(monkeypatch, installed, weights, expected):
-    monkeypatch.setattr(config_module, "has_lite_weights", lambda name: installed)
+    monkeypatch.setattr(default_module, "has_lite_weights", lambda name: installed)
     config = DetectorConfig(weights=weights)
     assert (config.trunk, config.weights) == expected
     assert DetectorConfig.from_json(config.to_json()) == config

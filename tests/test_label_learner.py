@@ -256,3 +256,12 @@ def test_a_photograph_that_cannot_be_read_is_told_and_the_others_go_on(tmp_path)
         assert "photo000.png" in learner.problems[0]
     finally:
         learner.close()
+
+
+def test_a_session_that_is_opened_again_suggests_at_once(scene):
+    """Nothing was judged then."""
+    candidates, truths = scene
+    model = LabelModel(describe)
+    for index in range(4):
+        model.learn(index, candidates[index], truths[index], ("apple", "berry"))
+    assert len(model.shown(model.score(candidates[5])).boxes) > 0

@@ -113,6 +113,18 @@ def test_what_is_suggested_is_accepted_with_enter(page, truths):
     assert session.store.sheet(1).state == "done"
 
 
+def test_a_box_that_is_drawn_over_a_suggestion_takes_its_place(page, truths):
+    browser, session = page
+    label_first(browser, session, truths)
+    before = listed(browser)
+    draw(browser, session.describe_photo(1)["suggestions"][0]["box"])
+    until(lambda: session.store.sheet(1).boxes)
+    assert listed(browser).count("apple?") == before.count("apple?") - 1
+    assert "apple" in listed(browser)
+    browser.press("z", control=True)
+    until(lambda: listed(browser) == before)
+
+
 def test_a_click_accepts_one_and_its_cross_refuses_it(page, truths):
     browser, session = page
     label_first(browser, session, truths)

@@ -16,7 +16,7 @@ from sppnet.label.examples import NO_CLASS, Examples, LabelledWindows, regressio
 from sppnet.label.fitting import BoxQuality, FitConfig, fit_classes, fit_regression
 from sppnet.label.known_classes import KnownClasses
 from sppnet.label.near_windows import NearWindows
-from sppnet.label.suggesting import Candidates, Learned, SuggestConfig, score_photo
+from sppnet.label.suggesting import Candidates, Learned, SuggestConfig, score_photo, without_copies
 from sppnet.structures import GroundTruth
 from sppnet.svm.linear_svm import LinearSVM
 
@@ -87,7 +87,8 @@ class LabelModel:
         found = score_photo(candidates, learned, self.config.suggest)
         if self.near is None or self.near.refiner is None:
             return found
-        return replace(found, boxes=self.near.refiner(candidates.photo.maps, found.boxes))
+        moved = replace(found, boxes=self.near.refiner(candidates.photo.maps, found.boxes))
+        return without_copies(moved, self.config.suggest)
 
     def shown(self, scored: ScoredBoxes) -> ScoredBoxes:
         """Those worth showing, the surest first: by what came of those suggested before."""
@@ -127,7 +128,6 @@ class LabelModel:
     def evaluate(self, scored: ScoredBoxes, truth: GroundTruth) -> None:
         """Compares what was suggested with what was confirmed: before the photograph is learned from."""
         self.judged.append((scored.scores, scored.labels, right_ones(scored, truth)))
-        self.objects.append(len(truth))
 
     def learn(
         self,
@@ -142,6 +142,7 @@ class LabelModel:
         refused: (n, 4) suggestions that are no objects. Where the photograph brings new classes, only their
         SVMs are fitted, and those of the other classes stay as they are until the next photograph.
         """
+        self.objects.append(len(truth))
         known = 0 if self.svm is None else int(torch.isfinite(self.svm.bias).sum())
         boxes = np.concatenate(
             [truth.boxes, refused if refused is not None else np.empty((0, 4), np.float32)]

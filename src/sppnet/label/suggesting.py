@@ -110,14 +110,28 @@ def select_suggestions(scored: ScoredBoxes, config: SuggestConfig) -> ScoredBoxe
     kept = []
     for label in np.unique(scored.labels):
         own = scored.take(np.flatnonzero(scored.labels == label))
-        stay = nms(own.boxes, own.scores, config.nms_iou, config.max_shown)
-        stay = stay[_not_inside(own.boxes[stay], config.inside)]
+        stay = _stay(own, config)
         kept.append(
             ScoredBoxes(vote_boxes(own, stay, config.voting_iou, np.inf), own.scores[stay], own.labels[stay])
         )
     every = ScoredBoxes.joined(kept)
     every = every.take(nms(every.boxes, every.scores, 0.7, config.max_shown))
     return every.take(np.argsort(-every.scores, kind="stable"))
+
+
+def without_copies(scored: ScoredBoxes, config: SuggestConfig) -> ScoredBoxes:
+    """Suggestions whose boxes were moved: of those that came to lie on one another the surest stays."""
+    kept = [np.empty(0, np.int64)]
+    for label in np.unique(scored.labels):
+        own = np.flatnonzero(scored.labels == label)
+        kept.append(own[_stay(scored.take(own), config)])
+    return scored.take(np.sort(np.concatenate(kept)))
+
+
+def _stay(own: ScoredBoxes, config: SuggestConfig) -> Ints:
+    """Indices of boxes of one class without neighbours, and without those inside others; the surest first."""
+    stay = nms(own.boxes, own.scores, config.nms_iou, config.max_shown)
+    return stay[_not_inside(own.boxes[stay], config.inside)]
 
 
 def _not_inside(boxes: Floats, share: float) -> Ints:

@@ -4,6 +4,8 @@ let keys = 0;
 export const newKey = () => `${Date.now().toString(36)}-${(keys += 1)}`;
 
 const DEPTH = 200;
+const REPLACED_IOU = 0.4;
+const REPLACED_INSIDE = 0.8; // share of the smaller of two boxes of a class that lies in the other
 
 export class Editing {
   constructor() {
@@ -53,8 +55,12 @@ export class Editing {
     this.future = [];
   }
 
+  // A box drawn over a suggestion takes its place: accepting all would bring the loose one back.
   add(label, box) {
     this.remember();
+    const others = this.suggestions.filter((one) => !isReplaced(one, label, box));
+    if (others.length < this.suggestions.length) this.touched = true;
+    this.suggestions = others;
     const made = { key: newKey(), label, box, difficult: false, crowd: false };
     this.boxes = [...this.boxes, made];
     this.selected = made.key;
@@ -138,6 +144,15 @@ export class Editing {
   saved(boxes) {
     this.origins = new Map(boxes.map((one) => [one.key, one.origin]));
   }
+}
+
+// Whether a suggestion is of the object that a box was drawn about.
+function isReplaced(suggestion, label, drawn) {
+  const [[ax0, ay0, ax1, ay1], [bx0, by0, bx1, by1]] = [suggestion.box, drawn];
+  const shared = Math.max(0, Math.min(ax1, bx1) - Math.max(ax0, bx0)) * Math.max(0, Math.min(ay1, by1) - Math.max(ay0, by0));
+  const areas = [(ax1 - ax0) * (ay1 - ay0), (bx1 - bx0) * (by1 - by0)];
+  if (shared >= REPLACED_IOU * (areas[0] + areas[1] - shared)) return true;
+  return suggestion.label === label && shared >= REPLACED_INSIDE * Math.min(...areas);
 }
 
 // A box moved as a whole, or its lower right corner, within a photograph.
