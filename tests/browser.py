@@ -102,7 +102,9 @@ class Browser:
                     modifiers=8 * shift + 2 * control + alt, **typed,
                 )  # fmt: skip
 
-    def drag(self, place: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+    def drag(
+        self, place: str, start: tuple[float, float], end: tuple[float, float], shift: bool = False
+    ) -> None:
         """With the mouse, between points in shares of an element."""
         x, y, width, height = self.frame(place)
         points = [(x + width * a, y + height * b) for a, b in (start, end)]
@@ -111,8 +113,9 @@ class Browser:
         steps = zip(kinds, (points[0], middle, points[1], points[1]), strict=True)
         for kind, (px, py) in steps:
             self.ask(
-                "Input.dispatchMouseEvent", type=kind, x=px, y=py, button="left", buttons=1, clickCount=1
-            )
+                "Input.dispatchMouseEvent", type=kind, x=px, y=py, button="left", buttons=1, clickCount=1,
+                modifiers=8 * shift,
+            )  # fmt: skip
 
     def tab_to(self, place: str, most: int = 40) -> None:
         """Tab forward until an element has the focus."""

@@ -96,6 +96,12 @@ def test_handles_move_and_arrows_nudge(page):
     browser.drag("#canvas", shares(browser, (50, 40, 50, 40))[0], shares(browser, (55, 45, 55, 45))[0])
     until(lambda: session.store.sheet(0).boxes[0].box[0] > 23)
     before = session.store.sheet(0).boxes[0].box
+    browser.drag("#canvas", *shares(browser, (40, 35, 70, 60)), shift=True)  # another within it
+    until(lambda: len(session.store.sheet(0).boxes) == 2)
+    assert session.store.sheet(0).boxes[0].box == before
+    browser.press("Delete")
+    until(lambda: len(session.store.sheet(0).boxes) == 1)
+    browser.press(",")
     browser.press("ArrowRight", 2)
     until(lambda: session.store.sheet(0).boxes[0].box[0] > before[0] + 1.5)
     assert session.store.sheet(0).boxes[0].box[1] == before[1]

@@ -110,7 +110,7 @@ export class Canvas {
     const chosen = this.editing.isSuggestion() ? null : this.editing.find();
     const within = chosen && this.smallest([chosen], at);
     if (handle) this.drag = { kind: "resize", start: at, ...handle };
-    else if (within) this.drag = { kind: "move", start: at, key: chosen.key, box: chosen.box };
+    else if (within && !event.shiftKey) this.drag = { kind: "move", start: at, key: chosen.key, box: chosen.box };
     else this.drag = { kind: "draw", start: at };
     this.drag.moved = false;
   }
