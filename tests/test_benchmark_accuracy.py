@@ -119,8 +119,8 @@ def test_precision_is_that_of_detect_evaluate(scenes, models, inside, tmp_path):
         code, printed, said = inside("detect", "evaluate", data, "--model", path, "--json", "--no-report")
         assert code == 0, said
         assert row.map == json.loads(printed)["map"]
-    small, large = (row.map for row in rows)
-    assert large < 0.5 * small
+    found = {row.model.partition(".")[0]: row.map for row in rows}  # the faster of that moment comes first
+    assert found["large"] < 0.5 * found["small"]
 
 
 def test_every_photograph_is_timed_by_all_in_turn(scenes, models, monkeypatch):
