@@ -189,8 +189,8 @@ def test_the_judged_box_regression_has_not_seen_the_photographs_held_out(frozen,
 
 def test_the_model_is_the_jointly_trained_one(joint, frozen):
     before, after = load_file(frozen.model), load_file(joint.model)
-    assert after.keys() == {name for name in before if not name.startswith("refiner.")}  # of the other maps
-    for name in ("svm.weight", "regressor.weight", "windows.first.weight"):
+    assert after.keys() == before.keys()
+    for name in ("svm.weight", "regressor.weight", "refiner.weight", "windows.first.weight"):
         assert not torch.equal(before[name], after[name]), name
     assert any(not torch.equal(before[name], after[name]) for name in after if name.startswith("trunk."))
     record = DetectorRun(joint.model.parent).load_stage("joint")[0]

@@ -143,10 +143,10 @@ def test_other_times_are_refused(text):
 
 
 def test_steps_fit_the_time_that_is_left():
-    assert plan_steps(100, 1.0, held_out=0) == 100
-    assert 80 < plan_steps(100, 1.0, held_out=20) < 100
-    assert plan_steps(0.99 * MIN_STEPS, 1.0, held_out=0) == 0
-    assert plan_steps(-5, 1.0, held_out=0) == 0
+    assert plan_steps(100, 1.0, passes=0) == 100
+    assert 80 < plan_steps(100, 1.0, passes=60) < 100
+    assert plan_steps(0.99 * MIN_STEPS, 1.0, passes=0) == 0
+    assert plan_steps(-5, 1.0, passes=0) == 0
 
 
 def test_a_time_asks_for_joint_training():

@@ -25,6 +25,7 @@ class Stream(IntEnum):
     VECTORS = 22
     TRIALS = 23
     MINING = 24
+    ROUNDED_WEIGHTS = 25
     JOINT_ORDER = 31
     JOINT_SAMPLES = 32
     JOINT_HELD_OUT = 33

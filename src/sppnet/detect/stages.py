@@ -141,13 +141,19 @@ class TrainingStages:
             start = JointStart(parts, mined.folds[:1], judged, held_out, self.photos, proposals)
             joint = train_jointly(start, self.store, self.progress)
             if joint is not None:
-                return joint, proposals
+                return self._refine_joint(joint), proposals
         svm, probabilities = self._calibrate(parts, mined, roi_extractor, proposals)
         if standard is not None:
             svm, regressor = standard.unfold_svm(svm), standard.unfold_regressor(regressor)
         refiner = boxes.refine() if self.base is None else None
         parts = replace(parts, svm=svm, regressor=regressor, probabilities=probabilities, refiner=refiner)
         return parts, proposals
+
+    def _refine_joint(self, joint: DetectorComponents) -> DetectorComponents:
+        """With a second correction of boxes, learned on the maps of the trunk that learned."""
+        self._use(make_extractor(joint.trunk, joint.config.scales, self.config.engine))
+        boxes = BoxStages(self.store, self.photos, joint.config, (), self.progress)
+        return replace(joint, refiner=boxes.refine())
 
     def _fit_to_time(self) -> None:
         """Scales, and whether mirror images are learned on, as the time allows."""

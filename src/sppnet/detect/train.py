@@ -137,11 +137,8 @@ def _opened(data: str | Path | AnnotatedImages, split: str | None) -> AnnotatedI
 def _finish(stages: TrainingStages, base: DetectorComponents | None) -> DetectorTraining:
     """All stages, and the model file: with the classes of `base`, if it is given, or those that are kept."""
     parts, proposals = stages.train()
-    whole, ready = append_kept(parts) if base is None else base.joined(parts), stages.photos.extractor
-    same = (
-        ready.trunk is whole.trunk and ready.scales == whole.config.scales
-    )  # after joint training it is not
-    detector = Detector(whole, extractor=ready if same else None)
+    whole = append_kept(parts) if base is None else base.joined(parts)
+    detector = Detector(whole, extractor=stages.photos.extractor)
     run, images, seconds = stages.run, stages.photos.images, stages.store.seconds
     trained = {"sppnet": __version__, "images": len(images), "seconds": seconds}
     detector.save(run.model, trained)

@@ -1,8 +1,8 @@
 """A trunk's graph with 8-bit numbers: little more than half the time on a CPU, for maps a little off.
 
-onnxruntime's static quantisation does it: weights of 7 bits and a scale for each channel (with 8, AVX2's
-sums of two products overflow), activations of 8 bits and one scale for each tensor, from the smallest to the
-largest number met on photographs.
+onnxruntime's static quantisation does it: weights with a scale for each channel, which `weight_rounding` has
+rounded, and activations with one scale for each tensor, from the smallest to the largest number met on
+photographs.
 """
 
 import tempfile
@@ -21,6 +21,7 @@ from sppnet.nn.fusion import fuse_conv_bn
 from sppnet.nn.onnx_session import first_line, import_extra
 from sppnet.nn.onnx_translation import INPUT, translate_body
 from sppnet.nn.trunks import Trunk
+from sppnet.nn.weight_rounding import round_weights
 
 KEPT_CONVOLUTIONS = 3
 """The first ones stay float32. With them in 8 bits too, the maps of EfficientNet-Lite1 are a third off (L2),
@@ -55,10 +56,12 @@ def quantise(content: bytes, images: Iterable[Array]) -> bytes:
         try:
             model = _prepared(content, Path(folder))
             kept = [node.name for node in model.graph.node if node.op_type == "Conv"][:KEPT_CONVOLUTIONS]
+            given = list(images)
+            weights = round_weights(model, kept, given)
             quantization.quantize_static(
-                model, str(path), _reader(quantization, images), per_channel=True, reduce_range=True,
-                nodes_to_exclude=kept, weight_type=quantization.QuantType.QInt8,
-                activation_type=quantization.QuantType.QUInt8,
+                model, str(path), _reader(quantization, given), per_channel=True, nodes_to_exclude=kept,
+                weight_type=quantization.QuantType.QInt8, activation_type=quantization.QuantType.QUInt8,
+                extra_options={"TensorQuantOverrides": weights},
             )  # fmt: skip
         except SppnetError:  # of an image
             raise

@@ -33,11 +33,11 @@ class Deadline:
         return self.at - time.perf_counter()
 
 
-def plan_steps(left: float, seconds_per_step: float, held_out: int) -> int:
+def plan_steps(left: float, seconds_per_step: float, passes: int) -> int:
     """Steps that fit the seconds that are left, with what follows them; 0 where too few do.
 
-    held_out: photographs that are judged afterwards, by two detectors and once more to calibrate.
+    passes: of a photograph each through the network, forward, that follow the steps.
     """
     forward = FORWARD_SHARE * seconds_per_step / BATCH
-    steps = int((left - RESERVE * 3 * forward * held_out) / seconds_per_step)
+    steps = int((left - RESERVE * forward * passes) / seconds_per_step)
     return steps if steps >= MIN_STEPS else 0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sppnet.arrays import Floats, Ints
+from sppnet.detect.box_refinement import MAX_IMAGES
 from sppnet.detect.components import DetectorComponents
 from sppnet.detect.joint.held_out import HeldOut
 from sppnet.detect.joint.network import JointNetwork
@@ -108,7 +109,12 @@ class JointTraining:
         assert self.deadline is not None
         if self.deadline.left < MIN_LEFT:
             return 0, 0
-        return plan_steps(self.deadline.left, self._seconds_per_step(), len(self.held_out)), 0
+        return plan_steps(self.deadline.left, self._seconds_per_step(), self._passes_after()), 0
+
+    def _passes_after(self) -> int:
+        """Of photographs: those held out, by two detectors and once more to calibrate; box refinement's."""
+        refined = 0 if self.config.refine_levels is None else min(len(self.start.photos), MAX_IMAGES)
+        return 3 * len(self.held_out) + refined
 
     def _seconds_per_step(self) -> float:
         """Of a few steps of a network that is thrown away."""
