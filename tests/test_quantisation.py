@@ -1,7 +1,6 @@
 """The engine int8: a trunk's graph with 8-bit numbers, from training to the model file."""
 
 import re
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +12,13 @@ from safetensors.torch import load_file, save_file
 from sppnet.detect.config import DetectorConfig
 from sppnet.detect.detector import Detector
 from sppnet.detect.train import train_detector
-from sppnet.errors import ConfigError, DataError, MissingExtraError, ModelError
+from sppnet.errors import ConfigError, DataError, ModelError
 from sppnet.export.onnx import export_model
 from sppnet.features.cache import recipe_of
 from sppnet.features.extractor import FeatureExtractor
+from sppnet.nn import engines
 from sppnet.nn.fusion import fuse_conv_bn
+from sppnet.nn.onnx_session import open_session
 from sppnet.nn.onnx_translation import translate_body
 from sppnet.nn.quantisation import KEPT_CONVOLUTIONS, quantise, quantise_trunk
 from sppnet.nn.trunks import load_trunk
@@ -118,10 +119,16 @@ def test_a_stopped_run_goes_on_to_the_same_weights(trained, data, config, tmp_pa
     assert_same_tensors(trained.model, tmp_path / "detector.safetensors")
 
 
-def test_it_does_not_load_without_onnxruntime(trained, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'sppnet\[onnx\]'"):
-        Detector.load(trained.model)
+def test_without_onnxruntime_it_runs_in_float32(trained, monkeypatch):
+    pixels, _ = draw_scene(200)
+    quantised = trained.detector(pixels, min_score=-1)
+    monkeypatch.setattr(engines, "find_spec", lambda package: None)
+    plain = Detector.load(trained.model)
+    assert plain.extractor.engine_name == "torch"
+    found = plain(pixels, min_score=-1)
+    assert found.labels[0] == quantised.labels[0]
+    np.testing.assert_allclose(found.boxes[0], quantised.boxes[0], atol=4)
+    np.testing.assert_allclose(found.scores[0], quantised.scores[0], atol=0.3)
 
 
 def test_a_damaged_graph_is_refused(trained, tmp_path):
@@ -134,9 +141,17 @@ def test_a_damaged_graph_is_refused(trained, tmp_path):
         Detector.load(tmp_path / "damaged.safetensors")
 
 
-def test_it_is_not_exported(trained, tmp_path):
-    with pytest.raises(ModelError, match="train it with --engine onnx"):
-        export_model(Detector.load(trained.model), tmp_path / "model.onnx")
+def test_the_float32_trunk_is_exported(trained, tmp_path, monkeypatch):
+    export_model(Detector.load(trained.model), tmp_path / "model.onnx")
+    monkeypatch.setattr(engines, "find_spec", lambda package: None)
+    plain = Detector.load(trained.model)
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 120, 3), np.uint8)
+    boxes = np.array([[0, 0, 90, 90], [20, 10, 110, 80]], np.float32)
+    session = open_session((tmp_path / "model.onnx").read_bytes())
+    scores, _ = session.run(None, {"pixels": pixels, "boxes": boxes})
+    maps = plain.extractor(pixels)
+    expected = plain.parts.svm.scores(maps.pool(boxes, plain.config.levels, plain.config.box_mapping))
+    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("other", [{"method": "faster"}, {"joint_steps": 3}, {"finetune": "all"}])

@@ -8,7 +8,7 @@ import functools
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -163,7 +163,7 @@ def detector_recipe(detector: Detector) -> Recipe:
             "yet; one on the ONNX file of a detector is"
         )
     if trunk.int8 is not None:
-        raise ModelError("a detector trained with --engine int8 is not exported; train it with --engine onnx")
+        return detector_recipe(_in_float32(detector, trunk))
     boxes = torch.tensor([[0.0, 0, 90, 90], [30, 40, 131, 120], [3, 4, 5, 6]])
     return Recipe(
         PixelDetector(detector),
@@ -183,6 +183,13 @@ def detector_recipe(detector: Detector) -> Recipe:
         },
         lambda run: check_detector(detector, run),
     )
+
+
+def _in_float32(detector: Detector, trunk: Trunk) -> Detector:
+    """A detector of the engine int8 with the trunk that was quantised, by torch's weights."""
+    config = replace(detector.config, engine="auto")
+    parts = replace(detector.parts, trunk=trunk.with_body(trunk.body).eval(), config=config)
+    return Detector(parts)
 
 
 def around_network(detector: Detector, trunk: OnnxTrunk) -> bytes:

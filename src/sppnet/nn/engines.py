@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sppnet.errors import ConfigError, ModelError
 from sppnet.nn.fusion import fuse_conv_bn
-from sppnet.nn.onnx_session import SharedSession, import_extra
+from sppnet.nn.onnx_session import SharedSession
 from sppnet.nn.onnx_translation import translate_body
 from sppnet.nn.trunks import Trunk, as_maps
 
@@ -75,18 +75,22 @@ def make_engine(body: nn.Module, device: torch.device, wanted: Engine = "auto") 
 
 
 def engine_of(trunk: Trunk, body: nn.Module, wanted: Engine = "auto") -> AnyEngine:
-    """What runs a trunk; body: its own with batch norms folded. A quantised trunk runs as it was quantised.
+    """What runs a trunk; body: its own with batch norms folded.
 
-    Raises ConfigError as `make_engine`, and MissingExtraError for a quantised trunk without onnxruntime.
+    A quantised trunk runs as it was quantised, or in float32 on a GPU and without onnxruntime: detectors find
+    as much.
+    Raises ConfigError as `make_engine`.
     """
+    device = next(trunk.parameters()).device
     if trunk.int8 is not None:
-        import_extra("onnxruntime")
+        if problem := missing_for_onnx(device):
+            return TorchEngine(body, device, f"not in 8 bits: {problem}")
         return OnnxEngine(trunk.int8.cpu().numpy().tobytes(), "int8")
     if wanted == "int8":
         raise ConfigError(
             "the engine int8 needs a quantised trunk, which detect train makes of one from its photographs"
         )
-    return make_engine(body, next(trunk.parameters()).device, wanted)
+    return make_engine(body, device, wanted)
 
 
 class EngineBody(nn.Module):

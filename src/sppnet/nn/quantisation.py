@@ -34,7 +34,7 @@ def quantise_trunk(trunk: Trunk, images: Iterable[Tensor]) -> None:
     images: (1, 3, h, w) each, of any sizes, normalised: the ranges of activations are measured on them.
     Raises ConfigError for a trunk that onnxruntime cannot run, and without onnxruntime.
     """
-    if problem := missing_for_onnx(torch.device("cpu")):
+    if problem := missing_for_onnx(next(trunk.parameters()).device):
         raise ConfigError(f"--engine int8 needs onnxruntime: {problem}")
     try:
         content = translate_body(fuse_conv_bn(trunk.body).cpu())
