@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from sppnet.nn.onnx_session import open_session
 from sppnet.nn.quantisation import KEPT_CONVOLUTIONS, quantise
@@ -120,3 +121,17 @@ def test_sums_of_the_largest_products_do_not_overflow(shape, groups, signs):
     plain = open_session(content)
     found, expected = (one.run(None, {"images": image})[0] for one in (quantised, plain))
     np.testing.assert_allclose(found, expected, rtol=0.02)
+
+
+def test_one_thread_and_two_round_alike():
+    rng = np.random.default_rng(3)
+    inputs = rng.normal(size=(1, 600, 900)).astype(np.float32)
+    one = Convolution("x", "w", rng.normal(size=(40, 600, 1, 1)).astype(np.float32), 1, (1, 1))
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(one.rounded(one.sample(inputs.reshape(600, 30, 30), np.random.default_rng(0))))
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(*found)

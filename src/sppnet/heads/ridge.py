@@ -20,9 +20,10 @@ from torch import Tensor
 from sppnet.arrays import Array, Doubles, Floats, Ints
 from sppnet.boxes import clip_boxes, decode_boxes, encode_boxes
 from sppnet.errors import ConfigError, DataError
-from sppnet.svm.gram import gram_matrix, one_thread
+from sppnet.svm.gram import gram_matrix
 from sppnet.svm.svm_inputs import Vectors, as_rows
 from sppnet.svm.vector_store import NORM
+from sppnet.threads import one_thread
 
 MIN_WINDOWS = 10
 """A class with fewer has its boxes left alone: they would say more about one object than about the class."""

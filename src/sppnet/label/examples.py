@@ -13,8 +13,9 @@ from torch import Tensor
 from sppnet.arrays import Array, Doubles, Flags, Floats, Ints, Signs
 from sppnet.boxes import encode_boxes
 from sppnet.errors import DataError
-from sppnet.svm.gram import gram_matrix, one_thread
+from sppnet.svm.gram import gram_matrix
 from sppnet.svm.vector_store import NORM
+from sppnet.threads import one_thread
 
 NO_CLASS = -1
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from sppnet.arrays import Array, Doubles, Floats, Ints
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.label.examples import NO_CLASS, Examples, iou_of_deltas
-from sppnet.svm.gram import one_thread
 from sppnet.svm.linear_svm import LinearSVM, fit_svm
+from sppnet.threads import one_thread
 
 MAX_REGRESSED = 600
 """Windows that the regression of a class stands on, the newest: its time grows with their third power."""

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from sppnet.arrays import Array, Doubles, Floats
 from sppnet.nn.onnx_session import import_extra, open_session
 from sppnet.rng import Stream, generator
+from sppnet.threads import one_thread
 
 LARGEST = 127
 """Weight in units of its scale."""
@@ -80,8 +82,7 @@ class Convolution:
         count = SAMPLED_PATCHES if self.depthwise else SAMPLED
         y, x = rng.integers(high, size=count), rng.integers(wide, size=count)
         if not self.depthwise:
-            taken = inputs[:, y, x]
-            return (taken @ taken.T).astype(np.float64)[None]
+            return _products(inputs[None, :, y, x])
         patches = np.stack(
             [
                 inputs[:, y + row * self.dilation[0], x + column * self.dilation[1]]
@@ -90,7 +91,7 @@ class Convolution:
             ],
             axis=1,
         )
-        return (patches @ patches.transpose(0, 2, 1)).astype(np.float64)
+        return _products(patches)
 
     def rounded(self, products: Doubles | None) -> Floats:
         """The weight on its scale; products: as `sample` gives, or None to round plainly."""
@@ -104,6 +105,14 @@ class Convolution:
         return (whole.clip(-LARGEST, LARGEST) * scale[:, None, None, None]).astype(np.float32)
 
 
+def _products(taken: Floats) -> Doubles:
+    """(groups, n, places) → (groups, n, n)"""
+    given = torch.from_numpy(np.ascontiguousarray(taken))
+    with one_thread():
+        products: Doubles = torch.bmm(given, given.mT).double().numpy()
+    return products
+
+
 def round_rows(rows: Doubles, products: Doubles) -> Doubles:
     """Integers (groups, outputs, n) whose products with inputs come near those of rows of the same shape.
 
@@ -112,7 +121,8 @@ def round_rows(rows: Doubles, products: Doubles) -> Doubles:
     count = products.shape[-1]
     diagonal = products.diagonal(axis1=1, axis2=2).mean(axis=1)
     damped = products + (DAMPING * diagonal + 1e-12)[:, None, None] * np.eye(count)
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
+    with one_thread():
+        upper = torch.linalg.cholesky(torch.linalg.inv(torch.from_numpy(damped)), upper=True).numpy()
     left, whole = rows.copy(), np.empty_like(rows)
     for column in range(count):
         whole[..., column] = np.round(left[..., column]).clip(-LARGEST, LARGEST)

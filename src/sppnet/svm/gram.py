@@ -1,15 +1,12 @@
 """The Gram matrix of vectors: (n, n) inner products, the same bits on any number of threads."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
 from sppnet.arrays import Array
 from sppnet.errors import DataError
 from sppnet.svm.svm_inputs import Vectors, as_rows
-from sppnet.threads import ordered_map
+from sppnet.threads import one_thread, ordered_map
 
 GRAM_ROWS = 16_384
 """More vectors than this have no Gram matrix made for them: 1 GiB."""
@@ -51,14 +48,3 @@ def checked_gram(gram: Tensor | None, n: int) -> Array | None:
     if gram.shape != (n, n) or gram.dtype != torch.float32:
         raise DataError(f"the Gram matrix must be ({n}, {n}) float32; got {tuple(gram.shape)} {gram.dtype}")
     return gram.cpu().contiguous().numpy()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread: on several, it may split a sum among them, and its last bits change."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -25,11 +25,12 @@ from sppnet.arrays import Array
 from sppnet.errors import ConfigError, DataError
 from sppnet.jit import kernel_running, thread_count
 from sppnet.progress import NullProgress, Progress
-from sppnet.svm.gram import checked_gram, gram_matrix, one_thread, pays
+from sppnet.svm.gram import checked_gram, gram_matrix, pays
 from sppnet.svm.gram_descent import solve
 from sppnet.svm.objective import FitOptions, FitRecord, Loss
 from sppnet.svm.row_descent import Fit
 from sppnet.svm.svm_inputs import Vectors, as_rows, as_signs, check_sides, first_dual
+from sppnet.threads import one_thread
 
 CLASSES_PER_THREAD = 4
 """Classes solved on a Gram matrix between two steps of `progress`, a thread."""
