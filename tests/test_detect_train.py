@@ -61,10 +61,10 @@ def write_voc(path: Path, things) -> None:
     path.with_suffix(".xml").write_text(f"<annotation>{marks}</annotation>")
 
 
-def write_scenes(root: Path, count: int) -> Path:
-    """A folder of drawn scenes with their VOC files."""
+def write_scenes(root: Path, count: int, first: int = 0) -> Path:
+    """A folder of drawn scenes with their VOC files; first: the number of the first."""
     root.mkdir(exist_ok=True)
-    for index in range(count):
+    for index in range(first, first + count):
         pixels, things = draw_scene(index)
         Image.fromarray(pixels).save(root / f"{index:02}.png")
         write_voc(root / f"{index:02}.png", things)

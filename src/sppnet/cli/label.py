@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from sppnet.cli.models import check_detector_downloads
+from sppnet.cli.models import check_detector_downloads, detector_classes
 from sppnet.cli.options import Device
 
 CLASS_FORMATS = "csv", "folders"
@@ -30,7 +30,7 @@ def label(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="A trained detector, whose proposals and features are used."),
+        typer.Option("--model", help="A trained detector, whose detections are suggested from the first on."),
     ] = None,
     trunk: Annotated[str, typer.Option(help="Trunk, as for detect train.")] = "auto",
     weights: Annotated[str | None, typer.Option(help="Weights of the trunk, as for detect train.")] = None,
@@ -52,6 +52,8 @@ def label(
         raise typer.BadParameter(f"--format {format} is of boxes; classes have {' or '.join(CLASS_FORMATS)}")
     if kind == "detect" and model is None:
         check_detector_downloads(trunk, weights)
+    if kind == "detect" and model is not None and not names:
+        names = list(detector_classes(model))
     from sppnet.cli.output import notes
     from sppnet.destination import check_destination
     from sppnet.label.server import run_label_server

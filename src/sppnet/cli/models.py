@@ -25,6 +25,16 @@ def open_model(path: Path, device: str = "cpu") -> "Classifier | Detector":
     return Classifier.load(path, where)
 
 
+def detector_classes(path: Path) -> tuple[str, ...]:
+    """The classes that a detector names in its file; none where loading will say what is wrong."""
+    from sppnet.detect.detector import KIND
+    from sppnet.nn.model_file import read_header
+
+    header = read_header(path)
+    names = header.get("classes") if header.get("kind") == KIND else None
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
 # --- downloads -----------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from sppnet.label.known_classes import KnownClasses
 from sppnet.label.model import LabelConfig, LabelModel
 from sppnet.label.near_windows import NearWindows
 from sppnet.label.suggesting import Candidates
+from sppnet.label.trained_classes import TrainedClasses
 from sppnet.proposals.proposers import Proposer
 from sppnet.structures import GroundTruth
 
@@ -41,6 +42,8 @@ class Trunk:
     """For a session: what the network knows by name."""
     make_near: Callable[[], NearWindows | None] = lambda: None
     """What corrects suggestions once more, by the maps of photographs."""
+    trained: TrainedClasses | None = None
+    """Classes that are suggested before anything is confirmed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +80,17 @@ class Learner(BackgroundLearner):
         trunk: Trunk,
         config: LabelConfig | None = None,
         callback: Callable[[int | None], None] = lambda photo: None,
+        classes: Sequence[str] = (),
     ) -> None:
-        """callback: called from the threads with a photograph whose suggestions changed, or None."""
+        """callback: called from the threads with a photograph whose suggestions changed, or None.
+
+        classes: that the session begins with.
+        """
         super().__init__(callback)
         self.paths, self.trunk = list(paths), trunk
-        self.model = LabelModel(trunk.roi_extractor, config, trunk.make_known(), trunk.make_near())
+        self.model = LabelModel(
+            trunk.roi_extractor, config, trunk.make_known(), trunk.make_near(), trunk.trained, classes
+        )
         self._found: OrderedDict[int, Suggestions] = OrderedDict()
         self._ready: OrderedDict[int, Candidates] = OrderedDict()
         self._wanted: list[int] = []
@@ -188,7 +197,7 @@ class Learner(BackgroundLearner):
         for confirmed in self._confirmed:
             if confirmed.photo in self._ready:
                 return lambda: self._learn_from(confirmed)
-        if self.version:
+        if self.version or self.trunk.trained is not None:
             for photo in self._wanted:
                 found = self._found.get(photo)
                 if photo in self._ready and (found is None or found.version < self.version):

@@ -17,6 +17,7 @@ from sppnet.label.fitting import BoxQuality, FitConfig, fit_classes, fit_regress
 from sppnet.label.known_classes import KnownClasses
 from sppnet.label.near_windows import NearWindows
 from sppnet.label.suggesting import Candidates, Learned, SuggestConfig, score_photo, without_copies
+from sppnet.label.trained_classes import TrainedClasses
 from sppnet.structures import GroundTruth
 from sppnet.svm.linear_svm import LinearSVM
 
@@ -63,11 +64,16 @@ class LabelModel:
         config: LabelConfig | None = None,
         known: KnownClasses | None = None,
         near: NearWindows | None = None,
+        trained: TrainedClasses | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
-        """known: of the network that made the vectors. near: what corrects suggestions once more."""
-        self.known = known
+        """known: of the network that made the vectors. near: what corrects suggestions once more.
+
+        trained: a detector, whose classes are suggested as it finds them. classes: there are already.
+        """
+        self.known, self.trained = known, trained
         self.roi_extractor, self.config = roi_extractor, config or LabelConfig()
-        self.classes: tuple[str, ...] = ()
+        self.classes = tuple(classes)
         self.examples: Examples | None = None
         self.svm: LinearSVM | None = None
         self.regressor: BoxRegressor | None = None
@@ -80,7 +86,16 @@ class LabelModel:
     # --- suggesting ------------------------------------------------------------------------------
 
     def score(self, candidates: Candidates) -> ScoredBoxes:
-        """All boxes that may be suggested."""
+        """All boxes that may be suggested, the surest first."""
+        learned = self._score_learned(candidates)
+        if self.trained is None:
+            return learned
+        others = np.flatnonzero(~np.isin(learned.labels, self.trained.labels(self.classes)))
+        both = ScoredBoxes.joined([self.trained.find(candidates.photo, self.classes), learned.take(others)])
+        return both.take(np.argsort(-both.scores, kind="stable"))
+
+    def _score_learned(self, candidates: Candidates) -> ScoredBoxes:
+        """Those of the classes that this session has learned."""
         if self.svm is None or self.regressor is None or self.quality is None or not len(candidates.boxes):
             return ScoredBoxes.joined([])
         learned = Learned(self.svm, self.regressor, self.quality, self.roi_extractor)
@@ -94,6 +109,8 @@ class LabelModel:
         """Those worth showing, the surest first: by what came of those suggested before."""
         most = max(self.objects, default=0)
         limit = most if self._is_early() else most * 3 // 2 + 2
+        if self.trained is not None:  # it knows how many there are
+            limit = len(scored.boxes)
         return scored.take(np.flatnonzero(scored.scores >= self.thresholds()[scored.labels])[:limit])
 
     def _is_early(self) -> bool:
@@ -106,12 +123,17 @@ class LabelModel:
         It would have been the best one on the last photographs, each judged before it was learned from:
         the most taken, less `refusal_cost` for each refused. A class of few boxes takes that of all. The
         SVMs of one photograph are timid: at first boxes are shown from EARLY_SCORE on, and as few as objects.
+        A trained detector's classes have its own threshold until there are enough of them.
         """
-        result = np.zeros(len(self.classes), np.float32)
+        result = np.full(len(self.classes), EARLY_SCORE, np.float32)
+        trained = np.zeros(0, np.int64) if self.trained is None else self.trained.labels(self.classes)
+        result[trained] = 0
         if self._is_early():
-            return result + EARLY_SCORE
+            return result
         scores, labels, right = (np.concatenate(column) for column in zip(*self.judged, strict=True))
-        result[:] = best_threshold(scores, right, self.config.refusal_cost)
+        learned = ~np.isin(labels, trained)
+        rest = np.setdiff1d(np.arange(len(result)), trained)
+        result[rest] = best_threshold(scores[learned], right[learned], self.config.refusal_cost)
         for label in range(len(result)):
             own = labels == label
             if right[own].sum() >= MIN_JUDGED:

@@ -27,7 +27,7 @@ class Session(LabelSession[Store, Learner]):
     def __init__(self, store: Store, trunk: Trunk, config: LabelConfig | None = None) -> None:
         super().__init__(store)
         self.figures = Figures()
-        self.learner = Learner(store.paths, trunk, config, self._tell)
+        self.learner = Learner(store.paths, trunk, config, self._tell, store.classes)
         self._refused: dict[int, Floats] = {}
 
     def start(self) -> None:
@@ -121,9 +121,10 @@ class Session(LabelSession[Store, Learner]):
         self.learner.confirm(photo, truth, self.store.classes, self._refused.get(photo), evaluate=first)
 
     def describe(self) -> dict[str, Any]:
-        states = [sheet.state for sheet in self.store.sheets.values()]
+        states, trained = [sheet.state for sheet in self.store.sheets.values()], self.learner.trunk.trained
         return {
             **super().describe(), "format": self.store.format, "trunk": self.learner.trunk.name,
+            "trained": [] if trained is None else list(trained.detector.classes),
             "done": states.count("done"), "started": states.count("started"),
             "figures": self.figures.to_json(),
         }  # fmt: skip

@@ -18,6 +18,7 @@ from sppnet.heads.standardisation import Standardisation
 from sppnet.label.known_classes import KnownClasses
 from sppnet.label.learner import Trunk
 from sppnet.label.near_windows import NearWindows
+from sppnet.label.trained_classes import TrainedClasses
 from sppnet.nn.any_trunk import is_detector
 from sppnet.nn.any_trunk import open_trunk as open_any
 from sppnet.nn.detector_trunk import DetectorTrunk
@@ -79,14 +80,16 @@ def _detector_trunk(config: DetectorConfig, cache: Path | None, photos: Sequence
 def trunk_of_detector(
     path: Path, device: str = "auto", cache: Path | None = None, photos: Sequence[Path] = ()
 ) -> Trunk:
-    """A trained detector's own proposals and vectors: what it has learned is where labelling begins.
+    """A trained detector's proposals and vectors, and its classes, which are suggested as it finds them.
 
     cache, photos: as for `open_trunk`.
     """
     detector = Detector.load(path, str(find_device(device)))
     name, trunk = f"detector {Path(path).name}", detector.parts.trunk
+    trained = TrainedClasses(detector)
     if isinstance(trunk, DetectorTrunk):
-        return _standardised(name, trunk, detector.config, cache, photos, detector.proposer)
+        made = _standardised(name, trunk, detector.config, cache, photos, detector.proposer)
+        return replace(made, trained=trained)
     maps = MapCache(recipe_of(detector.extractor), cache)
     return Trunk(
         name,
@@ -94,6 +97,7 @@ def trunk_of_detector(
         detector.roi_extractor,
         lambda photo: LazyImage(photo, detector.extractor, maps),
         make_near=NearWindows,
+        trained=trained,
     )
 
 

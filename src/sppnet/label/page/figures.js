@@ -13,7 +13,7 @@ export function showFigures(session) {
   ], "Of the last 20 photographs, each judged before it was corrected.");
   document.querySelector("#stop").hidden = !figures.stop;
   showCurve(figures.curve);
-  showLearned(learning);
+  showLearned(learning, nothingYet(session));
 }
 
 export function showFolder(session) {
@@ -35,7 +35,10 @@ export function showRows(rows, title) {
   list.title = title;
 }
 
-export function showLearned({ version, waiting, seconds, at }, nothing = "Confirm one photograph, and suggestions begin.") {
+export const nothingYet = ({ trained }) =>
+  trained.length ? "The detector suggests what it knows." : "Confirm one photograph, and suggestions begin.";
+
+export function showLearned({ version, waiting, seconds, at }, nothing) {
   const place = document.querySelector("#learned");
   const ago = at === null ? null : Math.max(0, Date.now() / 1000 - at);
   place.classList.toggle("fresh", ago !== null && ago < 3);

@@ -5,7 +5,7 @@ import { ask, photoPath } from "./api.js";
 import { Canvas } from "./canvas.js";
 import { colour, draw } from "./drawing.js";
 import { Editing } from "./editing.js";
-import { showFigures, showLearned } from "./figures.js";
+import { nothingYet, showFigures, showLearned } from "./figures.js";
 import { listen } from "./keys.js";
 import { showBoxes, showClasses } from "./lists.js";
 import { read } from "./pictures.js";
@@ -270,5 +270,5 @@ at("#add-class").addEventListener("submit", async (event) => {
 listen(actions, () => loading);
 new ResizeObserver(redraw).observe(at("#stage"));
 addEventListener("beforeunload", (event) => unsaved && event.preventDefault());
-setInterval(() => session && showLearned(session.learning), 500);
+setInterval(() => session && showLearned(session.learning, nothingYet(session)), 500);
 begin().catch((error) => tell(error.message, true));
