@@ -5,13 +5,10 @@ one cache serves all, and numba's OpenMP layer does not survive a fork.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
-
-import torch
 
 from sppnet.errors import ImageError
 
@@ -59,14 +56,3 @@ def ordered_attempts(
             return error
 
     return ordered_map(attempt, items, workers, ahead)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread: on several, it may split a sum among them, and its last bits change."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""What torch takes where nothing is said: numbers of 32 bits, the CPU, gradients, no autocast."""
+"""What torch takes where nothing is said: numbers of 32 bits, the CPU, gradients, no autocast; its threads."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,3 +26,14 @@ def own_defaults(training: bool = False) -> Iterator[None]:
             settings.enter_context(torch.inference_mode(False))
             settings.enter_context(torch.enable_grad())
         yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread: on several, it may split a sum among them, and its last bits change."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

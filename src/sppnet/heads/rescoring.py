@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sppnet.arrays import Flags
 from sppnet.errors import DataError
-from sppnet.threads import one_thread
+from sppnet.torch_defaults import one_thread
 
 MAX_ITER, TOLERANCE, HALVINGS = 30, 1e-6, 20
 

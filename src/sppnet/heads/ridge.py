@@ -23,7 +23,7 @@ from sppnet.errors import ConfigError, DataError
 from sppnet.svm.gram import gram_matrix
 from sppnet.svm.svm_inputs import Vectors, as_rows
 from sppnet.svm.vector_store import NORM
-from sppnet.threads import one_thread
+from sppnet.torch_defaults import one_thread
 
 MIN_WINDOWS = 10
 """A class with fewer has its boxes left alone: they would say more about one object than about the class."""

@@ -15,7 +15,7 @@ from sppnet.boxes import encode_boxes
 from sppnet.errors import DataError
 from sppnet.svm.gram import gram_matrix
 from sppnet.svm.vector_store import NORM
-from sppnet.threads import one_thread
+from sppnet.torch_defaults import one_thread
 
 NO_CLASS = -1
 

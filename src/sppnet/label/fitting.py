@@ -11,7 +11,7 @@ from sppnet.arrays import Array, Doubles, Floats, Ints
 from sppnet.heads.ridge import BoxRegressor
 from sppnet.label.examples import NO_CLASS, Examples, iou_of_deltas
 from sppnet.svm.linear_svm import LinearSVM, fit_svm
-from sppnet.threads import one_thread
+from sppnet.torch_defaults import one_thread
 
 MAX_REGRESSED = 600
 """Windows that the regression of a class stands on, the newest: its time grows with their third power."""

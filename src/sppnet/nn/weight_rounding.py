@@ -15,7 +15,7 @@ import torch
 from sppnet.arrays import Array, Doubles, Floats
 from sppnet.nn.onnx_session import import_extra, open_session
 from sppnet.rng import Stream, generator
-from sppnet.threads import one_thread
+from sppnet.torch_defaults import one_thread
 
 LARGEST = 127
 """Weight in units of its scale."""

@@ -17,7 +17,7 @@ from sppnet.svm.gram import checked_gram, gram_matrix
 from sppnet.svm.linear_svm import solve_by_gram, solve_by_rows, weigh
 from sppnet.svm.objective import FitOptions
 from sppnet.svm.svm_inputs import Vectors, as_rows, as_signs, check_sides
-from sppnet.threads import one_thread
+from sppnet.torch_defaults import one_thread
 
 C_VALUES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """What `choose_C` tries."""

@@ -6,7 +6,8 @@ from torch import Tensor
 from sppnet.arrays import Array
 from sppnet.errors import DataError
 from sppnet.svm.svm_inputs import Vectors, as_rows
-from sppnet.threads import one_thread, ordered_map
+from sppnet.threads import ordered_map
+from sppnet.torch_defaults import one_thread
 
 GRAM_ROWS = 16_384
 """More vectors than this have no Gram matrix made for them: 1 GiB."""

@@ -30,7 +30,7 @@ from sppnet.svm.gram_descent import solve
 from sppnet.svm.objective import FitOptions, FitRecord, Loss
 from sppnet.svm.row_descent import Fit
 from sppnet.svm.svm_inputs import Vectors, as_rows, as_signs, check_sides, first_dual
-from sppnet.threads import one_thread
+from sppnet.torch_defaults import one_thread
 
 CLASSES_PER_THREAD = 4
 """Classes solved on a Gram matrix between two steps of `progress`, a thread."""
