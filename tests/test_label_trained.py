@@ -14,7 +14,7 @@ from sppnet.label.learner import Learner
 from sppnet.label.model import EARLY_PHOTOS, EARLY_SCORE, LabelModel
 from sppnet.label.session import Session
 from sppnet.label.store import open_store
-from sppnet.label.trained_classes import LEAST_SCORE
+from sppnet.label.trained_classes import MIN_TRAINED_SCORE
 from sppnet.label.trunk import trunk_of_detector
 from sppnet.structures import GroundTruth
 from test_detect_train import write_scenes, write_weights
@@ -60,7 +60,7 @@ def test_its_detections_are_suggested_before_anything_is_confirmed(trunk, model,
     labels = LabelModel(trunk.roi_extractor, trained=trunk.trained, classes=classes)
     for path in photos:
         shown = labels.shown(labels.score(candidates_of(trunk, path)))
-        expected = detector.detect(LazyImage(path, detector.extractor), LEAST_SCORE)
+        expected = detector.detect(LazyImage(path, detector.extractor), MIN_TRAINED_SCORE)
         expected = expected[expected.scores >= 0]
         np.testing.assert_allclose(shown.boxes, expected.boxes)
         names = [classes[label] for label in shown.labels]

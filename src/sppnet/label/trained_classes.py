@@ -10,7 +10,7 @@ from sppnet.detect.detector import Detector
 from sppnet.detect.postprocess import ScoredBoxes
 from sppnet.features.lazy_image import LazyImage
 
-LEAST_SCORE = -1.0
+MIN_TRAINED_SCORE = -1.0
 """Margin of an SVM, below which a detection is no suggestion whatever the threshold."""
 
 
@@ -28,7 +28,7 @@ class TrainedClasses:
 
     def find(self, photo: LazyImage, classes: Sequence[str]) -> ScoredBoxes:
         """The detections of a photograph that are of the session's classes, numbered as there."""
-        found = self.detector.detect(photo, LEAST_SCORE)
+        found = self.detector.detect(photo, MIN_TRAINED_SCORE)
         place = {name: index for index, name in enumerate(classes)}
         labels = np.array([place.get(name, -1) for name in found.classes], np.int64)[found.labels]
         every = ScoredBoxes(found.boxes, found.scores, labels)
