@@ -1,4 +1,4 @@
-"""What torch takes where nothing is said: numbers of 32 bits, the CPU, gradients, no autocast; its threads."""
+"""What torch takes where nothing is said: numbers of 32 bits, the CPU, gradients, no autocast; threads."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
