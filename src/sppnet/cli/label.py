@@ -30,7 +30,7 @@ def label(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="A trained detector, whose detections are suggested from the first on."),
+        typer.Option("--model", help="A trained detector, which suggests its classes from the start."),
     ] = None,
     trunk: Annotated[str, typer.Option(help="Trunk, as for detect train.")] = "auto",
     weights: Annotated[str | None, typer.Option(help="Weights of the trunk, as for detect train.")] = None,

@@ -18,7 +18,7 @@ from sppnet.nn.trunks import Trunk
 from sppnet.progress import Progress
 
 CALIBRATED = 16
-"""Photographs that the ranges of the engine int8 are measured on; three sizes of each were no better."""
+"""Photographs that the engine int8 is rounded and measured on; three sizes of each were no better."""
 
 
 def frozen_trunk(config: DetectorConfig) -> AnyTrunk:
