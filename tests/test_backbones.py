@@ -1,5 +1,7 @@
 """The paper's trunks: sizes, counts and places of their cells, and ZF-5's norm against a loop."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from sppnet.errors import ModelError
 from sppnet.geometry.grid import CellGrid
 from sppnet.nn.backbones import build_backbone
 from sppnet.nn.receptive_field import derive_grid
-from sppnet.nn.within_channel_norm import WithinChannelNorm, _normalise
+from sppnet.nn.response_norm import AcrossChannelNorm, WithinChannelNorm, _define, _sum_within
 
 # Counts: kernel areas × channels of the paper's Table 1, plus biases, without groups.
 # Maps: Table 1 at 224, section 2.3 at 180 (10×10 for ZF-5).
@@ -100,7 +102,8 @@ def test_training_through_the_norm_is_the_definition(shape, memory_format) -> No
     start = (torch.randn(shape, dtype=torch.float64) * 100).to(memory_format=memory_format)
     upstream = torch.randn(shape, dtype=torch.float64)
     results = []
-    for function in (WithinChannelNorm(3), lambda maps: _normalise(maps, 3, 5e-5, 0.75)):
+    window = partial(_sum_within, size=3, factor=5e-5 / 9)
+    for function in (WithinChannelNorm(3), lambda maps: _define(maps, window, 1, 0.75)):
         maps = start.clone().requires_grad_()
         normalised = function(maps)
         normalised.backward(upstream)
@@ -109,9 +112,35 @@ def test_training_through_the_norm_is_the_definition(shape, memory_format) -> No
     torch.testing.assert_close(results[0][1], results[1][1])
 
 
-def test_gradients_of_the_norm_and_of_its_gradient() -> None:
-    maps = (torch.randn(2, 2, 4, 3, dtype=torch.float64) * 3).requires_grad_()
-    norm = WithinChannelNorm(3, alpha=0.5)  # large, so that the second term of the gradient counts
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((3, 16, 62, 62), id="two chunks, the last of one image"),
+        pytest.param((2, 8, 1, 1), id="one cell"),
+        pytest.param((2, 2, 5, 4), id="fewer channels than the window"),
+        pytest.param((0, 8, 5, 4), id="no image"),
+    ],
+)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("beta", [0.75, 0.5])
+def test_the_norm_across_channels_is_torchs(shape, memory_format, beta: float) -> None:
+    start = (torch.randn(shape, dtype=torch.float64) * 100).to(memory_format=memory_format)
+    upstream = torch.randn(shape, dtype=torch.float64)
+    results = []
+    for norm in (AcrossChannelNorm(5, 1e-2, beta, 2), torch.nn.LocalResponseNorm(5, 1e-2, beta, 2)):
+        maps = start.clone().requires_grad_()
+        normalised = norm(maps)
+        if maps.numel():  # torch's does not go back through a batch of nothing
+            normalised.backward(upstream)
+        results.append((normalised.detach(), maps.grad, norm(start.float())))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", [WithinChannelNorm, AcrossChannelNorm])
+def test_gradients_of_the_norm_and_of_its_gradient(kind) -> None:
+    maps = (torch.randn(2, 4, 4, 3, dtype=torch.float64) * 3).requires_grad_()
+    norm = kind(3, alpha=0.5)  # large, so that the second term of the gradient counts
     assert torch.autograd.gradcheck(norm, maps)
     assert torch.autograd.gradgradcheck(norm, maps)
 
@@ -124,8 +153,8 @@ def test_norms_are_within_channels_for_zf5_only() -> None:
         for name in TABLE
     }
     assert kinds["zf5"] == [WithinChannelNorm] * 2
-    assert kinds["convnet5"] == [nn.LocalResponseNorm] * 2
-    assert kinds["overfeat5"] == kinds["overfeat7"] == [nn.LocalResponseNorm]
+    assert kinds["convnet5"] == [AcrossChannelNorm] * 2
+    assert kinds["overfeat5"] == kinds["overfeat7"] == [AcrossChannelNorm]
 
 
 def test_overfeat_pools_before_its_norm() -> None:
@@ -176,6 +205,7 @@ def test_wrong_options_are_refused(name: str, options: dict[str, float], message
         build_backbone(name, **options)
 
 
-def test_an_even_norm_window_is_refused() -> None:
+@pytest.mark.parametrize("kind", [WithinChannelNorm, AcrossChannelNorm])
+def test_an_even_norm_window_is_refused(kind) -> None:
     with pytest.raises(ModelError, match="odd size, got 4"):
-        WithinChannelNorm(4)
+        kind(4)

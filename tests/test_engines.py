@@ -25,8 +25,8 @@ from sppnet.nn.fusion import fuse_conv_bn
 from sppnet.nn.network import ENGINE_IMAGES, SPPNet
 from sppnet.nn.onnx_nodes import UntranslatableError
 from sppnet.nn.onnx_translation import translate_body
+from sppnet.nn.response_norm import AcrossChannelNorm, WithinChannelNorm
 from sppnet.nn.trunks import as_maps, load_trunk
-from sppnet.nn.within_channel_norm import WithinChannelNorm
 
 pytest.importorskip("onnxruntime")
 
@@ -48,7 +48,8 @@ LAYERS = {
     "dilated": nn.Conv2d(3, 4, 3, dilation=2, padding=2),
     "same": nn.Conv2d(3, 4, 3, dilation=2, padding="same"),
     "norm": _live_norm(nn.BatchNorm2d(3)),
-    "across": nn.LocalResponseNorm(5, alpha=0.3, beta=0.75, k=2),
+    "across": AcrossChannelNorm(5, alpha=0.3, beta=0.75, k=2),
+    "across, torch's": nn.LocalResponseNorm(5, alpha=0.3, beta=0.75, k=2),
     "within": WithinChannelNorm(3, alpha=0.3),
     "within, beta": WithinChannelNorm(5, alpha=0.3, beta=0.5),
     "max": nn.MaxPool2d(3, 2),

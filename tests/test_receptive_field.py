@@ -11,7 +11,7 @@ from sppnet.errors import ModelError
 from sppnet.geometry.grid import CellGrid
 from sppnet.nn.backbones import BACKBONES, build_backbone
 from sppnet.nn.receptive_field import derive_grid, follow_stages
-from sppnet.nn.within_channel_norm import WithinChannelNorm
+from sppnet.nn.response_norm import AcrossChannelNorm, WithinChannelNorm
 
 # What only scales a cell or acts on it alone; max pools become averages, which see every pixel.
 TRANSPARENT = (
@@ -151,7 +151,7 @@ GOLDEN = {
         CellGrid(stride=1, center0=1, receptive_field=3),
     ),
     "the divisor of a norm does not count": (
-        nn.Sequential(WithinChannelNorm(), nn.LocalResponseNorm(3)),
+        nn.Sequential(WithinChannelNorm(), AcrossChannelNorm(3), nn.LocalResponseNorm(3)),
         CellGrid(stride=1, center0=0, receptive_field=1),
     ),
 }

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import nn
 
 from sppnet.errors import ModelError, did_you_mean
-from sppnet.nn.within_channel_norm import WithinChannelNorm
+from sppnet.nn.response_norm import AcrossChannelNorm, WithinChannelNorm
 
 Init = Literal["he", "paper"]
 
@@ -126,7 +126,7 @@ def _layers(row: Row, channels: int, wide: int, init: Init) -> Iterator[tuple[st
 
 def _norm(kind: Literal["within", "across"]) -> nn.Module:
     """ZF-5's norm, or AlexNet's for the networks whose norm the paper does not give."""
-    return WithinChannelNorm() if kind == "within" else nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2)
+    return WithinChannelNorm() if kind == "within" else AcrossChannelNorm(5, alpha=1e-4, beta=0.75, k=2)
 
 
 def _initialise(conv: nn.Conv2d, row: Row, init: Init) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sppnet.nn.onnx_nodes import OnnxNodes, UntranslatableError
-from sppnet.nn.within_channel_norm import WithinChannelNorm
+from sppnet.nn.response_norm import AcrossChannelNorm, WithinChannelNorm
 
 # --- modules -------------------------------------------------------------------------------------
 
@@ -138,6 +138,7 @@ MODULES: dict[type[nn.Module], Callable[[OnnxNodes, Any, str], str]] = {
     nn.LayerNorm: _layer_norm,
     WithinChannelNorm: _within_channel_norm,
     nn.LocalResponseNorm: _response_norm,
+    AcrossChannelNorm: _response_norm,
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _average_pool,
     nn.AdaptiveAvgPool2d: _global_average,
