@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sppnet.benchmark.accuracy import AccuracyResult
+    from sppnet.benchmark.learn import LearnResult
     from sppnet.benchmark.multisize import MultisizeResult
     from sppnet.benchmark.results import Row
 
@@ -174,6 +175,28 @@ def _show_multisize(result: "MultisizeResult", as_json: bool) -> None:
         typer.echo(line)
 
 
+def _show_learn(result: "LearnResult", as_json: bool) -> None:
+    from sppnet.benchmark.paired import spread_of
+    from sppnet.cli.output import print_json, print_table
+
+    if as_json:
+        print_json(result.to_json())
+        return
+    table = []
+    for row in result.rows:
+        mean, deviation = spread_of(row.map)
+        spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+        table.append(
+            [row.learner, row.trunk, "" if row.seconds is None else f"{row.seconds:g}",
+             f"{spread_of(row.train_s)[0]:.0f}", f"{100 * mean:.1f}{spread}",
+             f"{1e3 * spread_of(row.detect_s)[0]:.0f}", _gigabytes(max(row.peak_bytes))]
+        )  # fmt: skip
+    what = f"{result.images} photographs to learn from, {result.tested} to test on"
+    columns = ["learner", "trunk", "given s", "took s", "mAP", "ms a photograph", "GB"]
+    print_table(f"learn: mAP (VOC 2007, 11 points), {what}", columns, table, words=("trunk",))
+    typer.echo(result.plot or "no figure: install the extra sppnet[plots]")
+
+
 def _gigabytes(size: int | None) -> str:
     return "" if size is None else f"{size / 1e9:.2f}"
 
@@ -214,4 +237,5 @@ _show_stages(
 )
 _add_command("accuracy", _show_accuracy)
 _add_command("multisize", _show_multisize)
+_add_command("learn", _show_learn)
 app.command("all")(everything)

@@ -1,6 +1,7 @@
 """Charts by matplotlib (the extra "plots") and sheets of images by Pillow."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,37 @@ def draw_accuracy_by_size(rows: Sequence[tuple[str, bool, float]], path: Path) -
     axes.set_title("One model, tested at many sizes (dark: sizes it was trained on)", loc="left", fontsize=11)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one name, joined in their order."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def draw_curves(curves: Sequence[Curve], path: Path, x: str, y: str) -> Path:
+    """Curves over a logarithmic axis into a PNG, each named at its last point; x, y: names of the axes."""
+    figure, axes = _canvas(height=4.5)
+    for curve in curves:
+        (line,) = axes.plot(curve.x, curve.y, marker="o", linewidth=2)
+        axes.annotate(
+            curve.name, (curve.x[-1], curve.y[-1]), xytext=(8, 0), textcoords="offset points", va="center",
+            color=line.get_color(),
+        )  # fmt: skip
+    ticks = sorted({round(value) for curve in curves for value in curve.x})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, list(map(str, ticks)))
+    axes.minorticks_off()
+    axes.margins(x=0.2)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(axis="y", color="#e8eaed")
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     return path
 

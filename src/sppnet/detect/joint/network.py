@@ -108,14 +108,14 @@ def replace_head(parts: DetectorComponents) -> ProposalHead:
     return deepcopy(parts.windows).train().requires_grad_(True)
 
 
-def learn_last_stages(body: nn.Module) -> None:
-    """Let the parameters of the last stages learn, and no others.
+def learn_last_stages(body: nn.Module, frozen_share: float = FROZEN_SHARE) -> None:
+    """Let the parameters of the last stages learn, and no others; frozen_share: of the stages, the first.
 
     Early stages see edges and colours, which are everywhere the same, and take most of the time.
     """
     body.requires_grad_(True)
     stages = _stages(body)
-    for stage in stages[: int(FROZEN_SHARE * len(stages))]:
+    for stage in stages[: int(frozen_share * len(stages))]:
         stage.requires_grad_(False)
 
 
