@@ -4,8 +4,9 @@ A window is told how far to move, in its own widths and heights, and by what fac
 from its vector; one ridge regression a class. The released code whitens the four targets first. Ridge
 commutes with any linear map of its targets, so this changes no prediction and is left out.
 
-The system that is solved is the smaller of two: n×n, inner products of windows, or d×d, of features.
-It is made of pieces in float32 that are summed in float64, so the vectors are never copied whole.
+The system that is solved is the smaller of two: n×n, inner products of windows, or d×d, of features. The
+first is made in float32 at once, whose errors are a millionth of alpha; the second of pieces that are summed
+in float64, as there may be many more windows than features.
 """
 
 import functools
@@ -176,14 +177,16 @@ def _system(vectors: Array, own: Array) -> Tensor:
     """Z·Z' (n, n) where that is the smaller, else Z'·Z (d + 1, d + 1); float64."""
     if not _is_wide(vectors, own):
         return _summed(gram_matrix(_with_ones(vectors, own[part]).T) for part in _pieces(len(own)))
-    return _summed(gram_matrix(vectors[:, part][own]) for part in _pieces(vectors.shape[1])).add_(1)
+    rows = vectors if len(own) == len(vectors) else vectors[own]  # `own` is in order
+    return gram_matrix(rows).double().add_(1)
 
 
 def _project(vectors: Array, own: Array, values: Doubles) -> Doubles:
     """(n, 4) → Z'·values, (d + 1, 4)."""
     total = np.zeros((vectors.shape[1] + 1, values.shape[1]))
     for part in _pieces(len(own)):
-        total += _product(_with_ones(vectors, own[part]).T, values[part])
+        rows, some = _with_ones(vectors, own[part]), values[part].astype(np.float32)
+        total += torch.mm(torch.from_numpy(rows).T, torch.from_numpy(some)).numpy()
     return total
 
 
@@ -200,13 +203,6 @@ def _solve(system: Tensor, alpha: float, right: Doubles) -> Doubles:
         raise DataError(f"alpha={alpha:g} is too small for vectors of this length; raise it")
     solved: Doubles = torch.cholesky_solve(torch.from_numpy(right), factor).numpy()
     return solved
-
-
-def _product(a: Array, b: Array) -> Doubles:
-    """a·b in float64, by torch, whose number of threads can be held."""
-    left, right = (torch.from_numpy(np.ascontiguousarray(array, np.float64)) for array in (a, b))
-    product: Doubles = torch.mm(left, right).numpy()
-    return product
 
 
 def _summed(pieces: Iterator[Tensor]) -> Tensor:
