@@ -15,7 +15,7 @@ from sppnet.errors import ConfigError
 
 FEW = {"width": 0.0625, "seeds": (0, 1), "sizes": (112, 96), "epochs": 2, "batch_size": 8, "workers": 0}
 ALL_BUT_96 = ("crop", "small crop", "full", "10")
-FOLDERS = {"fixed-112", "pyramid-112", "pyramid-112,96", "pyramid-96-to-112"}
+FOLDERS = {"fixed-112", "pyramid-112", "pyramid-of-30-112", "pyramid-112,96", "pyramid-96-to-112"}
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,9 @@ def test_a_network_of_one_size_is_shown_that_size_alone(measured):
 
 def test_rows_are_compared_as_the_paper_does(measured):
     result = measured[1]
-    fixed, single, alternate, drawn = (row.training for row in result.rows)
+    fixed, single, few, alternate, drawn = (row.training for row in result.rows)
     assert [(one.better, one.than, one.column) for one in result.comparisons] == [
-        (single, fixed, "crop"), (single, fixed, "10"),
+        *((pyramid, fixed, name) for pyramid in (single, few) for name in ("crop", "10")),
         *((more, single, name) for more in (alternate, drawn) for name in ALL_BUT_96),
     ]  # fmt: skip
     first = result.comparisons[0]
@@ -76,7 +76,7 @@ def test_what_is_there_is_not_done_again(measured, photographs, monkeypatch):
 
     monkeypatch.setattr(multisize, "evaluate", lambda *given, **views: tested.append(views) or Right)
     more = multisize.run(photographs, out, columns=("crop", "96"), **{**FEW, "seeds": (1,)})
-    assert tested == [{"views": "96", "size_px": 112}] * 4
+    assert tested == [{"views": "96", "size_px": 112}] * 5
     assert more.rows[0].top1 == {"crop": (before.rows[0].top1["crop"][1],), "96": (0.75,)}
 
 
@@ -107,7 +107,8 @@ def test_other_settings_in_the_same_folder_are_refused(measured, photographs):
 
 def test_a_row_is_one_command(measured, photographs, inside, tmp_path):
     out, result = measured
-    row = result.rows[2]
+    assert "--levels 1,2,3,4 " in result.rows[2].command
+    row = result.rows[3]
     run = out / "zf5" / "pyramid-112,96" / "seed-0"
     assert f"--out {run}" in row.command
     words = shlex.split(row.command.replace(str(run), str(tmp_path / "again")))

@@ -24,6 +24,8 @@ from sppnet.errors import ConfigError
 from sppnet.nn.model_file import write_file
 from sppnet.progress import NullProgress, Progress
 
+LEVELS, FEW_LEVELS = (1, 2, 3, 6), (1, 2, 3, 4)
+"""Of 50 bins, and of 30, which are fewer than the 6×6 of a network without a pyramid, as are its weights."""
 COLUMNS = ("crop", "small crop", "full", "10", "96")
 FIXED_COLUMNS = ("crop", "10", "96")
 """Of the network without a pyramid, which takes one size."""
@@ -41,7 +43,8 @@ class Regime:
 
     @property
     def folder(self) -> str:
-        return f"{'fixed' if self.levels is None else 'pyramid'}-{self.sizes.replace(':', '-to-')}"
+        bins = "-of-30" if self.levels == FEW_LEVELS else ""
+        return f"{'fixed' if self.levels is None else 'pyramid'}{bins}-{self.sizes.replace(':', '-to-')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,13 +161,13 @@ def _check(
 
 
 def _regimes(large: int, small: int) -> tuple[Regime, ...]:
-    """The first is what the others are compared with, the second what the last two are."""
-    levels = (1, 2, 3, 6)
+    """The first is what the next two are compared with, the second what the last two are."""
     return (
         Regime(f"no pyramid, {large}", None, f"{large}"),
-        Regime(f"pyramid, {large}", levels, f"{large}"),
-        Regime(f"pyramid, {large} and {small} in turn", levels, f"{large},{small}"),
-        Regime(f"pyramid, {small} to {large}", levels, f"{small}:{large}"),
+        Regime(f"pyramid, {large}", LEVELS, f"{large}"),
+        Regime(f"pyramid of 30 bins, {large}", FEW_LEVELS, f"{large}"),
+        Regime(f"pyramid, {large} and {small} in turn", LEVELS, f"{large},{small}"),
+        Regime(f"pyramid, {small} to {large}", LEVELS, f"{small}:{large}"),
     )
 
 
@@ -248,9 +251,16 @@ class _Run:
         words = [f"sppnet classify train {self.data} --out {self.folder.root}"]
         for name, value in self.config.to_json().items():
             option = names.get(name, name.replace("_", "-"))
-            if option is not None and (value != usual[name] and value != [1, 2, 3, 6]):
-                words.append(f"--{option} {'none' if value is None else value}")
+            if option is not None and (value != usual[name] and value != [*LEVELS]):
+                words.append(f"--{option} {_written(value)}")
         return " ".join(words)
+
+
+def _written(value: Any) -> str:
+    """As an option takes it."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def _test_command(data: Path, overrides: Mapping[str, Any]) -> str:
@@ -277,8 +287,8 @@ def _row(
 def _comparisons(rows: Sequence[MultisizeRow], columns: Sequence[str]) -> Iterable[Comparison]:
     """Of every trunk: the pyramid with none, and several sizes with one, column by column."""
     for trunk in dict.fromkeys(row.trunk for row in rows):
-        fixed, single, *several = [row for row in rows if row.trunk == trunk]
-        for better, than in [(single, fixed), *((each, single) for each in several)]:
+        fixed, single, few, *several = [row for row in rows if row.trunk == trunk]
+        for better, than in [(single, fixed), (few, fixed), *((each, single) for each in several)]:
             for name in columns:
                 if name in better.top1 and name in than.top1:
                     yield Comparison(
