@@ -36,7 +36,8 @@ class LearnRow:
     """That were given; None for a training that takes the time it needs."""
     seeds: tuple[int, ...]
     map: tuple[float, ...]
-    """For each seed, as all that follow."""
+    """VOC 2007, 11 points; for each seed, as all that follow."""
+    map_50_95: tuple[float, ...]
     train_s: tuple[float, ...]
     detect_s: tuple[float, ...]
     peak_bytes: tuple[int, ...]
@@ -158,7 +159,8 @@ def _row(jobs: Sequence[LearningJob], found: dict[LearningJob, Learned]) -> Lear
     return LearnRow(
         learner=first.learner, trunk=first.trunk, seconds=first.seconds,
         seeds=tuple(job.seed for job in jobs),
-        map=tuple(one.map for one in each), train_s=tuple(one.train_s for one in each),
+        map=tuple(one.map for one in each), map_50_95=tuple(one.map_50_95 for one in each),
+        train_s=tuple(one.train_s for one in each),
         detect_s=tuple(one.detect_s for one in each), peak_bytes=tuple(one.peak_bytes for one in each),
     )  # fmt: skip
 

@@ -189,11 +189,18 @@ def _show_learn(result: "LearnResult", as_json: bool) -> None:
         table.append(
             [row.learner, row.trunk, "" if row.seconds is None else f"{row.seconds:g}",
              f"{spread_of(row.train_s)[0]:.0f}", f"{100 * mean:.1f}{spread}",
-             f"{1e3 * spread_of(row.detect_s)[0]:.0f}", _gigabytes(max(row.peak_bytes))]
+             f"{100 * spread_of(row.map_50_95)[0]:.1f}", f"{1e3 * spread_of(row.detect_s)[0]:.0f}",
+             _gigabytes(max(row.peak_bytes))]
         )  # fmt: skip
     what = f"{result.images} photographs to learn from, {result.tested} to test on"
-    columns = ["learner", "trunk", "given s", "took s", "mAP", "ms a photograph", "GB"]
-    print_table(f"learn: mAP (VOC 2007, 11 points), {what}", columns, table, words=("trunk",))
+    title = f"learn: mAP by 11 points (50:95: area, the mean over ten IoUs), {what}"
+    columns = ["learner", "trunk", "given s", "took s", "mAP", "50:95", "ms a photograph", "GB"]
+    print_table(
+        f"learn: mAP (VOC 2007, 11 points; 50:95: area, the mean over ten IoUs), {what}",
+        columns,
+        table,
+        words=("trunk",),
+    )
     typer.echo(result.plot or "no figure: install the extra sppnet[plots]")
 
 
