@@ -195,12 +195,7 @@ def _show_learn(result: "LearnResult", as_json: bool) -> None:
     what = f"{result.images} photographs to learn from, {result.tested} to test on"
     title = f"learn: mAP by 11 points (50:95: area, the mean over ten IoUs), {what}"
     columns = ["learner", "trunk", "given s", "took s", "mAP", "50:95", "ms a photograph", "GB"]
-    print_table(
-        f"learn: mAP (VOC 2007, 11 points; 50:95: area, the mean over ten IoUs), {what}",
-        columns,
-        table,
-        words=("trunk",),
-    )
+    print_table(title, columns, table, words=("trunk",))
     typer.echo(result.plot or "no figure: install the extra sppnet[plots]")
 
 
