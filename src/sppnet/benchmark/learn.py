@@ -5,7 +5,7 @@ Every training is a process of its own with an empty cache. A run that is finish
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -167,19 +167,23 @@ def _row(jobs: Sequence[LearningJob], found: dict[LearningJob, Learned]) -> Lear
 
 def _draw(rows: Sequence[LearnRow], path: Path) -> str | None:
     """A curve a learner, over the seconds that its trainings took."""
-    curves: dict[str, list[LearnRow]] = {}
-    for row in rows:
-        curves.setdefault(row.learner, []).append(row)
-    drawn = [
-        Curve(
-            name,
-            [spread_of(row.train_s)[0] for row in own],
-            [100 * spread_of(row.map)[0] for row in own],
-        )
-        for name, own in curves.items()
-    ]
+    names = dict.fromkeys(row.learner for row in rows)
+
+    def curves(values: Callable[[LearnRow], Sequence[float]]) -> list[Curve]:
+        found = []
+        for name in names:
+            own = [row for row in rows if row.learner == name]
+            x = [spread_of(row.train_s)[0] for row in own]
+            found.append(Curve(name, x, [100 * spread_of(values(row))[0] for row in own]))
+        return found
+
+    panels = {
+        "mAP, IoU 0.5, %": curves(lambda row: row.map),
+        "mAP, mean of IoU 0.5 to 0.95, %": curves(lambda row: row.map_50_95),
+    }
+    ticks = sorted({row.seconds for row in rows if row.seconds is not None})
     try:
-        draw_curves(drawn, path, x="seconds of training", y="mean average precision, %")
+        draw_curves(panels, path, "seconds of training", ticks)
     except MissingExtraError:
         return None
     return str(path)

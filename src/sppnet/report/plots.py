@@ -1,6 +1,6 @@
 """Charts by matplotlib (the extra "plots") and sheets of images by Pillow."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,30 +41,31 @@ class Curve:
     y: Sequence[float]
 
 
-def draw_curves(curves: Sequence[Curve], path: Path, x: str, y: str) -> Path:
-    """Curves over a logarithmic axis into a PNG, each named at its last point; x, y: names of the axes."""
-    figure, axes = _canvas(height=4.5)
-    for curve in curves:
-        (line,) = axes.plot(curve.x, curve.y, marker="o", linewidth=2)
-        axes.annotate(
-            curve.name, (curve.x[-1], curve.y[-1]), xytext=(8, 0), textcoords="offset points", va="center",
-            color=line.get_color(),
-        )  # fmt: skip
-    ticks = sorted({round(value) for curve in curves for value in curve.x})
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, list(map(str, ticks)))
-    axes.minorticks_off()
-    axes.margins(x=0.2)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(axis="y", color="#e8eaed")
-    axes.spines[["top", "right"]].set_visible(False)
+def draw_curves(panels: Mapping[str, Sequence[Curve]], path: Path, x: str, ticks: Sequence[float]) -> Path:
+    """Curves over a logarithmic axis into a PNG, a panel beside the other.
+
+    panels: by the name of the vertical axis, which ends at 100; the same curves in each. x: the name of the
+    horizontal axis. ticks: what is marked on it.
+    """
+    figure, axes = _canvas(height=4, panels=len(panels))
+    for one, (name, curves) in zip(axes, panels.items(), strict=True):
+        for curve in curves:
+            one.plot(curve.x, curve.y, marker="o", linewidth=2, label=curve.name)
+        one.set_xscale("log")
+        one.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        one.minorticks_off()
+        one.set_ylim(0, 100)
+        one.set_xlabel(x)
+        one.set_ylabel(name)
+        one.grid(axis="y", color="#e8eaed")
+        one.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)
     return path
 
 
-def _canvas(height: float) -> tuple[Any, Any]:
-    """A figure and its axes, without touching matplotlib's global state."""
+def _canvas(height: float, panels: int = 1) -> tuple[Any, Any]:
+    """A figure and its axes, a list where there are several, without touching matplotlib's global state."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -72,7 +73,9 @@ def _canvas(height: float) -> tuple[Any, Any]:
         raise MissingExtraError("matplotlib", "plots") from error
     figure = Figure(figsize=(8, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    if panels == 1:
+        return figure, figure.add_subplot()
+    return figure, [figure.add_subplot(1, panels, 1 + place) for place in range(panels)]
 
 
 def draw_contact_sheet(images: Sequence[tuple[Path, str, bool]], path: Path) -> Path:
