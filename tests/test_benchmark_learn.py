@@ -167,8 +167,18 @@ def test_rows_curves_and_what_is_done_already(scenes, tmp_path, made_up):
     again = learn.run(scenes, tmp_path, seconds=(20, 10), learners=("sppnet", "ssdlite"), seeds=(0, 1))
     assert again == result
     assert not made_up
-    learn.run(scenes, tmp_path, seconds=(10,), learners=("sppnet",), trunk="zf5")
+    with pytest.raises(ConfigError, match=r"seed-0 was learned .*: trunk was efficientnet_lite1:6\+8;"):
+        learn.run(scenes, tmp_path, seconds=(10,), learners=("sppnet",), trunk="zf5")
+    assert not made_up
+
+
+def test_a_job_that_was_stopped_begins_anew(scenes, tmp_path, made_up):
+    stopped = tmp_path / "sppnet-10s" / "seed-0" / learning_run.RUN
+    stopped.mkdir(parents=True)
+    (stopped / "half").touch()
+    learn.run(scenes, tmp_path, seconds=(10,), learners=("sppnet",))
     assert len(made_up) == 1
+    assert not stopped.exists()
 
 
 def test_a_detectors_network_takes_the_time_it_needs(scenes, tmp_path, made_up):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from sppnet.benchmark.finetuned_peers import RECIPES
-from sppnet.benchmark.learning_run import Learned, LearningJob
+from sppnet.benchmark.learning_run import MAPS, RUN, Learned, LearningJob
 from sppnet.benchmark.paired import spread_of
 from sppnet.benchmark.subprocess_runner import run_in_subprocess
 from sppnet.data.detection_dataset import default_split, open_annotated
@@ -24,6 +24,8 @@ OURS, OURS_ONNX = "sppnet", "sppnet-onnx"
 LEARNERS = (OURS, *RECIPES)
 PLOT = "learn.png"
 LEARNING_RUN = "sppnet.benchmark.learning_run"
+PARTS = RUN, MAPS
+"""Of a job's folder, beside what was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +85,8 @@ def run(
 ) -> LearnResult:
     """Train and test what is not there yet, seed by seed, and draw the curves.
 
-    Raises ConfigError for nothing to do, DataError for what cannot be read, SppnetError with the last words
-    of a training that failed.
+    Raises ConfigError for nothing to do or a folder with runs of other settings, DataError for what cannot be
+    read, SppnetError with the last words of a training that failed.
     """
     _check(data, out, seconds, learners, seeds)
     assert data is not None
@@ -135,22 +137,25 @@ def _split_of(data: Path, wanted: tuple[str, ...]) -> str:
 
 
 def _measure(job: LearningJob) -> Learned:
-    """What is known of the job; it is done where nothing is, or another was done in its folder."""
-    folder = Path(job.out)
+    """What is known of the job, which is done where nothing is; raises ConfigError where another was done."""
+    folder, described = Path(job.out), {name: value for name, value in asdict(job).items() if name != "out"}
     file = folder / "learned.json"
-    described = asdict(job)
-    known = json.loads(file.read_text()) if file.exists() else {}
-    if known.get("job") != described:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            learned = run_in_subprocess(LEARNING_RUN, json.dumps(described))
-        except RuntimeError as error:
-            raise SppnetError(f"{folder}: {str(error).splitlines()[-1]}") from error
-        known = {"job": described, "learned": learned}
-        shutil.rmtree(folder / "maps", ignore_errors=True)
-        write_file(file, (json.dumps(known, indent=2) + "\n").encode())
-    return Learned(**known["learned"])
+    if file.exists():
+        known = json.loads(file.read_text())
+        if odd := [name for name, value in described.items() if known["job"].get(name) != value]:
+            was = ", ".join(f"{name} was {known['job'].get(name)}" for name in odd)
+            raise ConfigError(f"{folder} was learned with other settings: {was}; choose another --out")
+        return Learned(**known["learned"])
+    for part in PARTS:  # of a run that was stopped
+        shutil.rmtree(folder / part, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        learned = run_in_subprocess(LEARNING_RUN, json.dumps(asdict(job)))
+    except RuntimeError as error:
+        raise SppnetError(f"{folder}: {str(error).splitlines()[-1]}") from error
+    shutil.rmtree(folder / MAPS, ignore_errors=True)
+    write_file(file, (json.dumps({"job": described, "learned": learned}, indent=2) + "\n").encode())
+    return Learned(**learned)
 
 
 def _row(jobs: Sequence[LearningJob], found: dict[LearningJob, Learned]) -> LearnRow:

@@ -28,6 +28,8 @@ from sppnet.structures import Detections
 from sppnet.threads import ordered_attempts
 
 IOUS = tuple(float(iou) for iou in np.linspace(0.5, 0.95, 10).round(2))
+RUN, MAPS = "run", "maps"
+"""Folders of a job."""
 TIMED = 24
 """Test photographs that are timed, one at a time."""
 
@@ -95,8 +97,8 @@ def _train(job: LearningJob, images: AnnotatedImages) -> Detector | FinetunedPee
         return finetune_peer(job.learner, trunk, images, job.seconds, job.seed, NullProgress())
     limit = None if job.seconds is None else f"{job.seconds:g}s"
     config = DetectorConfig(trunk=job.trunk, weights=job.weights, time=limit, seed=job.seed)
-    cache = Path(job.out) / "maps"  # of its own, so that nothing is convolved already
-    return train_detector(images, Path(job.out) / "run", config, cache=cache).detector
+    cache = Path(job.out) / MAPS  # of its own, so that nothing is convolved already
+    return train_detector(images, Path(job.out) / RUN, config, cache=cache).detector
 
 
 def _seconds(find: Callable[[Path], Detections], path: Path) -> float:
