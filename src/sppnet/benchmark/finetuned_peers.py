@@ -17,8 +17,8 @@ from sppnet.benchmark.peer_networks import RCNN_PX, SSD_PX, build_fasterrcnn, bu
 from sppnet.boxes import clip_boxes
 from sppnet.data.detection_dataset import AnnotatedImages
 from sppnet.data.image import ImageArray, read_image
-from sppnet.data.transforms import resize_to
-from sppnet.detect.joint.augmentation import ZOOM, Sample, augment
+from sppnet.detect.joint.augmentation import Sample, augment
+from sppnet.detect.joint.photographs import shrink
 from sppnet.detect.joint.sampler import BatchOrder
 from sppnet.detect.joint.trainer import canvas_of
 from sppnet.errors import ConfigError, ImageError
@@ -86,12 +86,7 @@ def _read(path: Path, truth: GroundTruth, size_px: int) -> Sample | None:
         pixels = read_image(path)
     except ImageError:
         return None
-    height, width = pixels.shape[:2]
-    ratio = min(1.0, ZOOM[1] * size_px / min(height, width))
-    small = resize_to(pixels, (max(1, round(height * ratio)), max(1, round(width * ratio))))
-    factor = np.array([small.shape[1] / width, small.shape[0] / height] * 2, np.float32)
-    objects = GroundTruth(truth.boxes * factor, truth.labels, truth.difficult | truth.crowd, truth.crowd)
-    return Sample(small, objects, np.empty((0, 4), np.float32))
+    return shrink(Sample(pixels, truth, np.empty((0, 4), np.float32)), size_px)
 
 
 # --- fine-tuning ---------------------------------------------------------------------------------
@@ -105,13 +100,15 @@ class Recipe:
     draw: Callable[[Sample, bool, Floats, np.random.Generator], Sample]
     size_px: int
     batch: int
+    stretched: bool
+    """Whether photographs of all shapes have one size, and share a batch."""
     adamw: bool
     """With a rate of 0.001, a quarter of that for the trunk, and a cosine; else SGD at 0.005 that drops."""
 
 
 RECIPES = {
-    "ssdlite": Recipe(build_ssdlite, _draw_for_ssd, SSD_PX, 16, adamw=True),
-    "fasterrcnn": Recipe(build_fasterrcnn, _draw_zoomed, RCNN_PX, 4, adamw=False),
+    "ssdlite": Recipe(build_ssdlite, _draw_for_ssd, SSD_PX, 16, stretched=True, adamw=True),
+    "fasterrcnn": Recipe(build_fasterrcnn, _draw_zoomed, RCNN_PX, 4, stretched=False, adamw=False),
 }
 
 
@@ -126,8 +123,7 @@ class FinetunedPeer:
     @torch.inference_mode()
     def __call__(self, path: Path) -> Detections:
         image = read_image(path)
-        pixels = torch.from_numpy(image).permute(2, 0, 1).float().div_(255)
-        (found,) = self.network([pixels])
+        (found,) = self.network([_as_tensor(image)])
         boxes = clip_boxes(found["boxes"].numpy().astype(np.float32), (image.shape[0], image.shape[1]))
         return Detections(boxes, found["scores"].numpy(), found["labels"].numpy() - 1, self.classes)
 
@@ -170,7 +166,7 @@ def _batches(
 ) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
     """Augmented photographs and what to find on them, without end."""
     flat = photographs.lie_flat()
-    order = BatchOrder(flat if recipe.draw is _draw_zoomed else np.ones_like(flat), recipe.batch, seed)
+    order = BatchOrder(np.ones_like(flat) if recipe.stretched else flat, recipe.batch, seed)
     step = 0
     while True:
         samples = [

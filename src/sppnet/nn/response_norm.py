@@ -70,7 +70,7 @@ def _sum_within(maps: Tensor, size: int, factor: float) -> Tensor:
 
 
 def _sum_across(maps: Tensor, size: int, factor: float) -> Tensor:
-    """A 1×1 convolution with a band of weights; torch's avg_pool3d is six times as slow."""
+    """A 1×1 convolution with a band of weights, where torch pools in three dimensions."""
     channels, reach = maps.shape[1], size // 2
     window = torch.full((channels, channels), factor, dtype=maps.dtype, device=maps.device)
     return F.conv2d(maps, window.tril(reach).triu(-reach)[:, :, None, None])
@@ -86,6 +86,7 @@ def _normalise(maps: Tensor, window: WindowSum, k: float, beta: float) -> Tensor
 
 
 def _define(maps: Tensor, window: WindowSum, k: float, beta: float) -> Tensor:
+    """The definition."""
     scale = k + window(maps * maps)
     return maps / (_three_quarters(scale) if beta == 0.75 else scale**beta)
 

@@ -44,11 +44,16 @@ class JointPhotographs:
         return np.array([width >= height for height, width in sizes], np.bool_)
 
     def _read(self, index: int) -> Sample:
-        """Shrunk to what the largest zoom still needs; crowds count as difficult."""
-        pixels, truth = self.photos.photo(index).pixels, self.photos.truth(index)
-        height, width = pixels.shape[:2]
-        ratio = min(1.0, ZOOM[1] * self.size_px / min(height, width))
-        small = resize_to(pixels, (max(1, round(height * ratio)), max(1, round(width * ratio))))
-        factor = np.array([small.shape[1] / width, small.shape[0] / height] * 2, np.float32)
-        objects = replace(truth, boxes=truth.boxes * factor, difficult=truth.difficult | truth.crowd)
-        return Sample(small, objects, self.proposals[index] * factor)
+        photo = self.photos.photo(index)
+        return shrink(Sample(photo.pixels, self.photos.truth(index), self.proposals[index]), self.size_px)
+
+
+def shrink(sample: Sample, size_px: int) -> Sample:
+    """What the largest zoom to a shorter side of `size_px` needs, and no more; crowds count as difficult."""
+    height, width = sample.pixels.shape[:2]
+    ratio = min(1.0, ZOOM[1] * size_px / min(height, width))
+    small = resize_to(sample.pixels, (max(1, round(height * ratio)), max(1, round(width * ratio))))
+    factor = np.array([small.shape[1] / width, small.shape[0] / height] * 2, np.float32)
+    truth = sample.truth
+    objects = replace(truth, boxes=truth.boxes * factor, difficult=truth.difficult | truth.crowd)
+    return Sample(small, objects, sample.proposals * factor)
